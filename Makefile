@@ -1,0 +1,40 @@
+# Two commands do all the set-up: `make bench` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: bench test check gpu slow lint notebook clean help
+
+bench: $(INSTALLED)  ## install, then train, time and compare two models on the embedded digits (or CIFAR-10 on a GPU)
+	$(BIN)/python run_bench.py --models seresnet,vit_tiny
+
+test: $(INSTALLED)  ## install, then run the tests that need neither a GPU nor a network
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+check: lint test  ## ruff, mypy and the tests: what CI runs
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+gpu: $(INSTALLED)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+# The stamp is written last, so that an interrupted installation is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make bench PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(INSTALLED)
+
+clean:  ## remove the environment and caches; stores stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+help:
+	@sed -n 's/^\([a-z]*\):.*##/\1:/p' Makefile

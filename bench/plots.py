@@ -1,0 +1,222 @@
+"""Plots from stores, without torch. Example: save_all([Store(Path("results/local"))], Path("results/local/plots"))
+
+Okabe-Ito colours, a marker a family, names beside the points; the same functions serve the notebook.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from adjustText import adjust_text
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from bench.spec import slug
+from bench.store import Store
+from bench.tables import Comparison, Row, compare, history_frame
+
+# Okabe & Ito 2008, "Color Universal Design", without the yellow that white paper swallows; black first.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = {"cnn": "o", "vit": "s", "hybrid": "^", "external": "D"}
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "svg.hashsalt": "sevit-bench",  # the same store gives the same file
+    "svg.fonttype": "none",
+}
+SIZE = (6.4, 4.2)  # inches
+
+
+def colour(comparison: Comparison, model: str) -> str:
+    """The same colour for a model in every plot of a comparison."""
+    names = sorted(row.model for row in comparison.rows)
+    return COLOURS[names.index(model) % len(COLOURS)]
+
+
+def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> Text:
+    """A name as it is: a model called `$x$` or `_x` is no formula and no hidden label."""
+    return axes.text(x, y, text, parse_math=False, **style)
+
+
+def _percent(value: float) -> float:
+    return 100 * value
+
+
+def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row], float]) -> bool:
+    """Accuracy against one figure, names beside the points; False where no row has the figure."""
+    texts, points = [], []
+    for row in _with(comparison, key):
+        x, accuracy = row.values[key].value, row.values["accuracy"]
+        y, shade = _percent(accuracy.value), colour(comparison, row.model)
+        if math.isfinite(accuracy.low):
+            axes.plot([x, x], [_percent(accuracy.low), _percent(accuracy.high)], color=shade, linewidth=1, alpha=0.6)
+        marker = MARKERS[row.family]
+        points.append(axes.scatter([x], [y], s=area(row), color=shade, marker=marker, alpha=0.75, zorder=3))
+        texts.append(_write(axes, x, y, row.model, color=shade))
+    several = any(row.runs > 1 for row in comparison.rows)
+    axes.set_ylabel("test accuracy, % (line: 95 % interval " + ("over seeds)" if several else "for other images)"))
+    _spread_axes(axes, [row.values[key].value for row in _with(comparison, key)])
+    if texts:
+        adjust_text(
+            texts,
+            ax=axes,
+            objects=points,
+            expand=(1.15, 1.3),
+            force_text=(0.4, 0.6),
+            force_static=(0.3, 0.5),
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+        )
+    return bool(texts)
+
+
+def _spread_axes(axes: Axes, values: list[float]) -> None:
+    """Room for names; a log axis where the values span a decade, else one whose ticks stay readable."""
+    axes.margins(x=0.2, y=0.15)
+    if values and max(values) >= 10 * min(values) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.autoscale_view()
+
+
+def _with(comparison: Comparison, key: str) -> list[Row]:
+    return [row for row in comparison.rows if key in row.values]
+
+
+def accuracy_vs_throughput(axes: Axes, comparison: Comparison, history: pd.DataFrame) -> bool:
+    """Test accuracy against training images/s from the common speed session."""
+    axes.set_xlabel("training images/s (median of a speed session; more is faster)")
+    return _scatter(axes, comparison, "train_images_per_second", lambda row: 60)
+
+
+def accuracy_vs_flops(axes: Axes, comparison: Comparison, history: pd.DataFrame) -> bool:
+    """Test accuracy against multiply-adds an image; the area of a marker is proportional to the parameters."""
+    most = max((row.values["params"].value for row in comparison.rows if "params" in row.values), default=1.0)
+    axes.set_xlabel(f"FLOPs, million multiply-adds an image (area: parameters, largest {most / 1e6:.2f}M)")
+    drawn = _scatter(axes, comparison, "flops", lambda row: 600 * row.values["params"].value / most)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:,.0f}")
+    return drawn
+
+
+def accuracy_vs_seconds(axes: Axes, comparison: Comparison, history: pd.DataFrame) -> bool:
+    """Validation accuracy after each epoch against seconds on the training clock; a line a seed."""
+    ends: list[tuple[float, float, str]] = []
+    runs = history[history["run_id"].isin(comparison.run_ids)] if len(history) else history
+    for model, lines in runs.groupby("model") if len(runs) else ():
+        shade = colour(comparison, str(model))
+        marker = MARKERS[next(row.family for row in comparison.rows if row.model == model)]
+        for _, line in lines.groupby("run_id"):
+            y = 100 * line["val_accuracy"]
+            axes.plot(line["train_seconds"], y, color=shade, marker=marker, markersize=4, linewidth=1.4)
+            end = (line["train_seconds"].iloc[-1], float(y.iloc[-1]), str(model))
+        ends.append(end)
+    axes.set_xlabel("training seconds (evaluation is not counted)")
+    axes.set_ylabel("validation accuracy, %")
+    axes.set_xlim(left=0)
+    _label_ends(axes, comparison, ends)
+    return bool(ends)
+
+
+def _label_ends(axes: Axes, comparison: Comparison, ends: list[tuple[float, float, str]]) -> None:
+    """Names in a column at the right, each as near to its curve's end as the others allow."""
+    bottom, top = axes.get_ylim()
+    gap = (top - bottom) * 0.055
+    placed: list[float] = []
+    for _, y, _name in sorted(ends, key=lambda e: e[1]):
+        placed.append(max(y, placed[-1] + gap) if placed else y)
+    excess = max(0.0, placed[-1] - top) if placed else 0.0
+    for (x, y, name), at in zip(sorted(ends, key=lambda e: e[1]), placed, strict=True):
+        right = axes.get_xlim()[1]
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(right + 0.03 * (right - axes.get_xlim()[0]), at - excess),
+            color=colour(comparison, name),
+            va="center",
+            annotation_clip=False,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": colour(comparison, name), "linewidth": 0.5, "alpha": 0.5},
+        )
+
+
+def throughput(axes: Axes, comparison: Comparison, history: pd.DataFrame) -> bool:
+    """Bars of training and inference images/s with the quartiles of the samples."""
+    rows = _with(comparison, "train_images_per_second")[::-1]
+    for offset, key, label, shade in (
+        (0.2, "train_images_per_second", "training step", COLOURS[2]),
+        (-0.2, "inference_images_per_second", "inference", COLOURS[5]),
+    ):
+        for position, row in enumerate(rows):
+            value = row.values[key]
+            spread = [[value.value - value.low], [value.high - value.value]]
+            bar: Any = {"color": shade, "height": 0.38, "label": label if position == 0 else None}
+            axes.barh(position + offset, value.value, xerr=spread, error_kw={"linewidth": 1, "alpha": 0.6}, **bar)
+            _write(axes, value.high, position + offset, f" {value.value:,.0f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row.model for row in rows])
+    for tick in axes.get_yticklabels():
+        tick.set_parse_math(False)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+    axes.set_xlabel("images/s at the recipe's batch size (median and quartiles of a speed session)")
+    if rows:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return bool(rows)
+
+
+PLOTS: dict[str, Callable[[Axes, Comparison, pd.DataFrame], bool]] = {
+    "accuracy_vs_throughput": accuracy_vs_throughput,
+    "accuracy_vs_flops": accuracy_vs_flops,
+    "accuracy_vs_seconds": accuracy_vs_seconds,
+    "throughput": throughput,
+}
+
+
+def draw(name: str, comparison: Comparison, history: pd.DataFrame) -> Figure | None:
+    """One of PLOTS as a figure, or None where the store has nothing to draw in it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        if not PLOTS[name](axes, comparison, history):
+            return None
+        # Beneath, not above: what a figure shows stands in its axes, where it was measured in the small print.
+        figure.supxlabel("\n".join(_wrap(comparison.title)), fontsize=6.5, color="0.35", parse_math=False)
+        return figure
+
+
+def _wrap(title: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(title, 110)
+
+
+def save_all(stores: list[Store], folder: Path) -> list[Path]:
+    """Every plot of every comparison as PNG and SVG; returns what was written."""
+    history, written, used = history_frame(stores), [], set[str]()
+    for comparison in compare(stores):
+        if not comparison.rows:
+            continue
+        about = comparison.about
+        stem = f"{slug(about['dataset'])}-{slug(about['recipe'])}-{about['epochs']}ep"
+        prefix = next(p for n in range(1, 1000) if (p := stem if n == 1 else f"{stem}-{n}") not in used)
+        used.add(prefix)
+        for name in PLOTS:
+            figure = draw(name, comparison, history)
+            if figure is None:
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            for ending in ("png", "svg"):
+                path = folder / f"{prefix}-{name}.{ending}"
+                with matplotlib.rc_context(STYLE):
+                    figure.savefig(path, metadata={"Date": None} if ending == "svg" else None)
+                written.append(path)
+    return written

@@ -1,0 +1,107 @@
+"""What a sweep shows while it runs. Example: with display(total=2) as show: show.run_started("seresnet", 195)
+
+Bars on a terminal, plain lines elsewhere (a log, CI), from the same events.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_WIDTH = 140
+
+
+def make_console() -> Console:
+    """The terminal's width, or a fixed one where there is no terminal; names are never read as markup."""
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(markup=False, highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
+
+
+class Display:
+    """One run at a time: `run_started`, then its events, then `line` for what remains on the screen."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.described = False  # whether the conditions of the sweep have been shown
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: Any = None
+        self._batch = self._steps = self._epochs = 0
+        self._first_step: tuple[float, int] | None = None
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self._bars.console.print(text)
+
+    def run_started(self, title: str, steps: int, epochs: int, batch_size: int) -> None:
+        """A run of `steps` training steps in all begins."""
+        self._clear()
+        self._batch, self._steps, self._epochs, self._first_step = batch_size, steps, epochs, None
+        self._task = self._bars.add_task(title, total=steps, note="starting")
+        self.line(title)
+
+    def run_event(self, event: dict[str, Any]) -> None:
+        """A step moves the bar; an epoch writes a line."""
+        if event["event"] == "step":
+            self._step(event["step"])
+        elif event["event"] == "epoch":
+            done, seconds = event["epoch"], event["train_seconds"]
+            speed = event["samples_seen"] / seconds if seconds else float("nan")
+            left = seconds / done * (self._epochs - done)
+            self.line(
+                f"  epoch {done}/{self._epochs}  loss {event['train_loss']:.3f}  "
+                f"validation {100 * event['val_accuracy']:.1f} %  {speed:,.0f} images/s  {duration(left)} left"
+            )
+
+    def _step(self, step: int) -> None:
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step = (now, step)
+        since, first = self._first_step
+        speed = (step - first) * self._batch / (now - since) if now > since and step > first else 0.0
+        epoch = min(self._epochs, 1 + (step - 1) * self._epochs // self._steps)
+        note = f"epoch {epoch}/{self._epochs}" + (f"  {speed:,.0f} images/s" if speed else "")
+        self._bars.update(self._task, completed=step, note=note)
+
+    def session_started(self, title: str, blocks: int) -> None:
+        """A speed session begins."""
+        self._clear()
+        self._task = self._bars.add_task(title, total=blocks, note="building and warming up")
+        self.line(title)
+
+    def session_event(self, event: dict[str, Any]) -> None:
+        """A block is done."""
+        self._bars.update(self._task, completed=event["block"], note=f"block {event['block']}/{event['blocks']}")
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`: as coarse as an estimate deserves."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

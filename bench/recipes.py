@@ -1,0 +1,112 @@
+"""Named recipes. Example: load("shared"), or load("mine.toml") with `base = "shared"` and what differs.
+
+A recipe is a function that returns plain data; its docstring says what it costs and should reach.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.spec import Recipe
+
+OPTIMIZERS = ("adamw", "sgd")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def shared() -> Recipe:
+    """One recipe for every model: AdamW, warm-up, cosine, crop + flip, label smoothing (DeiT's, without its mixing).
+
+    Cost: 50 epochs of CIFAR-10 in 390 steps each. Expected there: not measured yet at full length (LOG.md has
+    what was). One learning rate for all: it favours neither family by design, and may suit one better than the other.
+    """
+    return Recipe(
+        name="shared",
+        epochs=50,
+        batch_size=128,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        warmup_fraction=0.05,
+        label_smoothing=0.1,
+        crop_padding=4,
+        flip=True,
+        clip_grad_norm=1.0,
+    )
+
+
+def smoke() -> Recipe:
+    """A few minutes on a laptop: `shared` with small batches and few epochs, for the embedded digits.
+
+    Cost: SMOKE_COST. Expected: both models well above 50 % test accuracy, which says that all works, not who wins.
+    """
+    return replace(shared(), name="smoke", epochs=4, batch_size=16, lr=2e-4, crop_padding=0)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"shared": shared, "smoke": smoke}
+
+
+def load(name: str) -> Recipe:
+    """A named recipe, or one derived from a named one in a TOML file. Raises UserError with the choices."""
+    if name.endswith(".toml"):
+        return _from_toml(Path(name))
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise UserError(f"unknown recipe '{name}'{hint} Choices: {', '.join(RECIPES)}, or a .toml file")
+    return RECIPES[name]()
+
+
+def _from_toml(path: Path) -> Recipe:
+    try:
+        changes = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no recipe file '{path}'") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"recipe file '{path}' cannot be read: {error}") from None
+    base = changes.pop("base", "shared")
+    if not isinstance(base, str) or base not in RECIPES:
+        raise UserError(f"base = {base!r} in '{path}': choose from {', '.join(RECIPES)}")
+    return derive(RECIPES[base](), {"name": path.stem, **changes}, str(path))
+
+
+def derive(base: Recipe, changes: dict[str, Any], origin: str) -> Recipe:
+    """`base` with `changes`, checked field by field. Raises UserError that names `origin` and the field."""
+    types = {f.name: type(getattr(base, f.name)) for f in dataclasses.fields(Recipe)}
+    for key, value in changes.items():
+        if key not in types:
+            raise UserError(f"{origin}: a recipe has no '{key}'; it has {', '.join(types)}")
+        wanted = types[key]
+        if wanted is float and type(value) is int:
+            changes = {**changes, key: float(value)}
+        elif type(value) is not wanted:
+            raise UserError(f"{origin}: {key} must be {wanted.__name__}, not {value!r}")
+    recipe = replace(base, **changes)
+    check(recipe, origin)
+    return recipe
+
+
+def check(recipe: Recipe, origin: str) -> None:
+    """Raise UserError, naming `origin`, for a value that no training can use."""
+    rules = [
+        (recipe.epochs >= 1, "epochs must be at least 1"),
+        (recipe.batch_size >= 1, "batch size must be at least 1"),
+        (0 < recipe.lr < float("inf"), "lr must be above 0"),
+        (0 <= recipe.weight_decay < float("inf"), "weight_decay must not be negative"),
+        (0 <= recipe.momentum < 1, "momentum must lie in [0, 1)"),
+        (0 <= recipe.warmup_fraction < 1, "warmup_fraction must lie in [0, 1)"),
+        (0 <= recipe.label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
+        (0 <= recipe.crop_padding <= 64, "crop_padding must lie in 0..64"),
+        (0 <= recipe.clip_grad_norm < float("inf"), "clip_grad_norm must not be negative"),
+        (recipe.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
+        (recipe.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}"),
+    ]
+    for holds, sentence in rules:
+        if not holds:
+            raise UserError(f"{origin}: {sentence}")

@@ -1,0 +1,123 @@
+"""What a run is. Example: RunSpec(model="seresnet", data=…, recipe=…, setting=…, device=…, seed=0).run_id
+
+Frozen plain data, standard library only. Everything that decides what is learned, and how it is executed, stands
+in a RunSpec; its hash is the run's name, so a changed recipe or changed data is a new run, never a mixed one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA = 1  # of spec.json and record.json; raise it when a field changes its meaning
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what is learned. Lengths in epochs, `crop_padding` in pixels at the data's own size."""
+
+    name: str
+    epochs: int
+    batch_size: int
+    optimizer: str  # adamw | sgd (Nesterov)
+    lr: float
+    weight_decay: float  # not applied to biases and normalisation weights
+    momentum: float = 0.9  # sgd's momentum; adamw's beta1
+    warmup_fraction: float = 0.0  # of all steps, linear from 0; then a cosine to 0 at the last step
+    label_smoothing: float = 0.0
+    crop_padding: int = 0  # zero padding before a random crop back to size; 0: no crop
+    flip: bool = False  # horizontal, one half
+    clip_grad_norm: float = 0.0  # 0: none
+    precision: str = "auto"  # auto: bf16 where the device has it natively, else fp32 | fp32 | bf16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the same computation is executed; one for all models of a comparison."""
+
+    name: str = "eager"
+    memory_format: str = "channels_last"
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Which images: a name, and hashes that leave no doubt. `train_fraction` is of the training part."""
+
+    name: str
+    content_hash: str  # SHA-256 over all arrays
+    split_hash: str  # SHA-256 over the indices of the training and the validation part
+    num_classes: int
+    image_size: int
+    train_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training: model x data x recipe x seed under one setting on one kind of device."""
+
+    model: str
+    data: DataRef
+    recipe: Recipe
+    setting: Setting
+    device: str  # cpu | cuda
+    device_name: str
+    seed: int
+    deterministic: bool = False
+    model_source: str = ""  # SHA-256 of the file behind an external model, else ""
+
+    @property
+    def run_id(self) -> str:
+        """`<slug>-<hash>`: readable, safe as a folder's name, equal exactly for equal specs."""
+        parts = (self.model, self.data.name, self.recipe.name, f"s{self.seed}")
+        return "-".join([*(slug(p) for p in parts), content_id(to_dict(self))])
+
+
+def to_dict(spec: RunSpec) -> dict[str, Any]:
+    """As plain data for JSON, with the schema's number."""
+    return {"schema": SCHEMA, **asdict(spec)}
+
+
+def from_dict(data: dict[str, Any]) -> RunSpec:
+    """The inverse of to_dict. Raises ValueError for another schema."""
+    fields = dict(data)
+    if (found := fields.pop("schema", None)) != SCHEMA:
+        raise ValueError(f"schema {found} where this version reads {SCHEMA}")
+    fields["data"] = DataRef(**fields["data"])
+    fields["recipe"] = Recipe(**fields["recipe"])
+    fields["setting"] = Setting(**fields["setting"])
+    return RunSpec(**fields)
+
+
+def content_id(data: Any) -> str:
+    """Ten hex digits of SHA-256 over canonical JSON: equal content, equal id, on every machine."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def slug(text: str) -> str:
+    """Letters, digits, '_' and '.', at most 40 of them: whatever a model is called, its folder is harmless."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("._")[:40] or "x"
+
+
+def expand(
+    models: Iterable[tuple[str, str]],
+    data: DataRef,
+    recipe: Recipe,
+    setting: Setting,
+    device: tuple[str, str],
+    seeds: Iterable[int],
+    deterministic: bool = False,
+) -> list[RunSpec]:
+    """Models x seeds as specs, seed by seed, so that an unfinished sweep still has every model under equal seeds.
+
+    `models` are (name, model_source) pairs; `device` is (kind, name).
+    """
+    models = list(models)
+    return [
+        RunSpec(name, data, recipe, setting, *device, seed, deterministic, source)
+        for seed in seeds
+        for name, source in models
+    ]

@@ -1,0 +1,390 @@
+"""Tables from stores, without torch. Example: print(render(compare([Store(Path("results/local"))]), "markdown"))
+
+A comparison holds runs that differ in nothing but model and seed. Speeds are medians of one speed session and their
+ratios are taken within its blocks; runs without a common session get no ratio rather than a doubtful one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from bench.stats import Interval, mean_interval, ratio_interval, share_interval
+from bench.store import Record, Store, results, seconds_per_call, session_of
+
+FORMATS = ("text", "markdown", "csv", "latex")
+REFERENCE = "seresnet"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of a table. `ratio` says how it compares: within-block `speed`, plain `cost`, or none."""
+
+    key: str
+    title: str
+    unit: str
+    show: Callable[[float], str]
+    ratio: str = ""  # "" | "cost" | "train" | "inference" | "latency": the kind of speed sample
+
+
+def _plain(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:,.{digits}f}"
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+COLUMNS = (
+    Column("accuracy", "test accuracy", "%", lambda v: f"{100 * v:.2f}"),
+    Column("train_seconds", "training", "s", significant, "cost"),
+    Column("train_images_per_second", "training", "images/s", significant, "train"),
+    Column("inference_images_per_second", "inference", "images/s", significant, "inference"),
+    Column("latency_ms", "latency of 1", "ms", significant, "latency"),
+    Column("flops", "FLOPs", "M mult-adds", lambda v: f"{v / 1e6:,.1f}", "cost"),
+    Column("params", "parameters", "M", lambda v: f"{v / 1e6:,.3f}", "cost"),
+    Column("activations", "activations", "M", lambda v: f"{v / 1e6:,.2f}", "cost"),
+    Column("peak_memory_bytes", "peak memory", "MB", lambda v: f"{v / 1e6:,.0f}", "cost"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: its figures, and their ratios to the reference model's."""
+
+    model: str
+    family: str
+    runs: int
+    values: dict[str, Interval]
+    ratios: dict[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run without figures, and why."""
+
+    run_id: str
+    model: str
+    seed: int
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs under equal conditions, best accuracy first."""
+
+    title: str
+    about: dict[str, Any]  # what all rows share
+    run_ids: tuple[str, ...]
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+
+def frame(stores: list[Store]) -> pd.DataFrame:
+    """Every run as a row with results.csv's columns; from the records, because pandas would read a model NA as nan."""
+    runs, sessions = _load(stores)
+    return pd.DataFrame(results(runs, sessions))
+
+
+def history_frame(stores: list[Store]) -> pd.DataFrame:
+    """One row an epoch: run_id, model, dataset, seed and the columns of a run's history.csv."""
+    rows = []
+    for run in _load(stores)[0]:
+        spec = run["spec"]
+        about = {"run_id": run["run_id"], "model": spec["model"], "dataset": spec["data"]["name"], "seed": spec["seed"]}
+        rows += [{**about, **epoch} for epoch in run.get("history", [])]
+    return pd.DataFrame(rows)
+
+
+def _load(stores: list[Store]) -> tuple[list[Record], list[Record]]:
+    runs = {r["run_id"]: r for store in stores for r in store.runs()}  # the same run in two stores is one run
+    sessions = {s["id"]: s for store in stores for s in store.sessions()}
+    return list(runs.values()), sorted(sessions.values(), key=lambda s: s["started"])
+
+
+def _conditions(run: Record) -> str:
+    """Everything that must be equal within a comparison, as one string to group by."""
+    spec, environment = run["spec"], run.get("environment", {})
+    shared = {k: spec[k] for k in ("data", "recipe", "setting", "device", "device_name", "deterministic")}
+    return json.dumps([shared, environment.get("torch"), environment.get("driver")], sort_keys=True)
+
+
+def compare(stores: list[Store], reference: str = REFERENCE) -> list[Comparison]:
+    """One comparison for each set of equal conditions, in the order in which they were first run."""
+    runs, sessions = _load(stores)
+    groups: dict[str, list[Record]] = {}
+    for run in runs:
+        if run["status"] == "ok":
+            groups.setdefault(_conditions(run), []).append(run)
+    comparisons = [_comparison(group, sessions, reference) for group in groups.values()]
+    failed = [r for r in runs if r["status"] != "ok"]
+    for index, comparison in enumerate(comparisons):
+        plan = list(groups.values())[index][0]["spec"]
+        mine = [r for r in failed if _same_plan(r["spec"], plan)]
+        failed = [r for r in failed if r not in mine]
+        comparisons[index] = replace(comparison, failures=_failures(mine))
+    if failed:
+        comparisons.append(Comparison("runs that did not finish", {}, (), (), _failures(failed), ()))
+    return comparisons
+
+
+def _same_plan(a: Record, b: Record) -> bool:
+    return all(a[k] == b[k] for k in ("data", "recipe", "setting", "device", "device_name", "deterministic"))
+
+
+def _failures(runs: list[Record]) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(r["run_id"], r["spec"]["model"], r["spec"]["seed"], r["status"], r.get("message", "")) for r in runs
+    )
+
+
+def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> Comparison:
+    by_model: dict[str, list[Record]] = {}
+    for run in runs:
+        by_model.setdefault(run["spec"]["model"], []).append(run)
+    session = _common_session(by_model, sessions)
+    rows = [_row(model, group, session) for model, group in by_model.items()]
+    rows.sort(key=lambda row: (-row.values["accuracy"].value, row.model))
+    base = next((row for row in rows if row.model == reference), None)
+    if base is not None:
+        rows = [Row(r.model, r.family, r.runs, r.values, _ratios(r, base, session)) for r in rows]
+    first, spec = runs[0], runs[0]["spec"]
+    about = {
+        "dataset": spec["data"]["name"],
+        "train_images": first["metrics"]["train_images"],
+        "test_images": first["metrics"]["test_images"],
+        "recipe": spec["recipe"]["name"],
+        "epochs": spec["recipe"]["epochs"],
+        "batch_size": spec["recipe"]["batch_size"],
+        "precision": spec["recipe"]["precision"],
+        "setting": spec["setting"]["name"],
+        "device_name": spec["device_name"],
+        "threads": first["environment"]["torch_threads"] if spec["device"] == "cpu" else None,
+        "torch": first["environment"]["torch"],
+    }
+    notes = _notes(runs, rows, base, session, reference)
+    ids = tuple(run["run_id"] for run in runs)
+    return Comparison(_title(about), about, ids, tuple(rows), (), tuple(notes))
+
+
+def _common_session(by_model: dict[str, list[Record]], sessions: list[Record]) -> Record | None:
+    """The session that timed most of these models together, the newest of equals."""
+    candidates = {s["id"]: s for group in by_model.values() if (s := session_of(group[-1], sessions)) is not None}
+    for group in by_model.values():
+        for s in sessions:
+            if session_of(group[-1], [s]) is not None:
+                candidates[s["id"]] = s
+    ranked = sorted(candidates.values(), key=lambda s: (len(set(s["models"]) & set(by_model)), s["started"]))
+    return ranked[-1] if ranked else None
+
+
+def _title(about: dict[str, Any]) -> str:
+    threads = f", {about['threads']} threads" if about["threads"] else ""
+    return (
+        f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images) · "
+        f"recipe {about['recipe']}, {about['epochs']} epochs, batch {about['batch_size']}, {about['precision']} · "
+        f"{about['device_name']}{threads}, torch {about['torch']}"
+    )
+
+
+def _row(model: str, runs: list[Record], session: Record | None) -> Row:
+    values: dict[str, Interval] = {}
+    accuracies = [r["metrics"]["accuracy"] for r in runs]
+    if len(runs) == 1:
+        values["accuracy"] = share_interval(accuracies[0], runs[0]["metrics"]["test_images"])
+    else:
+        values["accuracy"] = mean_interval(accuracies)
+    for key in ("train_seconds", "flops", "params", "activations", "peak_memory_bytes"):
+        found = [r["metrics"][key] for r in runs if r["metrics"].get(key) is not None]
+        if found:
+            middle = statistics.median(found)
+            values[key] = Interval(middle, min(found), max(found), len(found))
+    if session is not None and model in session["models"]:
+        for kind, key in (("train", "train_images_per_second"), ("inference", "inference_images_per_second")):
+            seconds = seconds_per_call(session, model, kind)
+            batch = next(s["batch_size"] for s in session["samples"] if s["model"] == model and s["kind"] == kind)
+            values[key] = _quartiles([batch / s for s in seconds])
+        values["latency_ms"] = _quartiles([1000 * s for s in seconds_per_call(session, model, "latency")])
+    return Row(model, runs[0]["family"], len(runs), values)
+
+
+def _quartiles(values: list[float]) -> Interval:
+    """Median with the quartiles: the spread of raw samples, not an interval for the median."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return Interval(middle, low, high, len(values))
+
+
+def _ratios(row: Row, base: Row, session: Record | None) -> dict[str, Interval]:
+    ratios = {}
+    for column in COLUMNS:
+        if column.key not in row.values or column.key not in base.values:
+            continue
+        mine, theirs = row.values[column.key], base.values[column.key]
+        if column.ratio == "cost" and theirs.value:
+            ratios[column.key] = Interval(mine.value / theirs.value, math.nan, math.nan, mine.n)
+        elif column.ratio in ("train", "inference", "latency") and session is not None:
+            times = [seconds_per_call(session, r.model, column.ratio) for r in (row, base)]
+            # images/s: time of the reference over one's own; latency: one's own over the reference's
+            ratios[column.key] = ratio_interval(*(times if column.ratio == "latency" else times[::-1]))
+    return ratios
+
+
+def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Record | None, reference: str) -> list[str]:
+    notes = []
+    if any(row.runs == 1 for row in rows):
+        notes.append(
+            "Accuracy of one run: the interval is Wilson's 95 % for other test images and leaves out what another seed "
+            "would change."
+        )
+    if any(row.runs > 1 for row in rows):
+        notes.append("Accuracy of several seeds: mean with a 95 % t-interval over seeds, on this test set.")
+    if session is not None:
+        blocks = 1 + max(s["block"] for s in session["samples"])
+        notes.append(
+            f"Speeds: medians of {blocks} blocks in which the models took turns, on images already on the device; "
+            "loading is not in them, and it is in the training seconds."
+        )
+    if base is not None:
+        notes.append(
+            f"× is the ratio to {reference}: above 1 is faster for images/s and more for all else"
+            + ("; for speeds with its 95 % interval in the CSV format." if session is not None else ".")
+        )
+    if session is not None and (apart := [row.model for row in rows if row.model not in session["models"]]):
+        notes.append(f"No speed for {', '.join(apart)}: not timed in turns with the others; name all in one command.")
+    if base is None:
+        notes.append(f"No ratios: {reference} is not among these models.")
+    if runs[0]["spec"]["device"] == "cpu":
+        notes.append("Peak memory on a CPU is the process's peak resident set, Python, torch and the data included.")
+    return notes + list(dict.fromkeys(note for run in runs for note in run.get("notes", [])))
+
+
+# --- rendering -----------------------------------------------------------------------------------------------------
+
+
+def render(comparisons: list[Comparison], style: str, width: int = 140) -> str:
+    """The comparisons in one of FORMATS, ending in a newline."""
+    if style == "csv":
+        return to_frame(comparisons).to_csv(index=False, lineterminator="\n")
+    draw = {"text": lambda c: _text(c, width), "markdown": _markdown, "latex": _latex}[style]
+    return "\n".join(draw(c) for c in comparisons) if comparisons else "no finished runs in the store\n"
+
+
+def to_frame(comparisons: list[Comparison]) -> pd.DataFrame:
+    """One row a model and comparison: value, low, high, n and ratio for each column, numbers in base units."""
+    rows: list[dict[str, Any]] = []
+    for comparison in comparisons:
+        for row in comparison.rows:
+            flat: dict[str, Any] = {"model": row.model, "family": row.family, "runs": row.runs, **comparison.about}
+            for column in COLUMNS:
+                value = row.values.get(column.key, Interval(math.nan, math.nan, math.nan, 0))
+                flat |= {column.key: value.value, f"{column.key}_low": value.low, f"{column.key}_high": value.high}
+                if column.ratio:
+                    ratio = row.ratios.get(column.key, Interval(math.nan, math.nan, math.nan, 0))
+                    flat |= {f"{column.key}_ratio": ratio.value}
+                    flat |= {f"{column.key}_ratio_low": ratio.low, f"{column.key}_ratio_high": ratio.high}
+            rows.append(flat)
+    return pd.DataFrame(rows)
+
+
+def _shown(comparison: Comparison) -> list[Column]:
+    """Columns with at least one figure; the terminal is narrow."""
+    return [c for c in COLUMNS if any(c.key in row.values for row in comparison.rows)]
+
+
+def _cells(row: Row, column: Column) -> tuple[str, str]:
+    """(figure, what stands beside it: an interval or a ratio)."""
+    if column.key not in row.values:
+        return "–", ""
+    value = row.values[column.key]
+    shown = column.show(value.value)
+    if column.key == "accuracy":
+        beside = f"{column.show(value.low)}–{column.show(value.high)}" if math.isfinite(value.low) else ""
+    else:
+        ratio = row.ratios.get(column.key)
+        beside = f"{significant(ratio.value)}×" if ratio is not None else ""
+    return shown, beside
+
+
+def _failure_lines(comparison: Comparison) -> list[str]:
+    return [f"{f.model}, seed {f.seed}: {f.status}. {f.message}".rstrip() for f in comparison.failures]
+
+
+def _text(comparison: Comparison, width: int) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=width, file=io.StringIO(), record=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    columns = _shown(comparison)
+    table.add_column("model\nfamily, runs")
+    for column in columns:
+        table.add_column(f"{column.title}\n{column.unit}", justify="right")
+    for row in comparison.rows:
+        cells = [_cells(row, column) for column in columns]
+        head = Text(f"{row.model}\n") + Text(f"{row.family}, {row.runs}", style="dim")
+        table.add_row(head, *(Text(f"{value}\n") + Text(beside, style="dim") for value, beside in cells))
+    if comparison.rows:
+        console.print(table)
+    body = console.export_text(styles=False)
+    lines = [*_failure_lines(comparison), *(f"· {note}" for note in comparison.notes)]
+    return f"{comparison.title}\n\n{body}" + "".join(f"{line}\n" for line in lines)
+
+
+def _markdown(comparison: Comparison) -> str:
+    columns = _shown(comparison)
+    lines = [f"**{_escape_markdown(comparison.title)}**", ""]
+    if comparison.rows:
+        lines.append("| model | " + " | ".join(f"{c.title}, {c.unit}" for c in columns) + " |")
+        lines.append("|---|" + "---:|" * len(columns))
+    for row in comparison.rows:
+        cells = [f"{value} ({beside})" if beside else value for value, beside in (_cells(row, c) for c in columns)]
+        lines.append(f"| {_escape_markdown(row.model)} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"- {_escape_markdown(t)}" for t in (*_failure_lines(comparison), *comparison.notes)), ""]
+    return "\n".join(lines)
+
+
+def _escape_markdown(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\|<>*_`[]" else c for c in text)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "×": r"$\times$",
+    "–": "--",
+    "·": r"$\cdot$",
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def _latex(comparison: Comparison) -> str:
+    """A booktabs tabular; figures above their ratios would need a package more, so they stand in one cell."""
+    columns = _shown(comparison)
+    lines = [f"% {' '.join(comparison.title.split())}", r"\begin{tabular}{l" + "r" * len(columns) + "}", r"\toprule"]
+    lines.append(" & ".join(["model", *(_escape_latex(f"{c.title} ({c.unit})") for c in columns)]) + r" \\")
+    lines.append(r"\midrule")
+    for row in comparison.rows:
+        cells = [f"{value} ({beside})" if beside else value for value, beside in (_cells(row, c) for c in columns)]
+        lines.append(" & ".join(_escape_latex(c) for c in (row.model, *cells)) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [f"% {' '.join(t.split())}" for t in (*_failure_lines(comparison), *comparison.notes)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The models under comparison. This package imports nothing from bench."""

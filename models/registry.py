@@ -1,0 +1,147 @@
+"""Names of models and how to build them. Example: build("vit_tiny", num_classes=10, image_size=32)
+
+This module never imports torch, so that `list models` and a misspelt name answer at once; a builder is
+imported when it is called. To add a model, write a function (num_classes, image_size) -> nn.Module and
+give it a line in CATALOGUE. Without touching this repository: path/to/file.py:factory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ModelError(ValueError):
+    """A model's name or factory cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue: where the builder is, its family (cnn, vit or hybrid), and what it is."""
+
+    builder: str  # "module:function", imported only when the model is built
+    family: str
+    summary: str
+
+
+CATALOGUE: dict[str, Entry] = {
+    "seresnet": Entry("models.seresnet:seresnet56", "cnn", "SE-ResNet-56, the seed's model"),
+    "seresnet20": Entry("models.seresnet:seresnet20", "cnn", "SE-ResNet-20"),
+    "seresnet110": Entry("models.seresnet:seresnet110", "cnn", "SE-ResNet-110"),
+    "resnet20": Entry("models.seresnet:resnet20", "cnn", "ResNet-20: seresnet20 without SE"),
+    "resnet56": Entry("models.seresnet:resnet56", "cnn", "ResNet-56: seresnet without SE"),
+    "resnet110": Entry("models.seresnet:resnet110", "cnn", "ResNet-110: seresnet110 without SE"),
+    "vit_tiny": Entry("models.vit:vit_tiny", "vit", "timm ViT, dim 192, depth 12, 3 heads, 8x8 patches"),
+    "vit_params": Entry("models.vit:vit_params", "vit", "timm ViT with SE-ResNet-56's parameters"),
+    "vit_flops": Entry("models.vit:vit_flops", "vit", "timm ViT with SE-ResNet-56's FLOPs"),
+    "simple_vit": Entry("models.vit:simple_vit", "vit", "vit-pytorch SimpleViT at vit_tiny's size"),
+    "vit_lite": Entry("models.vit:vit_lite", "vit", "vit-pytorch ViT-Lite-7/4"),
+    "vit_small_data": Entry("models.vit:vit_small_data", "vit", "vit-pytorch ViT with SPT and LSA"),
+    "cct_2": Entry("models.vit:cct_2", "hybrid", "vit-pytorch CCT-2/3x2: convolutions, then attention"),
+    "cct_7": Entry("models.vit:cct_7", "hybrid", "vit-pytorch CCT-7/3x1: convolutions, then attention"),
+    "swin": Entry("models.vit:swin", "vit", "timm Swin, dim 96, depths 2-6-4, window 4"),
+}
+
+
+def split_names(text: str) -> list[str]:
+    """Split on commas outside brackets, so that `timm:vit[depth=2,num_heads=3],seresnet` is two names.
+
+    Raises ModelError for an empty name and for brackets that do not close.
+    """
+    names, current, depth = [], "", 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            raise ModelError(f"'{text}' closes a bracket that was not opened")
+        if character == "," and depth == 0:
+            names.append(current.strip())
+            current = ""
+        else:
+            current += character
+    if depth:
+        raise ModelError(f"'{text}' opens a bracket that is not closed")
+    names.append(current.strip())
+    if "" in names:
+        raise ModelError(f"'{text}' has an empty name between its commas")
+    return names
+
+
+def is_external(name: str) -> bool:
+    """True for timm:NAME, torchvision:NAME, package.module:factory and path/to/file.py:factory."""
+    return ":" in name
+
+
+def suggest(name: str, choices: list[str]) -> str:
+    """'; did you mean X?' where something is close, else ''. Shared by every 'unknown …' message."""
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def expand_names(text: str) -> list[str]:
+    """Expand a --models argument: names, globs (`vit_*`) and exclusions (`!vit_lite`), in order, without repeats.
+
+    External names pass through unchecked: looking into them needs torch. Raises ModelError otherwise.
+    """
+    chosen: list[str] = []
+    excluded: set[str] = set()
+    for part in split_names(text):
+        name = part.removeprefix("!")
+        if is_external(name):
+            matches = [name]
+        elif any(c in name for c in "*?["):
+            matches = fnmatch.filter(CATALOGUE, name)
+            if not matches:
+                raise ModelError(f"no model matches '{name}' (run_bench.py list models)")
+        elif name in CATALOGUE:
+            matches = [name]
+        else:
+            raise ModelError(f"unknown model '{name}'{suggest(name, list(CATALOGUE))} (run_bench.py list models)")
+        if part.startswith("!"):
+            excluded.update(matches)
+        else:
+            chosen.extend(m for m in matches if m not in chosen)
+    names = [name for name in chosen if name not in excluded]
+    if not names:
+        raise ModelError(f"'{text}' leaves no model: begin with what to include, then exclude with '!'")
+    return names
+
+
+def source_hash(name: str) -> str:
+    """SHA-256 of the file behind an external factory, so that a changed model is a new run; "" for the others.
+
+    Reads the file and does not import it; packages are left to their version.
+    """
+    source, _, _ = name.rpartition(":")
+    path = Path(source)
+    if not source.endswith(".py") or not path.is_file():
+        return ""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def family(name: str) -> str:
+    """The family of a registered model (cnn, vit or hybrid), or 'external'."""
+    return CATALOGUE[name].family if name in CATALOGUE else "external"
+
+
+def build(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Build a model that maps (B, 3, image_size, image_size) floats to (B, num_classes) logits.
+
+    Raises ModelError for an unknown name, and what a factory raises for a shape that it cannot do.
+    """
+    if is_external(name):
+        from models.external import build_external
+
+        return build_external(name, num_classes, image_size)
+    if name not in CATALOGUE:
+        raise ModelError(f"unknown model '{name}'{suggest(name, list(CATALOGUE))} (run_bench.py list models)")
+    module, _, function = CATALOGUE[name].builder.partition(":")
+    model: nn.Module = getattr(importlib.import_module(module), function)(num_classes, image_size)
+    return model

@@ -1,0 +1,33 @@
+"""Import torchvision even where its compiled part does not load. Example: import models.torchvision_import  # noqa
+
+A registry's torchvision is built against a CUDA torch. Beside a CPU torch its extension stays unloaded, and
+importing it raises `operator torchvision::nms does not exist`, because fake kernels are registered for detection
+operators that nobody declared. Declaring them here is enough: no classifier calls them. timm needs torchvision too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import torch
+
+DETECTION_OPERATORS = ("nms", "qnms")
+_declarations = torch.library.Library("torchvision", "FRAGMENT")  # kept: the declarations live as long as it does
+
+
+def ensure_torchvision() -> None:
+    """Make `import torchvision` work in this process; raises ImportError where it is not installed."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in DETECTION_OPERATORS:
+            _declarations.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
+ensure_torchvision()

@@ -1,0 +1,42 @@
+"""Shared fixtures: a data set that trains in a second, and the command line in this process or another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_npz(path: Path, per_class: int = 40, size: int = 16) -> Path:
+    """Three classes that differ in brightness, so that anything that learns at all learns them."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", per_class), ("test", per_class // 2)):
+        labels = np.repeat(np.arange(3), count)
+        noise = rng.integers(0, 60, (len(labels), size, size, 3))
+        arrays[f"{part}_x"] = (noise + 90 * labels[:, None, None, None]).astype(np.uint8)
+        arrays[f"{part}_y"] = labels
+    np.savez(path, **arrays, classes=np.array(["dark", "middle", "bright"]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_npz(tmp_path_factory.mktemp("data") / "tiny.npz")
+
+
+@pytest.fixture(scope="session")
+def bench() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python run_bench.py …` as a user does, in the checkout."""
+
+    def run(*words: str | Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "run_bench.py", *map(str, words)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+    return run

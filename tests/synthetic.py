@@ -1,0 +1,135 @@
+"""Stores with known content, made without training. Example: write_store(tmp_path, {"seresnet": (0.9, 100.0)})"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bench.recipes import shared
+from bench.spec import SCHEMA, DataRef, RunSpec, Setting, to_dict
+from bench.store import Store
+
+DATA = DataRef("cifar10", "c" * 64, "s" * 64, num_classes=10, image_size=32)
+RECIPE = replace(shared(), epochs=3, precision="fp32")
+ENVIRONMENT = {
+    "device": "cpu",
+    "device_name": "Test CPU",
+    "torch": "2.13.0",
+    "torch_threads": 2,
+    "commit": "0" * 40,
+    "dirty": False,
+}
+
+
+def spec(model: str, seed: int = 0, **changes: Any) -> RunSpec:
+    """A run's spec; `changes` replace its fields."""
+    return replace(RunSpec(model, DATA, RECIPE, Setting(), "cpu", "Test CPU", seed), **changes)
+
+
+def record(of: RunSpec, accuracy: float, family: str = "cnn", train_seconds: float = 30.0) -> dict[str, Any]:
+    """A finished run's record with three epochs."""
+    history = [
+        {
+            "epoch": e,
+            "train_loss": 2.0 / e,
+            "val_loss": 2.1 / e,
+            "val_accuracy": accuracy * e / 3,
+            "lr": 1e-3 / e,
+            "train_seconds": train_seconds * e / 3,
+            "samples_seen": 1000 * e,
+        }
+        for e in (1, 2, 3)
+    ]
+    metrics = {
+        "accuracy": accuracy,
+        "test_loss": 1.0,
+        "val_accuracy": accuracy,
+        "val_loss": 1.0,
+        "train_seconds": train_seconds,
+        "first_step_seconds": 0.5,
+        "wall_seconds": train_seconds + 5,
+        "samples_seen": 3000,
+        "loop_images_per_second": 99.0,
+        "flops": 127_105_568,
+        "params": 861_818,
+        "activations": 545_849,
+        "peak_memory_bytes": 700_000_000,
+        "epochs": 3,
+        "train_images": 45_000,
+        "test_images": 10_000,
+    }
+    return {
+        "schema": SCHEMA,
+        "run_id": of.run_id,
+        "status": "ok",
+        "spec": to_dict(of),
+        "family": family,
+        "started": f"2026-01-01T00:00:{of.seed:02d}.000+00:00",
+        "metrics": metrics,
+        "history": history,
+        "notes": [],
+        "classes": list("0123456789"),
+        "environment": ENVIRONMENT,
+    }
+
+
+def failure(of: RunSpec, status: str = "oom", message: str = "out of memory at batch 128") -> dict[str, Any]:
+    """The record of a run that did not end well."""
+    return {
+        "schema": SCHEMA,
+        "run_id": of.run_id,
+        "status": status,
+        "message": message,
+        "spec": to_dict(of),
+        "family": "vit",
+        "started": "2026-01-02T00:00:00.000+00:00",
+        "metrics": {},
+    }
+
+
+def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00.000+00:00") -> dict[str, Any]:
+    """A speed session: by model the seconds of a training step in each block; inference a fourth, latency a tenth."""
+    samples = [
+        {
+            "model": model,
+            "kind": kind,
+            "block": block,
+            "position": 0,
+            "batch_size": 1 if kind == "latency" else RECIPE.batch_size,
+            "calls": 2,
+            "seconds": 2 * s / share,
+        }
+        for model, blocks in seconds.items()
+        for block, s in enumerate(blocks)
+        for kind, share in (("train", 1), ("inference", 4), ("latency", 10))
+    ]
+    key = {**{k: ENVIRONMENT.get(k) for k in ("device", "device_name", "driver", "torch")}}
+    key |= {"precision": "fp32", "batch_size": RECIPE.batch_size, "image_size": 32, "setting": "eager"}
+    return {
+        "schema": SCHEMA,
+        "id": f"session-{len(seconds)}-{started[:10]}",
+        "started": started,
+        "models": list(seconds),
+        "key": key,
+        "recipe": asdict(RECIPE),
+        "num_classes": 10,
+        "samples": samples,
+        "environment": ENVIRONMENT,
+    }
+
+
+def write_store(root: Path, accuracies: dict[str, float], seconds: dict[str, list[float]] | None = None) -> Store:
+    """A store with one run a model, and a speed session where seconds are given."""
+    store = Store(root)
+    families = ("cnn", "vit", "hybrid", "external")
+    for index, (model, accuracy) in enumerate(accuracies.items()):
+        of = spec(model)
+        made = record(of, accuracy, families[index % 4], train_seconds=30.0 + 7 * index)
+        made["metrics"]["flops"] = 127_105_568 * (1 + index) // 2
+        store.write_record(of, made)
+    if seconds:
+        made = session(seconds)
+        store.write_session(made["id"], made)
+    store.rebuild_views()
+    return store

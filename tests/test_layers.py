@@ -1,0 +1,96 @@
+"""The import rules of CONTRIBUTING.md, read off the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPOSERS = {"bench.runner", "bench.store", "bench.cli", "bench.executors"}
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Modules that a file imports, those under `if TYPE_CHECKING` left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else [n for n in ast.walk(tree) if not _type_checking(n)]
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def _type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def test_spec_imports_the_standard_library_only() -> None:
+    outside = {n for n in imports(ROOT / "bench/spec.py") if n.split(".")[0] not in sys.stdlib_module_names}
+    assert not outside
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.py")), ids=lambda p: p.name)
+def test_models_never_import_bench(path: Path) -> None:
+    assert not [n for n in imports(path) if n.split(".")[0] == "bench"]
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "bench/data").glob("*.py")), *(ROOT / f"bench/{n}.py" for n in ("train", "timing", "cost"))],
+    ids=lambda p: p.name,
+)
+def test_what_measures_never_imports_what_composes(path: Path) -> None:
+    assert not [n for n in imports(path) if any(n == c or n.startswith(f"{c}.") for c in COMPOSERS)]
+
+
+TORCH_FREE = """
+import sys
+{code}
+assert "torch" not in sys.modules, "torch was imported"
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import bench.tables, bench.plots",
+        "import bench.data.datasets",
+        "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress",
+        "from models.registry import expand_names; expand_names('vit_*')",
+        "from bench.cli import main; assert main(['list', 'models']) == 0",
+        "from bench.cli import main; assert main(['list', 'datasets']) == 0",
+        "from bench.cli import main; assert main(['list', 'recipes']) == 0",
+        "from bench.cli import main; assert main(['list', 'presets']) == 0",
+        "from bench.cli import main; assert main(['--models', 'vit_tinny']) == 2",
+        "from bench.cli import main; assert main(['--models', 'seresnet', '--recipe', 'sharde']) == 2",
+        "from bench.cli import main; assert main(['--models', 'seresnet', '--seeds', '1,,2']) == 2",
+        "from bench.cli import main; assert main(['table', '--results', 'results/none']) == 2",
+    ],
+)
+def test_torch_stays_unloaded(code: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE.format(code=code)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys\nfrom bench.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as e:\n    assert not e.code"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\nassert 'torch' not in sys.modules"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "COMMAND" in result.stdout
+
+
+def test_no_pickled_modules_anywhere() -> None:
+    """Nothing that is merely read may execute: no pickle, and no torch.load that allows it."""
+    for path in [*ROOT.glob("bench/**/*.py"), *ROOT.glob("models/*.py")]:
+        assert "pickle" not in imports(path)
+        assert "torch.load(" not in path.read_text(encoding="utf-8").replace("weights_only=True", "")

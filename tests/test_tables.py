@@ -1,0 +1,127 @@
+"""Tables: ratios within blocks, honest gaps, names that stay inert."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.store import Store
+from bench.tables import FORMATS, compare, frame, render, significant, to_frame
+from tests.synthetic import DATA, RECIPE, failure, record, session, spec, write_store
+
+DRIFTING = {"seresnet": [1.0, 1.0, 2.0], "vit_tiny": [2.0, 2.0, 4.0]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return write_store(tmp_path, {"vit_tiny": 0.8, "seresnet": 0.9}, DRIFTING)
+
+
+def test_best_first_with_ratios_to_seresnet(store: Store) -> None:
+    (comparison,) = compare([store])
+    assert [row.model for row in comparison.rows] == ["seresnet", "vit_tiny"]
+    vit = comparison.rows[1]
+    assert vit.ratios["train_images_per_second"].value == pytest.approx(0.5)
+    assert vit.ratios["train_images_per_second"].low == pytest.approx(0.5), "drift cancels within blocks"
+    assert vit.ratios["latency_ms"].value == pytest.approx(2.0)
+    assert vit.ratios["flops"].value == pytest.approx(0.5)
+    assert vit.ratios["train_seconds"].value == pytest.approx(30 / 37)
+    assert comparison.rows[0].ratios["params"].value == 1
+
+
+def test_without_a_common_session_there_is_no_speed(tmp_path: Path) -> None:
+    store = write_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8})
+    (comparison,) = compare([store])
+    assert "train_images_per_second" not in comparison.rows[0].values
+    assert "train_images_per_second" not in comparison.rows[1].ratios
+    for made in ("seresnet", "vit_tiny"):  # timed apart: each has a speed somewhere, but never a ratio
+        alone = session({made: [1.0, 1.0]}, started=f"2026-01-0{4 + len(made) % 2}T00:00:00.000+00:00")
+        store.write_session(made, {**alone, "id": made})
+    (comparison,) = compare([store])
+    assert sum("train_images_per_second" in row.values for row in comparison.rows) == 1
+    assert not any("train_images_per_second" in r.ratios for r in comparison.rows if r.model != "seresnet")
+
+
+def test_seeds_are_averaged_and_conditions_kept_apart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
+        of = spec("seresnet", seed)
+        store.write_record(of, record(of, accuracy))
+    for changes in ({"recipe": replace(RECIPE, lr=0.1)}, {"data": replace(DATA, train_fraction=0.5)}):
+        of = spec("seresnet", **changes)
+        store.write_record(of, record(of, 0.5))
+    comparisons = compare([store])
+    assert len(comparisons) == 3
+    row = max((r for c in comparisons for r in c.rows), key=lambda r: r.runs)
+    assert row.runs == 3
+    assert row.values["accuracy"].value == pytest.approx(0.92)
+    assert row.values["accuracy"].high == pytest.approx(0.92 + 4.303 * 0.02 / 3**0.5, abs=1e-4)
+
+
+def test_one_run_has_the_interval_of_its_test_images(store: Store) -> None:
+    value = compare([store])[0].rows[0].values["accuracy"]
+    assert value.low == pytest.approx(0.8940, abs=2e-4)
+    assert value.high == pytest.approx(0.9057, abs=2e-4)
+
+
+def test_failures_are_shown_with_their_reason(store: Store, tmp_path: Path) -> None:
+    of = spec("simple_vit")
+    store.write_record(of, failure(of))
+    for style in ("text", "markdown", "latex"):
+        assert "out of memory at batch 128" in render(compare([store]), style).replace("\\", "")
+
+
+def test_a_store_of_failures_only(tmp_path: Path) -> None:
+    store, of = Store(tmp_path), spec("simple_vit")
+    store.write_record(of, failure(of))
+    for style in FORMATS:
+        assert render(compare([store]), style) is not None
+    assert "oom" in render(compare([store]), "text")
+
+
+def test_several_stores_count_a_run_once(store: Store, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "other", {"seresnet": 0.9, "resnet56": 0.85})
+    (comparison,) = compare([store, other])
+    assert [(row.model, row.runs) for row in comparison.rows] == [("seresnet", 1), ("resnet56", 1), ("vit_tiny", 1)]
+
+
+def test_csv_holds_numbers_in_base_units(store: Store) -> None:
+    read = pd.read_csv(io.StringIO(render(compare([store]), "csv"))).set_index("model")
+    assert read.loc["seresnet", "flops"] == 127_105_568
+    assert read.loc["vit_tiny", "train_images_per_second_ratio_low"] == pytest.approx(0.5)
+    assert len(to_frame(compare([store]))) == 2
+
+
+HOSTILE = ["_x", "a$\\frac{$b", "NA", "007", "=cmd|x", "<img onerror>", "a|b & 50%", "[red]name", "../../x"]
+
+
+def test_hostile_names_stay_inert(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", {name: 0.5 + i / 100 for i, name in enumerate(HOSTILE)})
+    comparisons = compare([store])
+    assert sorted(frame([store])["model"]) == sorted(HOSTILE)
+    text = render(comparisons, "text", 200)
+    assert all(name in text for name in HOSTILE)
+    latex = render(comparisons, "latex")
+    assert r"a\$\textbackslash{}frac\{\$b" in latex
+    assert r"a|b \& 50\%" in latex
+    assert r"\<img onerror\>" in render(comparisons, "markdown")
+    assert all(path.is_relative_to(tmp_path) for path in (tmp_path / "s").rglob("*"))
+    assert len(list((tmp_path / "s" / "runs").iterdir())) == len(HOSTILE)
+
+
+def test_latex_has_as_many_cells_as_columns(store: Store) -> None:
+    lines = render(compare([store]), "latex").splitlines()
+    columns = lines[1].count("r", lines[1].index("{l"))
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in rows} == {columns - lines[1][lines[1].index("{l") :].count("tabular")}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, "0"), (0.01234, "0.0123"), (1.005, "1.00"), (98.76, "98.8"), (12345.6, "12,346")]
+)
+def test_significant(value: float, shown: str) -> None:
+    assert significant(value) == shown
