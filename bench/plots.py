@@ -5,7 +5,9 @@ Okabe-Ito colours, a marker a family, names beside the points; the same function
 
 from __future__ import annotations
 
+import io
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,12 +63,16 @@ def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row],
         if math.isfinite(accuracy.low):
             axes.plot([x, x], [_percent(accuracy.low), _percent(accuracy.high)], color=shade, linewidth=1, alpha=0.6)
         marker = MARKERS[row.family]
-        points.append(axes.scatter([x], [y], s=area(row), color=shade, marker=marker, alpha=0.75, zorder=3))
+        style: Any = {"marker": marker, "markersize": math.sqrt(area(row)), "color": shade, "alpha": 0.75}
+        points += axes.plot([x], [y], linestyle="none", zorder=3, **style)
         texts.append(_write(axes, x, y, row.model, color=shade))
     several = any(row.runs > 1 for row in comparison.rows)
     axes.set_ylabel("test accuracy, % (line: 95 % interval " + ("over seeds)" if several else "for other images)"))
     _spread_axes(axes, [row.values[key].value for row in _with(comparison, key)])
     if texts:
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.draw_without_rendering()  # the layout must be final before names are placed in it
         adjust_text(
             texts,
             ax=axes,
@@ -186,17 +192,16 @@ def draw(name: str, comparison: Comparison, history: pd.DataFrame) -> Figure | N
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
         axes = figure.add_subplot()
-        if not PLOTS[name](axes, comparison, history):
-            return None
         # Beneath, not above: what a figure shows stands in its axes, where it was measured in the small print.
-        figure.supxlabel("\n".join(_wrap(comparison.title)), fontsize=6.5, color="0.35", parse_math=False)
-        return figure
+        figure.supxlabel("\n".join(textwrap.wrap(comparison.title, 110)), fontsize=6.5, color="0.35", parse_math=False)
+        return figure if PLOTS[name](axes, comparison, history) else None
 
 
-def _wrap(title: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(title, 110)
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes, for a notebook."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def save_all(stores: list[Store], folder: Path) -> list[Path]:

@@ -98,8 +98,8 @@ def content_id(data: Any) -> str:
 
 
 def slug(text: str) -> str:
-    """Letters, digits, '_' and '.', at most 40 of them: whatever a model is called, its folder is harmless."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("._")[:40] or "x"
+    """Letters, digits, '_' and '.', the last 40 of them: whatever a model is called, its folder is harmless."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", text)[-40:].strip("._") or "x"
 
 
 def expand(

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from bench.stats import Interval, mean_interval, ratio_interval, share_interval
-from bench.store import Record, Store, results, seconds_per_call, session_of
+from bench.store import RESULT_COLUMNS, Record, Store, results, seconds_per_call, session_of
 
 FORMATS = ("text", "markdown", "csv", "latex")
 REFERENCE = "seresnet"
@@ -95,7 +95,7 @@ class Comparison:
 def frame(stores: list[Store]) -> pd.DataFrame:
     """Every run as a row with results.csv's columns; from the records, because pandas would read a model NA as nan."""
     runs, sessions = _load(stores)
-    return pd.DataFrame(results(runs, sessions))
+    return pd.DataFrame(results(runs, sessions), columns=list(RESULT_COLUMNS))
 
 
 def history_frame(stores: list[Store]) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-import models.torchvision_import  # noqa: F401  timm imports torchvision
 from models.registry import ModelError, suggest
+from models.torchvision_import import ensure_torchvision
 
 
 def build_external(name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -48,6 +48,7 @@ def parse_options(text: str, name: str) -> dict[str, Any]:
 
 
 def _from_timm(rest: str, num_classes: int, image_size: int) -> nn.Module:
+    ensure_torchvision()
     import timm
 
     name, bracket, tail = rest.partition("[")
@@ -67,6 +68,7 @@ def _from_timm(rest: str, num_classes: int, image_size: int) -> nn.Module:
 
 
 def _from_torchvision(name: str, num_classes: int) -> nn.Module:
+    ensure_torchvision()
     from torchvision import models as zoo
 
     choices = zoo.list_models(module=zoo)

@@ -1,4 +1,4 @@
-"""Import torchvision even where its compiled part does not load. Example: import models.torchvision_import  # noqa
+"""Import torchvision even where its compiled part does not load. Example: ensure_torchvision()
 
 A registry's torchvision is built against a CUDA torch. Beside a CPU torch its extension stays unloaded, and
 importing it raises `operator torchvision::nms does not exist`, because fake kernels are registered for detection
@@ -17,7 +17,9 @@ _declarations = torch.library.Library("torchvision", "FRAGMENT")  # kept: the de
 
 
 def ensure_torchvision() -> None:
-    """Make `import torchvision` work in this process; raises ImportError where it is not installed."""
+    """Make `import torchvision`, and so `import timm`, work in this process. Raises ImportError where it is missing."""
+    if "torchvision" in sys.modules:
+        return
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -28,6 +30,3 @@ def ensure_torchvision() -> None:
         for operator in DETECTION_OPERATORS:
             _declarations.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         importlib.import_module("torchvision")
-
-
-ensure_torchvision()

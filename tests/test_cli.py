@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.cli import main, parse, parse_seeds
+from bench.cli import COMMANDS, main, parse, parse_seeds
 from bench.errors import UserError
 from bench.store import Store
 
@@ -50,7 +51,18 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(tiny_npz: Path) -> list[str]:
-    return ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "2", "--batch-size", "20", "--device", "cpu"]
+    return [
+        "--dataset",
+        f"npz:{tiny_npz}",
+        "--recipe",
+        "smoke",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "20",
+        "--device",
+        "cpu",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +85,8 @@ def test_a_sweep_leaves_what_it_promises(swept: Path) -> None:
     assert row["flops"] > 0
     assert row["peak_memory_bytes"] > 1e8
     assert row["train_images_per_second"] > 0
-    assert row["accuracy"] > 0.5, "three brightnesses are easily told apart"
+    linear = results[results["family"] == "external"].iloc[0]
+    assert linear["accuracy"] > 0.5, "three brightnesses are easily told apart"
     for run_id in results["run_id"]:
         folder = swept / "runs" / run_id
         assert {p.name for p in folder.iterdir()} == {"spec.json", "record.json", "history.csv", "predictions.npz"}
@@ -118,7 +131,7 @@ def test_failures_are_rows_and_the_rest_goes_on(bench: Bench, words: list[str], 
     done = bench(*words, "--models", names, "--results", tmp_path)
     assert done.returncode == 1
     results = pd.read_csv(tmp_path / "results.csv")
-    found = {m.rsplit(":", 1)[1]: (s, str(why)) for m, s, why in zip(*(results[c] for c in ("model", "status", "message")))}
+    found = {row.model.rsplit(":", 1)[1]: (row.status, str(row.message)) for row in results.itertuples()}
     assert found["fine"][0] == "ok"
     assert found["raises"] == ("failed", "ValueError: broken in training")
     assert found["dies"] == ("killed", "its process ended by exit code 7")
@@ -164,7 +177,7 @@ BAD = [
     (["--recipe", "none.toml"], "no recipe file"),
     (["--preset", "smok"], "invalid choice"),
     (["--seeds", "1,,2"], "whole numbers"),
-    (["--seeds", "-1"], "expected one argument"),
+    (["--seeds", "-1"], "whole numbers"),
     (["--seeds", "0,0"], "twice"),
     (["--epochs", "-3"], "epochs must be at least 1"),
     (["--epochs", "three"], "invalid int value"),
@@ -187,7 +200,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "says"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else None)
-def test_bad_input_is_one_sentence(words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     if words[0].startswith("-"):
         words = [*words, "--results", str(tmp_path / "s")]
     assert main(words) == 2
@@ -221,11 +236,13 @@ def test_seeds() -> None:
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(["--models", "--seeds", "table", "--epochs", "3"])), max_size=4))
+@given(
+    st.lists(
+        st.one_of(st.text(max_size=8), st.sampled_from(["--models", "--seeds", "table", "--epochs", "3"])), max_size=4
+    )
+)
 def test_any_words_parse_or_get_a_sentence(words: list[str]) -> None:
     if {"-h", "--help"} & set(words):
         return
-    try:
-        parse(words)
-    except UserError as error:
-        assert str(error)
+    with contextlib.suppress(UserError):
+        assert parse(words).command in COMMANDS

@@ -12,6 +12,7 @@ from PIL import Image
 from bench.data import datasets
 from bench.data.datasets import Arrays, Known, check_arrays, convert, load, split
 from bench.errors import UserError
+from models.torchvision_import import ensure_torchvision
 
 HERE = Path()
 
@@ -161,7 +162,7 @@ def test_known_arrays_are_called_by_their_name(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_a_network_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import models.torchvision_import  # noqa: F401
+    ensure_torchvision()
     from torchvision.datasets import CIFAR10
 
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there

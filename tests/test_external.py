@@ -73,7 +73,7 @@ def test_timm_by_name_and_with_options() -> None:
     model = build("timm:vit_tiny_patch16_224[patch_size=4,depth=2,embed_dim=64,num_heads=2]", 5, 32)
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
     assert len(model.blocks) == 2
-    assert build("timm:resnet18", 5, 32)(torch.zeros(1, 3, 32, 32)).shape == (1, 5)  # takes no img_size
+    assert build("timm:resnet18", 5, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 5)  # takes no img_size
     with pytest.raises(ModelError, match="did you mean 'resnet18'"):
         build("timm:resnet81", 5, 32)
     with pytest.raises(ModelError, match="could not be built"):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
-import models.torchvision_import  # noqa: F401
 from bench.data.loader import Batches, channel_stats, gather_crop, normalise
+from models.torchvision_import import ensure_torchvision
+
+ensure_torchvision()
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)

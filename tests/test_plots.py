@@ -47,13 +47,13 @@ def test_names_are_whole_and_apart(tmp_path: Path, name: str, which: str) -> Non
     labels = [t for t in texts if t.get_text() in NAMES[which]]
     assert sorted(t.get_text() for t in labels) == sorted(NAMES[which]), "each model is named once"
     for text in labels:
-        box = text.get_window_extent()
+        box = Text.get_window_extent(text)  # of an annotation, without its arrow
         assert box.x0 >= 0, text.get_text()
         assert box.y0 >= 0, text.get_text()
         assert box.x1 <= width, text.get_text()
         assert box.y1 <= height, text.get_text()
     for a, b in itertools.combinations(labels, 2):
-        first, second = a.get_window_extent().padded(-1), b.get_window_extent().padded(-1)
+        first, second = (Text.get_window_extent(t).padded(-1) for t in (a, b))
         assert not first.overlaps(second), f"{a.get_text()} covers {b.get_text()}"
 
 

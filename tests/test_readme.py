@@ -49,7 +49,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, root / name)
     shutil.copytree(ROOT / "results" / "reference", root / "results" / "reference")
-    write_store(root / "results/local", {"seresnet": 0.9, "vit_tiny": 0.8}, {"seresnet": [1, 1.1], "vit_tiny": [2, 2.1]})
+    write_store(
+        root / "results/local", {"seresnet": 0.9, "vit_tiny": 0.8}, {"seresnet": [1, 1.1], "vit_tiny": [2, 2.1]}
+    )
     make_npz(root / "mine.npz")
     for kind, text in BLOCKS:
         first = text.splitlines()[0] if text else ""

@@ -41,8 +41,8 @@ def test_what_falls_between_two_readings() -> None:
 
 def test_blocks_are_complete_and_in_fresh_orders() -> None:
     device = FakeDevice()
-    tasks = [device.task(name, s) for name, s in (("a", 0.01), ("b", 0.3), ("c", 0.1))]
-    samples = time_blocks(tasks, 40, 0.2, 1e9, device.now, device.sync, seed=1)
+    tasks = [device.task(name, s) for name, s in (("a", 1 / 64), ("b", 0.5), ("c", 1 / 8))]
+    samples = time_blocks(tasks, 40, 0.25, 1e9, device.now, device.sync, seed=1)
     assert len(samples) == 120
     for block in range(40):
         mine = [s for s in samples if s.block == block]
@@ -50,9 +50,9 @@ def test_blocks_are_complete_and_in_fresh_orders() -> None:
         assert sorted(s.position for s in mine) == [0, 1, 2]
     firsts = Counter(s.model for s in samples if s.position == 0)
     assert min(firsts.values()) >= 5, f"40 blocks began with {firsts}"
-    assert {s.model: s.calls for s in samples} == {"a": 20, "b": 1, "c": 2}
-    assert all(abs(s.seconds_per_call - {"a": 0.01, "b": 0.3, "c": 0.1}[s.model]) < 1e-9 for s in samples)
-    again = time_blocks(tasks, 40, 0.2, 1e9, device.now, device.sync, seed=1)
+    assert {s.model: s.calls for s in samples} == {"a": 16, "b": 1, "c": 2}
+    assert all(s.seconds_per_call == {"a": 1 / 64, "b": 0.5, "c": 1 / 8}[s.model] for s in samples)
+    again = time_blocks(tasks, 40, 0.25, 1e9, device.now, device.sync, seed=1)
     assert [(s.model, s.position) for s in again] == [(s.model, s.position) for s in samples]
 
 

@@ -49,7 +49,14 @@ class FakeTime:
 def run(model: nn.Module, recipe=RECIPE, validate=lambda: FINE, **hooks):
     clock, first = FakeTime(), FakeTime()
     trained = train(
-        model, small_batches(), validate, recipe, CPU, Clock(clock.now, clock.sync), Clock(first.now, first.sync), **hooks
+        model,
+        small_batches(),
+        validate,
+        recipe,
+        CPU,
+        Clock(clock.now, clock.sync),
+        Clock(first.now, first.sync),
+        **hooks,
     )
     return trained, clock, first
 
@@ -81,9 +88,7 @@ def test_the_loop_equals_a_plain_one_bit_for_bit() -> None:
         plain.train()
         for images, labels in batches.epoch(epoch):
             for group in optimizer.param_groups:
-                group["lr"] = 1e-3 * (
-                    (step + 1) / 4 if step < 3 else 0.5 * (1 + math.cos(math.pi * (step - 3) / 6))
-                )
+                group["lr"] = 1e-3 * ((step + 1) / 4 if step < 3 else 0.5 * (1 + math.cos(math.pi * (step - 3) / 6)))
             optimizer.zero_grad()
             F.cross_entropy(plain(images), labels, label_smoothing=0.1).backward()
             nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
@@ -103,8 +108,6 @@ def test_the_clock_counts_training_alone() -> None:
     assert trained.first_step_seconds == 1.0
     assert [row.train_seconds for row in trained.history] == [1.0, 2.0, 3.0]
     assert len(seen) == 3
-
-
 
 
 def test_steps_and_samples_are_exact() -> None:

@@ -233,15 +233,22 @@ def from_digits(_: Path) -> Arrays:
 
 def _torchvision(name: str, data_dir: Path) -> Arrays:
     """Fetch by torchvision, which checks MD5 sums. Raises UserError that says where a copy would be looked for."""
-    from torchvision import datasets as tv
+    from models.torchvision_import import ensure_torchvision
 
-    import models.torchvision_import  # noqa: F401
+    ensure_torchvision()
+    from torchvision import datasets as tv
 
     makers: dict[str, Callable[[bool], Any]] = {
         "cifar10": lambda train: tv.CIFAR10(data_dir, train=train, download=True),
         "cifar100": lambda train: tv.CIFAR100(data_dir, train=train, download=True),
         "fashion_mnist": lambda train: tv.FashionMNIST(data_dir, train=train, download=True),
         "svhn": lambda train: tv.SVHN(data_dir / "svhn", split="train" if train else "test", download=True),
+    }
+    tried = {
+        "cifar10": tv.CIFAR10.url,
+        "cifar100": tv.CIFAR100.url,
+        "fashion_mnist": " and ".join(tv.FashionMNIST.mirrors),
+        "svhn": tv.SVHN.split_list["train"][0],
     }
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -250,9 +257,10 @@ def _torchvision(name: str, data_dir: Path) -> Arrays:
             warnings.simplefilter("ignore")
             train, test = makers[name](True), makers[name](False)
     except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip() or type(error).__name__
         raise UserError(
-            f"{name} could not be fetched ({str(error).strip() or type(error).__name__}); a copy would be looked for "
-            f"in {data_dir} (--data-dir or SEVIT_DATA), npz:FILE reads one of your own, and --dataset digits needs none"
+            f"{name} could not be fetched from {tried[name]} ({reason}); a copy would be looked for in {data_dir} "
+            "(--data-dir or SEVIT_DATA), npz:FILE reads one of your own, and --dataset digits needs none"
         ) from None
 
     def pixels(part: Any) -> NDArray[np.uint8]:
