@@ -66,16 +66,22 @@ def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row],
         style: Any = {"marker": marker, "markersize": math.sqrt(area(row)), "color": shade, "alpha": 0.75}
         points += axes.plot([x], [y], linestyle="none", zorder=3, **style)
         texts.append(_write(axes, x, y, row.model, color=shade))
-    several = any(row.runs > 1 for row in comparison.rows)
-    axes.set_ylabel("test accuracy, % (line: 95 % interval " + ("over seeds)" if several else "for other images)"))
+    axes.set_ylabel("test accuracy and 95 % interval, %")
     _spread_axes(axes, [row.values[key].value for row in _with(comparison, key)])
     if texts:
         figure = axes.get_figure(root=True)
         assert figure is not None
         figure.draw_without_rendering()  # the layout must be final before names are placed in it
+        anchors = [(float(p.get_xdata()[0]), float(p.get_ydata()[0])) for p in points]
+        for text, point, anchor in zip(texts, points, anchors, strict=True):
+            beside = axes.transData.transform(anchor) + (0.7 * point.get_markersize() * figure.dpi / 72 + 4, 0)
+            text.set_position(tuple(axes.transData.inverted().transform(beside)))
+            text.set_verticalalignment("center")
         adjust_text(
             texts,
             ax=axes,
+            target_x=[x for x, _ in anchors],
+            target_y=[y for _, y in anchors],
             objects=points,
             expand=(1.15, 1.3),
             force_text=(0.4, 0.6),

@@ -46,7 +46,7 @@ def smoke() -> Recipe:
 
     Cost: SMOKE_COST. Expected: both models well above 50 % test accuracy, which says that all works, not who wins.
     """
-    return replace(shared(), name="smoke", epochs=4, batch_size=8, lr=3e-4, crop_padding=0)
+    return replace(shared(), name="smoke", epochs=4, batch_size=12, lr=3e-4, crop_padding=0)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"shared": shared, "smoke": smoke}
