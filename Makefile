@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bench test check gpu slow lint notebook clean help
+.PHONY: bench test check gpu lint clean help
 
 bench: $(INSTALLED)  ## install, then train, time and compare two models on the embedded digits (or CIFAR-10 on a GPU)
 	$(BIN)/python run_bench.py --models seresnet,vit_tiny
 
 test: $(INSTALLED)  ## install, then run the tests that need neither a GPU nor a network
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu"
 
 check: lint test  ## ruff, mypy and the tests: what CI runs
 
@@ -21,9 +21,6 @@ lint: $(INSTALLED)
 
 gpu: $(INSTALLED)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
-
-slow: $(INSTALLED)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
 
 # The stamp is written last, so that an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -1,6 +1,6 @@
 """Where a figure was measured. Example: describe(torch.device("cpu"))["device_name"]
 
-`device_facts` and `describe` import torch when they are called; the rest is the standard library.
+Functions that need torch import it when they are called.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def resolve_precision(asked: str, device: torch.device) -> str:
     if asked != "auto":
         return asked
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"  # Ampere and newer
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -127,7 +127,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "os": platform.platform(terse=True),
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
         "tf32": "off",
         "commit": commit,
         "dirty": dirty,
@@ -147,6 +147,13 @@ def describe(device: torch.device) -> dict[str, Any]:
     return facts
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # built from source and put on the path
+        return "unknown"
+
+
 def _driver() -> str:
     try:
         import pynvml  # the module of nvidia-ml-py
@@ -157,15 +164,25 @@ def _driver() -> str:
         return f"unknown ({type(error).__name__})"
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """CUDA: peak bytes allocated here. CPU: peak resident set of this process, libraries and data included."""
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The peak of this process so far, training and evaluation and the data set included; None where nobody knows.
+
+    CUDA: bytes allocated by torch. CPU: resident bytes of the whole process, Python and its libraries included.
+    """
     import torch
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # Not getrusage on Linux: its peak is inherited from the parent, which has built every model of the sweep.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
     try:
         import resource
     except ImportError:  # Windows
-        return 0
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

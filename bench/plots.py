@@ -72,9 +72,10 @@ def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row],
         figure = axes.get_figure(root=True)
         assert figure is not None
         figure.draw_without_rendering()  # the layout must be final before names are placed in it
-        anchors = [(float(p.get_xdata()[0]), float(p.get_ydata()[0])) for p in points]
+        anchors = [text.get_position() for text in texts]
         for text, point, anchor in zip(texts, points, anchors, strict=True):
-            beside = axes.transData.transform(anchor) + (0.7 * point.get_markersize() * figure.dpi / 72 + 4, 0)
+            x, y = axes.transData.transform(anchor)
+            beside = (x + 0.7 * point.get_markersize() * figure.dpi / 72 + 4, y)
             text.set_position(tuple(axes.transData.inverted().transform(beside)))
             text.set_verticalalignment("center")
         adjust_text(

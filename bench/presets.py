@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.errors import UserError
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -14,7 +16,6 @@ class Preset:
     seeds: str
     cost: str
     epochs: int | None = None  # None: the recipe's
-    train_fraction: float = 1.0
 
 
 PRESETS: dict[str, Preset] = {
@@ -22,6 +23,22 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset("cifar10", "shared", "0", "QUICK_COST", epochs=10),
     "full": Preset("cifar10", "shared", "0-2", "FULL_COST"),
 }
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,2` or `0-4` or both, a thousand at most. Raises UserError."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 9 or len(last) > 9:
+            raise UserError(f"--seeds '{text}': write whole numbers by commas, or a range such as 0-4")
+        chosen = range(int(first), int(last or first) + 1)
+        if len(chosen) + len(seeds) > 1000:
+            raise UserError(f"--seeds '{text}' are more than 1,000")
+        seeds.extend(chosen)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds '{text}' is empty or names a seed twice")
+    return seeds
 
 
 def default_preset(has_cuda: bool) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs. Example: with display(total=2) as show: show.run_started("seresnet", 195)
+"""What a sweep shows while it runs. Example: with Display(make_console()) as show: show.line("hello")
 
 Bars on a terminal, plain lines elsewhere (a log, CI), from the same events.
 """
@@ -26,7 +26,6 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.described = False  # whether the conditions of the sweep have been shown
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -68,10 +67,10 @@ class Display:
         elif event["event"] == "epoch":
             done, seconds = event["epoch"], event["train_seconds"]
             speed = event["samples_seen"] / seconds if seconds else float("nan")
-            left = seconds / done * (self._epochs - done)
+            left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs else ""
             self.line(
                 f"  epoch {done}/{self._epochs}  loss {event['train_loss']:.3f}  "
-                f"validation {100 * event['val_accuracy']:.1f} %  {speed:,.0f} images/s  {duration(left)} left"
+                f"validation {100 * event['val_accuracy']:.1f} %  {speed:,.0f} images/s{left}"
             )
 
     def _step(self, step: int) -> None:

@@ -7,6 +7,7 @@ after a sweep. Both run in a child process of their own (executors/local.py) and
 from __future__ import annotations
 
 import io
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,8 +24,8 @@ from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.loader import Batches
 from bench.spec import SCHEMA, RunSpec, Setting, content_id, slug, to_dict
-from bench.store import Record, Store, history_csv, now, write_atomically
-from bench.timing import KINDS, make_tasks, time_blocks
+from bench.store import Record, Store, comparability_key, history_csv, now, write_atomically
+from bench.timing import KINDS, Task, make_tasks, time_blocks
 from bench.train import Clock, Diverged, Evaluation, Trained, evaluate, train
 from models import registry
 from models.registry import ModelError
@@ -72,17 +73,19 @@ def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
     """
     from models.external import tokens
 
+    images = torch.zeros(2, 3, image_size, image_size)
     try:
-        model = registry.build(name, num_classes, image_size).eval()
+        model = registry.build(name, num_classes, image_size)
         with torch.no_grad():
-            out = model(torch.zeros(2, 3, image_size, image_size))
+            outputs = [model.train()(images), model.eval()(images)]
     except ModelError:
         raise
     except Exception as error:  # a stranger's code may raise anything
         raise ModelError(f"model '{name}' fails on {image_size} px images: {_one_line(error)}") from error
-    if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes) or not out.is_floating_point():
-        shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ModelError(f"model '{name}' puts out {shape} for two images, not (2, {num_classes}) logits")
+    for out in outputs:
+        if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes) or not out.is_floating_point():
+            shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            raise ModelError(f"model '{name}' puts out {shape} for two images, not (2, {num_classes}) logits")
     count = tokens(model)
     if count is not None and count < 16:
         return [f"{name} cuts a {image_size} px image into only {count} tokens: a smaller patch would be fairer"]
@@ -103,8 +106,11 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report) -> Re
     if dataset.ref != spec.data:
         raise RuntimeError(f"the data of '{spec.data.name}' changed since the sweep was planned")
     started, begin = now(), time.perf_counter()
+    if registry.source_hash(spec.model) != spec.model_source:
+        raise RuntimeError(f"the file behind '{spec.model}' changed since the sweep was planned")
     device = torch.device(spec.device)
     environment.fix_numerics(spec.deterministic)
+    facts = environment.describe(device)  # before the work: what is on disk may change while it goes on
     store.write_spec(spec)
     arrays, recipe = dataset.arrays, spec.recipe
     train_x, train_y = arrays.train_x[dataset.train_index], arrays.train_y[dataset.train_index]
@@ -131,6 +137,8 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report) -> Re
         on_epoch=lambda epoch: report({"event": "epoch", **asdict(epoch)}),
     )
     test = look(arrays.test_x, arrays.test_y)  # the only time that a run looks at the test set
+    if not np.isfinite(test.losses).all():
+        raise Diverged(recipe.epochs * batches.steps, "test loss")
     metrics = {
         **measured(trained, test, recipe.batch_size),
         **cost,
@@ -151,7 +159,7 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report) -> Re
         "history": [asdict(epoch) for epoch in trained.history],
         "notes": [*dataset.notes, *cost_note],
         "classes": list(arrays.classes),
-        "environment": environment.describe(device),
+        "environment": facts,
     }
     folder = store.run_dir(spec)
     write_atomically(folder / "history.csv", history_csv(trained.history))
@@ -178,7 +186,9 @@ def measured(trained: Trained, test: Evaluation, batch_size: int) -> dict[str, A
 def _cost(model: nn.Module, image_size: int) -> tuple[dict[str, int | None], list[str]]:
     """A failing counter leaves empty cells and a note; it never costs a training."""
     try:
-        return asdict(count(model, image_size)), []
+        cost = count(model, image_size)
+        notes = [f"FLOPs are too low: {', '.join(cost.uncounted)} not counted"] if cost.uncounted else []
+        return {"flops": cost.flops, "activations": cost.activations, "params": cost.params}, notes
     except Exception as error:  # fvcore traces the model, and tracing may raise anything
         params = sum(p.numel() for p in model.parameters())
         return {"flops": None, "activations": None, "params": params}, [f"FLOPs not counted: {_one_line(error)}"]
@@ -251,11 +261,10 @@ def time_models(specs: list[RunSpec], store: Store, report: Report) -> Record:
     assert len({(s.data, s.recipe, s.setting, s.device) for s in specs}) == 1, "one session, one set of conditions"
     started, device = now(), torch.device(first.device)
     environment.fix_numerics(first.deterministic)
-    tasks = []
+    facts = environment.describe(device)
+    tasks: list[Task] = []
     for spec in specs:
-        model = build_model(spec).to(device)
-        shape = (spec.data.num_classes, spec.data.image_size)
-        tasks += make_tasks(spec.model, model, spec.recipe, *shape, device, spec.setting)
+        tasks += _tasks(spec, device)
     samples = time_blocks(
         tasks,
         BLOCKS,
@@ -266,20 +275,14 @@ def time_models(specs: list[RunSpec], store: Store, report: Report) -> Record:
         seed=first.seed,
         on_block=lambda block: report({"event": "block", "block": block, "blocks": BLOCKS}),
     )
-    facts = environment.describe(device)
-    key = {
-        **{k: facts.get(k) for k in ("device", "device_name", "driver", "torch")},
-        "precision": first.recipe.precision,
-        "batch_size": first.recipe.batch_size,
-        "image_size": first.data.image_size,
-        "setting": first.setting.name,
-    }
+    key = comparability_key(to_dict(first), facts)
     names = [spec.model for spec in specs]
     session: Record = {
         "schema": SCHEMA,
         "id": f"{slug('-'.join(names))}-{content_id([names, key, started])}",
         "started": started,
         "models": names,
+        "sources": {spec.model: spec.model_source for spec in specs},
         "kinds": list(KINDS),
         "key": key,
         "recipe": asdict(first.recipe),
@@ -291,28 +294,37 @@ def time_models(specs: list[RunSpec], store: Store, report: Report) -> Record:
     return session
 
 
-def estimate_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> tuple[float, str]:
-    """Training seconds of a run and where the estimate comes from: an earlier run's speed, or two steps timed now."""
-    images = spec.recipe.epochs * (train_images // spec.recipe.batch_size) * spec.recipe.batch_size
+def training_images(spec: RunSpec, train_images: int) -> int:
+    """Images that a run will have seen at its end."""
+    return spec.recipe.epochs * (train_images // spec.recipe.batch_size) * spec.recipe.batch_size
+
+
+def known_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> float | None:
+    """Training seconds of a run by the speed of the latest run of the same work, or None where there is none."""
     for record in reversed(known):
         other, speed = record["spec"], record.get("metrics", {}).get("loop_images_per_second")
-        same = all(
-            (
-                other["model"] == spec.model,
-                other["device_name"] == spec.device_name,
-                other["recipe"]["batch_size"] == spec.recipe.batch_size,
-                other["recipe"]["precision"] == spec.recipe.precision,
-                other["data"]["image_size"] == spec.data.image_size,
-            )
-        )
+        mine = to_dict(spec)
+        same = all(other[k] == mine[k] for k in ("model", "model_source", "device_name", "setting"))
+        same = same and other["data"]["image_size"] == spec.data.image_size
+        same = same and all(other["recipe"][k] == mine["recipe"][k] for k in ("batch_size", "precision", "optimizer"))
         if same and speed:
-            return images / speed, "an earlier run"
+            return training_images(spec, train_images) / speed
+    return None
+
+
+def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:
+    """What a child process does to estimate a run: three training steps after two to warm up."""
     device = torch.device(spec.device)
+    environment.fix_numerics(spec.deterministic)
+    task = next(task for task in _tasks(spec, device) if task.kind == "train")
+    samples = time_blocks([task], 3, 0.0, 0.0, time.perf_counter, synchroniser(device), seed=0)
+    step = statistics.median(sample.seconds_per_call for sample in samples)
+    report({"event": "estimate", "seconds": step * training_images(spec, train_images) / spec.recipe.batch_size})
+
+
+def _tasks(spec: RunSpec, device: torch.device) -> list[Task]:
     model = build_model(spec).to(device)
-    shape = (spec.data.num_classes, spec.data.image_size)
-    task = make_tasks(spec.model, model, spec.recipe, *shape, device, spec.setting)[0]
-    samples = time_blocks([task], 1, 0.0, 0.0, time.perf_counter, synchroniser(device), seed=0)
-    return images / spec.recipe.batch_size * samples[0].seconds_per_call, "a step timed now"
+    return make_tasks(spec.model, model, spec.recipe, spec.data.num_classes, spec.data.image_size, device, spec.setting)
 
 
 def save_traceback(folder: Path, text: str) -> Path:

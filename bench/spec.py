@@ -25,9 +25,9 @@ class Recipe:
     batch_size: int
     optimizer: str  # adamw | sgd (Nesterov)
     lr: float
-    weight_decay: float  # not applied to biases and normalisation weights
+    weight_decay: float  # of matrices and position tables; not of biases and other vectors
     momentum: float = 0.9  # sgd's momentum; adamw's beta1
-    warmup_fraction: float = 0.0  # of all steps, linear from 0; then a cosine to 0 at the last step
+    warmup_fraction: float = 0.0  # of all steps, linear from 0; then a cosine that ends at 0
     label_smoothing: float = 0.0
     crop_padding: int = 0  # zero padding before a random crop back to size; 0: no crop
     flip: bool = False  # horizontal, one half

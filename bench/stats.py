@@ -13,7 +13,11 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A figure, the ends of its 95 % interval (nan where n is too small for one), and the number of samples."""
+    """A figure between two others, and the number of samples.
+
+    Here the others are the ends of a 95 % interval, nan where n is too small for one. Tables put quartiles or extremes
+    there for figures that have no interval; `Column.spread` says which.
+    """
 
     value: float
     low: float

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.spec import RunSpec, to_dict
+from bench.spec import SCHEMA, RunSpec, to_dict
 
 Record = dict[str, Any]
 
@@ -37,9 +37,6 @@ RESULT_COLUMNS = (
     "message",
 )
 # fmt: on
-
-# Two speed sessions may be compared only where all of these agree (DESIGN: the comparability key).
-SPEED_KEY = ("device", "device_name", "driver", "torch", "precision", "batch_size", "image_size", "setting")
 
 
 def now() -> str:
@@ -64,8 +61,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def to_json(data: Any) -> bytes:
-    """Readable, stable JSON."""
-    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    """Readable, stable JSON. Raises ValueError for nan and infinity, which JSON does not have."""
+    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> bytes:
@@ -158,9 +155,9 @@ def _read(path: Path) -> Record:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); delete its folder to run it again") from None
-    if not isinstance(data, dict):
-        raise UserError(f"'{path}' is no record; delete its folder to run it again")
+        raise UserError(f"'{path}' cannot be read ({error}); delete it, and the same command makes it anew") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not {"status", "id"} & data.keys():
+        raise UserError(f"'{path}' is no record; delete it, and the same command makes it anew")
     return data
 
 
@@ -182,37 +179,31 @@ def long_history(run: Record) -> list[dict[str, Any]]:
     ]
 
 
-def speed_key(facts: Record) -> tuple[Any, ...]:
-    """What must be equal for two speeds to share a table; from a session, or from results()' rows."""
-    return tuple(facts.get(k) for k in SPEED_KEY)
+def comparability_key(spec: Record, environment: Record) -> Record:
+    """What must be equal for two speeds to share an axis."""
+    return {
+        **{fact: environment.get(fact) for fact in ("device", "device_name", "driver", "torch")},
+        "precision": spec["recipe"]["precision"],
+        "batch_size": spec["recipe"]["batch_size"],
+        "image_size": spec["data"]["image_size"],
+        "setting": spec["setting"]["name"],
+        "deterministic": spec["deterministic"],
+        "threads": environment.get("torch_threads") if spec["device"] == "cpu" else None,
+    }
 
 
-def run_speed_key(run: Record) -> tuple[Any, ...]:
-    """The same key, as the session timed right after this run has it."""
-    spec, environment = run["spec"], run.get("environment", {})
-    return speed_key(
-        {
-            **{k: environment.get(k) for k in ("device", "device_name", "driver", "torch")},
-            "precision": spec["recipe"]["precision"],
-            "batch_size": spec["recipe"]["batch_size"],
-            "image_size": spec["data"]["image_size"],
-            "setting": spec["setting"]["name"],
-        }
-    )
-
-
-def session_of(run: Record, sessions: list[Record]) -> Record | None:
-    """The newest speed session with this run's model, classes and comparability key."""
-    spec, key = run["spec"], run_speed_key(run)
-    fitting = [
+def sessions_of(run: Record, sessions: list[Record]) -> list[Record]:
+    """The speed sessions with this run's model as its code was, classes, recipe and comparability key; oldest first."""
+    spec = run["spec"]
+    key = comparability_key(spec, run.get("environment", {}))
+    return [
         s
         for s in sessions
-        if spec["model"] in s["models"]
+        if s["sources"].get(spec["model"]) == spec["model_source"]
         and s["num_classes"] == spec["data"]["num_classes"]
         and s["recipe"] == spec["recipe"]
-        and speed_key(s["key"]) == key
+        and s["key"] == key
     ]
-    return fitting[-1] if fitting else None
 
 
 def seconds_per_call(session: Record, model: str, kind: str) -> list[float]:
@@ -223,7 +214,7 @@ def seconds_per_call(session: Record, model: str, kind: str) -> list[float]:
 
 def results(runs: list[Record], sessions: list[Record]) -> list[dict[str, Any]]:
     """The rows of results.csv: one a run, joined with the speed session that timed its model."""
-    return [_result(run, session_of(run, sessions)) for run in runs]
+    return [_result(run, next(reversed(sessions_of(run, sessions)), None)) for run in runs]
 
 
 def _result(run: Record, session: Record | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from bench.stats import Interval, mean_interval, ratio_interval, share_interval
-from bench.store import RESULT_COLUMNS, Record, Store, results, seconds_per_call, session_of
+from bench.store import RESULT_COLUMNS, Record, Store, comparability_key, results, seconds_per_call, sessions_of
 
 FORMATS = ("text", "markdown", "csv", "latex")
 REFERENCE = "seresnet"
@@ -25,17 +26,14 @@ REFERENCE = "seresnet"
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of a table. `ratio` says how it compares: within-block `speed`, plain `cost`, or none."""
+    """One figure of a table, what the two figures around it are, and how it compares with the reference model."""
 
     key: str
     title: str
     unit: str
     show: Callable[[float], str]
-    ratio: str = ""  # "" | "cost" | "train" | "inference" | "latency": the kind of speed sample
-
-
-def _plain(digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value:,.{digits}f}"
+    spread: tuple[str, str] = ("min", "max")  # over seeds; of speeds the quartiles of the samples, q1 and q3
+    ratio: str = "cost"  # "" | "cost": of the figures | "train", "inference", "latency": within a session's blocks
 
 
 def significant(value: float) -> str:
@@ -45,16 +43,17 @@ def significant(value: float) -> str:
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
+QUARTILES = ("q1", "q3")
 COLUMNS = (
-    Column("accuracy", "test accuracy", "%", lambda v: f"{100 * v:.2f}"),
-    Column("train_seconds", "training", "s", significant, "cost"),
-    Column("train_images_per_second", "training", "images/s", significant, "train"),
-    Column("inference_images_per_second", "inference", "images/s", significant, "inference"),
-    Column("latency_ms", "latency of 1", "ms", significant, "latency"),
-    Column("flops", "FLOPs", "M mult-adds", lambda v: f"{v / 1e6:,.1f}", "cost"),
-    Column("params", "parameters", "M", lambda v: f"{v / 1e6:,.3f}", "cost"),
-    Column("activations", "activations", "M", lambda v: f"{v / 1e6:,.2f}", "cost"),
-    Column("peak_memory_bytes", "peak memory", "MB", lambda v: f"{v / 1e6:,.0f}", "cost"),
+    Column("accuracy", "test accuracy", "%", lambda v: f"{100 * v:.2f}", ("low", "high"), ""),
+    Column("train_seconds", "training", "s", significant),
+    Column("train_images_per_second", "training", "images/s", significant, QUARTILES, "train"),
+    Column("inference_images_per_second", "inference", "images/s", significant, QUARTILES, "inference"),
+    Column("latency_ms", "latency of 1", "ms", significant, QUARTILES, "latency"),
+    Column("flops", "FLOPs", "M mult-adds", lambda v: f"{v / 1e6:,.1f}"),
+    Column("params", "parameters", "M", lambda v: f"{v / 1e6:,.3f}"),
+    Column("activations", "activations", "M", lambda v: f"{v / 1e6:,.2f}"),
+    Column("peak_memory_bytes", "peak memory", "MB", lambda v: f"{v / 1e6:,.0f}"),
 )
 
 
@@ -109,7 +108,11 @@ def history_frame(stores: list[Store]) -> pd.DataFrame:
 
 
 def _load(stores: list[Store]) -> tuple[list[Record], list[Record]]:
-    runs = {r["run_id"]: r for store in stores for r in store.runs()}  # the same run in two stores is one run
+    runs: dict[str, Record] = {}
+    for run in sorted((r for store in stores for r in store.runs()), key=lambda r: r["started"]):
+        # The same run in two stores is one run: the newest that went well, and a failure only where none did.
+        if run["status"] == "ok" or runs.get(run["run_id"], run)["status"] != "ok":
+            runs[run["run_id"]] = run
     sessions = {s["id"]: s for store in stores for s in store.sessions()}
     return list(runs.values()), sorted(sessions.values(), key=lambda s: s["started"])
 
@@ -117,8 +120,7 @@ def _load(stores: list[Store]) -> tuple[list[Record], list[Record]]:
 def _conditions(run: Record) -> str:
     """Everything that must be equal within a comparison, as one string to group by."""
     spec, environment = run["spec"], run.get("environment", {})
-    shared = {k: spec[k] for k in ("data", "recipe", "setting", "device", "device_name", "deterministic")}
-    return json.dumps([shared, environment.get("torch"), environment.get("driver")], sort_keys=True)
+    return json.dumps([spec["data"], spec["recipe"], comparability_key(spec, environment)], sort_keys=True)
 
 
 def compare(stores: list[Store], reference: str = REFERENCE) -> list[Comparison]:
@@ -154,6 +156,12 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     by_model: dict[str, list[Record]] = {}
     for run in runs:
         by_model.setdefault(run["spec"]["model"], []).append(run)
+    # A factory's file that was edited is another model under the same name: only the newest is compared.
+    by_model = {
+        model: [run for run in group if run["spec"]["model_source"] == group[-1]["spec"]["model_source"]]
+        for model, group in by_model.items()
+    }
+    older = len(runs) - sum(map(len, by_model.values()))
     session = _common_session(by_model, sessions)
     rows = [_row(model, group, session) for model, group in by_model.items()]
     rows.sort(key=lambda row: (-row.values["accuracy"].value, row.model))
@@ -175,18 +183,16 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
         "torch": first["environment"]["torch"],
     }
     notes = _notes(runs, rows, base, session, reference)
+    if older:
+        notes.append(f"{older} run(s) left out: their model's file was edited since.")
     ids = tuple(run["run_id"] for run in runs)
     return Comparison(_title(about), about, ids, tuple(rows), (), tuple(notes))
 
 
 def _common_session(by_model: dict[str, list[Record]], sessions: list[Record]) -> Record | None:
     """The session that timed most of these models together, the newest of equals."""
-    candidates = {s["id"]: s for group in by_model.values() if (s := session_of(group[-1], sessions)) is not None}
-    for group in by_model.values():
-        for s in sessions:
-            if session_of(group[-1], [s]) is not None:
-                candidates[s["id"]] = s
-    ranked = sorted(candidates.values(), key=lambda s: (len(set(s["models"]) & set(by_model)), s["started"]))
+    votes = Counter(s["id"] for group in by_model.values() for s in sessions_of(group[-1], sessions))
+    ranked = sorted((s for s in sessions if s["id"] in votes), key=lambda s: (votes[s["id"]], s["started"]))
     return ranked[-1] if ranked else None
 
 
@@ -259,16 +265,24 @@ def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Recor
     if base is not None:
         notes.append(
             f"× is the ratio to {reference}: above 1 is faster for images/s and more for all else"
-            + ("; for speeds with its 95 % interval in the CSV format." if session is not None else ".")
+            + (
+                "; of speeds the geometric mean over the blocks, with its 95 % interval in the CSV format."
+                if session is not None
+                else "."
+            )
         )
     if session is not None and (apart := [row.model for row in rows if row.model not in session["models"]]):
         notes.append(f"No speed for {', '.join(apart)}: not timed in turns with the others; name all in one command.")
     if base is None:
         notes.append(f"No ratios: {reference} is not among these models.")
     if runs[0]["spec"]["device"] == "cpu":
-        notes.append("Peak memory on a CPU is the process's peak resident set, Python, torch and the data included.")
+        notes.append(
+            "Peak memory on a CPU is that of the whole process: Python, torch, the data and the evaluation included."
+        )
     return notes + list(dict.fromkeys(note for run in runs for note in run.get("notes", [])))
 
+
+MISSING = Interval(math.nan, math.nan, math.nan, 0)
 
 # --- rendering -----------------------------------------------------------------------------------------------------
 
@@ -282,19 +296,28 @@ def render(comparisons: list[Comparison], style: str, width: int = 140) -> str:
 
 
 def to_frame(comparisons: list[Comparison]) -> pd.DataFrame:
-    """One row a model and comparison: value, low, high, n and ratio for each column, numbers in base units."""
+    """One row a model and comparison, failures too; for each column its value, spread and ratio, in base units."""
     rows: list[dict[str, Any]] = []
     for comparison in comparisons:
         for row in comparison.rows:
-            flat: dict[str, Any] = {"model": row.model, "family": row.family, "runs": row.runs, **comparison.about}
+            flat: dict[str, Any] = {"model": row.model, "family": row.family, "runs": row.runs, "status": "ok"}
+            flat |= comparison.about
             for column in COLUMNS:
-                value = row.values.get(column.key, Interval(math.nan, math.nan, math.nan, 0))
-                flat |= {column.key: value.value, f"{column.key}_low": value.low, f"{column.key}_high": value.high}
+                value, ratio = row.values.get(column.key, MISSING), row.ratios.get(column.key, MISSING)
+                below, above = column.spread
+                flat |= {
+                    column.key: value.value,
+                    f"{column.key}_{below}": value.low,
+                    f"{column.key}_{above}": value.high,
+                }
                 if column.ratio:
-                    ratio = row.ratios.get(column.key, Interval(math.nan, math.nan, math.nan, 0))
                     flat |= {f"{column.key}_ratio": ratio.value}
+                if column.ratio and column.ratio != "cost":
                     flat |= {f"{column.key}_ratio_low": ratio.low, f"{column.key}_ratio_high": ratio.high}
             rows.append(flat)
+        for failure in comparison.failures:
+            about = {"model": failure.model, "runs": 0, "status": failure.status, "message": failure.message}
+            rows.append({**about, **comparison.about})
     return pd.DataFrame(rows)
 
 
@@ -321,7 +344,19 @@ def _failure_lines(comparison: Comparison) -> list[str]:
     return [f"{f.model}, seed {f.seed}: {f.status}. {f.message}".rstrip() for f in comparison.failures]
 
 
+CELL = 13  # characters that a column of figures takes
+
+
 def _text(comparison: Comparison, width: int) -> str:
+    """As many columns side by side as the terminal has room for, the rest beneath."""
+    columns = _shown(comparison)
+    room = max(1, (width - 16) // CELL)
+    parts = [_text_table(comparison, columns[i : i + room], width) for i in range(0, len(columns), room)]
+    lines = [*_failure_lines(comparison), *(f"· {note}" for note in comparison.notes)]
+    return f"{comparison.title}\n\n" + "\n".join(parts) + "".join(f"{line}\n" for line in lines)
+
+
+def _text_table(comparison: Comparison, columns: list[Column], width: int) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -329,19 +364,15 @@ def _text(comparison: Comparison, width: int) -> str:
 
     console = Console(width=width, file=io.StringIO(), record=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    columns = _shown(comparison)
     table.add_column("model\nfamily, runs")
     for column in columns:
         table.add_column(f"{column.title}\n{column.unit}", justify="right")
     for row in comparison.rows:
         cells = [_cells(row, column) for column in columns]
-        head = Text(f"{row.model}\n") + Text(f"{row.family}, {row.runs}", style="dim")
-        table.add_row(head, *(Text(f"{value}\n") + Text(beside, style="dim") for value, beside in cells))
-    if comparison.rows:
-        console.print(table)
-    body = console.export_text(styles=False)
-    lines = [*_failure_lines(comparison), *(f"· {note}" for note in comparison.notes)]
-    return f"{comparison.title}\n\n{body}" + "".join(f"{line}\n" for line in lines)
+        head = Text(f"{row.model}\n{row.family}, {row.runs}")
+        table.add_row(head, *(Text(f"{value}\n{beside}") for value, beside in cells))
+    console.print(table)
+    return console.export_text(styles=False)
 
 
 def _markdown(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""Time models in turns. Example: samples = time_blocks({"a": task_a, "b": task_b}, blocks=10, …)
+"""Time models in turns. Example: samples = time_blocks([task_a, task_b], blocks=10, …)
 
 On a machine whose speed drifts, two models timed one after the other say little. Here every block times each model
 once, in a fresh random order, and a ratio is taken within a block. Raw samples are what is kept.
@@ -22,12 +22,17 @@ KINDS = ("train", "inference", "latency")
 
 @dataclass(frozen=True)
 class Task:
-    """Something to time: `call` processes `images` images, asynchronously if the device likes."""
+    """Something to time: `call` processes `images` images, asynchronously if the device likes.
+
+    `prepare` comes before each sample, off the clock: switching a model between training and evaluation visits every
+    module, which a training loop does once an epoch and not at every step.
+    """
 
     model: str
     kind: str  # train | inference | latency
     images: int
     call: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,17 @@ def time_blocks(
     seed: int,
     on_block: Callable[[int], None] = lambda block: None,
 ) -> list[Sample]:
-    """Randomised complete blocks: each task once a block, in a fresh order, every sample >= sample_seconds long.
+    """Randomised complete blocks: each task once a block, in a fresh order.
 
-    Each task is first called twice, uncounted: once to warm up, once to find its number of calls a sample. Ends after
+    Each task is first called twice, uncounted: once to warm up, once to find how many calls should make a sample of
+    sample_seconds; that number stays the same for all its samples, however long they turn out. Ends after
     `blocks` blocks, or after the block in which `time_limit` seconds are over, but never before the third.
     """
     rng = random.Random(seed)
     start = now()
     calls = []
     for task in tasks:
+        task.prepare()
         time_calls(task.call, 1, now, sync)
         calls.append(calls_for(time_calls(task.call, 1, now, sync), sample_seconds))
     samples: list[Sample] = []
@@ -88,6 +95,7 @@ def time_blocks(
         order = rng.sample(range(len(tasks)), len(tasks))
         for position, index in enumerate(order):
             task, n = tasks[index], calls[index]
+            task.prepare()
             seconds = time_calls(task.call, n, now, sync)
             samples.append(Sample(task.model, task.kind, block, position, task.images, n, seconds))
         on_block(block + 1)
@@ -118,19 +126,14 @@ def make_tasks(
     # lr 0 as in a warm-up's first step: the arithmetic is the same and the weights stay finite for ever
     step = make_step(model, _at_rest(make_optimizer(model, recipe)), recipe, device)
 
-    def train_step() -> object:
-        model.train()
-        return step(images, labels)
-
     def infer(batch: torch.Tensor) -> object:
-        model.eval()
         with torch.inference_mode(), autocast(device, recipe.precision):
             return F.softmax(model(batch), dim=1)
 
     return [
-        Task(name, "train", recipe.batch_size, train_step),
-        Task(name, "inference", recipe.batch_size, lambda: infer(images)),
-        Task(name, "latency", 1, lambda: infer(one)),
+        Task(name, "train", recipe.batch_size, lambda: step(images, labels), model.train),
+        Task(name, "inference", recipe.batch_size, lambda: infer(images), model.eval),
+        Task(name, "latency", 1, lambda: infer(one), model.eval),
     ]
 
 

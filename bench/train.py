@@ -1,4 +1,4 @@
-"""One training loop for every model. Example: train(model, batches, evaluate, recipe, device, clock, seed)
+"""One training loop for every model. Example: train(model, batches, validate, recipe, device, clock, first_clock)
 
 One clock counts training and pauses for evaluation. Within an epoch nothing is read back from the device: losses
 stay there until the epoch's end, where one transfer brings them all.
@@ -84,10 +84,10 @@ class Trained:
 
 
 class Diverged(Exception):
-    """The training loss stopped being finite; `step` counts from 0."""
+    """A loss stopped being finite; `step` counts from 0. Logits of nan would read as class 0, so as some accuracy."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"loss not finite at step {step}")
+    def __init__(self, step: int, what: str = "training loss") -> None:
+        super().__init__(f"{what} not finite at step {step}")
         self.step = step
 
 
@@ -156,7 +156,8 @@ def train(
     """Train for the recipe's epochs, validating after each.
 
     `clock` counts every step but the first, which `first_clock` counts; evaluation is on neither. `on_step` gets the
-    number of steps launched, on_epoch each finished row. Raises Diverged at the end of an epoch with a bad loss.
+    number of steps launched, on_epoch each finished row. Raises Diverged at the end of an epoch with a bad loss,
+    in training or on validation.
     """
     optimizer = make_optimizer(model, recipe)
     step_model = make_step(model, optimizer, recipe, device)
@@ -185,6 +186,8 @@ def train(
         if not bool(finite.all()):
             raise Diverged(epoch * batches.steps + int(finite.logical_not().nonzero()[0]))
         held_out = validate()
+        if not np.isfinite(held_out.losses).all():
+            raise Diverged((epoch + 1) * batches.steps, "validation loss")
         history.append(
             Epoch(
                 epoch=epoch + 1,

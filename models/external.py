@@ -26,7 +26,7 @@ def build_external(name: str, num_classes: int, image_size: int) -> nn.Module:
     if source == "timm":
         return _from_timm(rest, num_classes, image_size)
     if source == "torchvision":
-        return _from_torchvision(rest, num_classes)
+        return _from_torchvision(rest, num_classes, image_size)
     model = load_factory(name)(num_classes, image_size)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
@@ -67,14 +67,17 @@ def _from_timm(rest: str, num_classes: int, image_size: int) -> nn.Module:
         raise ModelError(f"timm:{rest} could not be built: {error}") from error
 
 
-def _from_torchvision(name: str, num_classes: int) -> nn.Module:
+def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
     ensure_torchvision()
     from torchvision import models as zoo
 
     choices = zoo.list_models(module=zoo)
     if name not in choices:
         raise ModelError(f"torchvision has no classifier '{name}'{suggest(name, choices)}")
-    model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes)
+    options = (
+        {"image_size": image_size} if name.startswith("vit_") else {}
+    )  # its positions are counted when it is built
+    model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes, **options)
     return model
 
 

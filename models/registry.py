@@ -11,6 +11,7 @@ import difflib
 import fnmatch
 import hashlib
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,21 +80,21 @@ def is_external(name: str) -> bool:
     return ":" in name
 
 
-def suggest(name: str, choices: list[str]) -> str:
-    """'; did you mean X?' where something is close, else ''. Shared by every 'unknown …' message."""
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """'; did you mean X?' where something is close, else a full stop. Shared by every 'unknown …' message."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def expand_names(text: str) -> list[str]:
-    """Expand a --models argument: names, globs (`vit_*`) and exclusions (`!vit_lite`), in order, without repeats.
+    """Expand a --models argument: names, globs (`vit_*`) and exclusions (`-vit_lite`), in order, without repeats.
 
     External names pass through unchecked: looking into them needs torch. Raises ModelError otherwise.
     """
     chosen: list[str] = []
     excluded: set[str] = set()
     for part in split_names(text):
-        name = part.removeprefix("!")
+        name = part.removeprefix("-")
         if is_external(name):
             matches = [name]
         elif any(c in name for c in "*?["):
@@ -103,14 +104,14 @@ def expand_names(text: str) -> list[str]:
         elif name in CATALOGUE:
             matches = [name]
         else:
-            raise ModelError(f"unknown model '{name}'{suggest(name, list(CATALOGUE))} (run_bench.py list models)")
-        if part.startswith("!"):
+            raise ModelError(f"unknown model '{name}'{suggest(name, CATALOGUE)} (run_bench.py list models)")
+        if part.startswith("-"):
             excluded.update(matches)
         else:
             chosen.extend(m for m in matches if m not in chosen)
     names = [name for name in chosen if name not in excluded]
     if not names:
-        raise ModelError(f"'{text}' leaves no model: begin with what to include, then exclude with '!'")
+        raise ModelError(f"'{text}' leaves no model: name what to include, then what to leave out as -NAME")
     return names
 
 
@@ -141,7 +142,7 @@ def build(name: str, num_classes: int, image_size: int) -> nn.Module:
 
         return build_external(name, num_classes, image_size)
     if name not in CATALOGUE:
-        raise ModelError(f"unknown model '{name}'{suggest(name, list(CATALOGUE))} (run_bench.py list models)")
+        raise ModelError(f"unknown model '{name}'{suggest(name, CATALOGUE)} (run_bench.py list models)")
     module, _, function = CATALOGUE[name].builder.partition(":")
     model: nn.Module = getattr(importlib.import_module(module), function)(num_classes, image_size)
     return model

@@ -16,6 +16,13 @@ REDUCTION = 16  # Hu et al. 2018, section 6.1
 BASE_SIZE = 32  # the image size for which He et al. give the stem's stride of 1
 
 
+def stem(channels: int, image_size: int) -> nn.Conv2d:
+    """The first convolution: 3x3 up to 64 px, with stride 2 there; beyond it grows, so that every pixel is seen."""
+    stride = max(1, image_size // BASE_SIZE)
+    kernel = max(3, 2 * stride - 1)
+    return nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
+
+
 class SqueezeExcitation(nn.Module):
     """Rescale channels by what their global averages say. (B, C, H, W) -> (B, C, H, W)."""
 
@@ -59,12 +66,12 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """(B, 3, S, S) -> (B, num_classes); `blocks` basic blocks in each of three stages.
 
-    At 64 px the stem's stride is 2, so that the stages keep the resolutions they have at 32 px.
+    The stem's stride grows with the image, so that the stages keep the resolutions they have at 32 px.
     """
 
     def __init__(self, blocks: int, num_classes: int, image_size: int, se: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, stride=max(1, image_size // BASE_SIZE), padding=1, bias=False)
+        self.conv1 = stem(16, image_size)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(blocks, 16, 16, 1, se)
         self.layer2 = _stage(blocks, 16, 32, 2, se)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from models.seresnet import stem
 from models.torchvision_import import ensure_torchvision
 
 GRID = 8  # patches a side: patch 4 at 32 px, as in the published models for CIFAR
@@ -87,9 +88,12 @@ def _cct(name: str, convolutions: int, num_classes: int, image_size: int) -> nn.
         attention_dropout=0.0,
         stochastic_depth_rate=0.0,
     )
-    first = model.get_submodule("tokenizer.conv_layers.0.0")
-    assert isinstance(first, nn.Conv2d)
-    first.stride = (stride, stride)
+    first = model.get_submodule("tokenizer.conv_layers.0")
+    assert isinstance(first, nn.Sequential)
+    assert isinstance(first[0], nn.Conv2d)
+    if stride > 1:
+        first[0] = stem(first[0].out_channels, image_size)
+        nn.init.kaiming_normal_(first[0].weight)  # as the tokeniser's own
     return model
 
 

@@ -1,4 +1,4 @@
-"""Shared fixtures: a data set that trains in a second, and the command line in this process or another."""
+"""Shared fixtures: no GPU but for tests that ask for one, a data set that trains in a second, the command line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU the tests do as elsewhere, except those marked `gpu`."""
+    if "gpu" not in request.keywords:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 def make_npz(path: Path, per_class: int = 40, size: int = 16) -> Path:

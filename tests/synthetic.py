@@ -106,11 +106,13 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
     ]
     key = {**{k: ENVIRONMENT.get(k) for k in ("device", "device_name", "driver", "torch")}}
     key |= {"precision": "fp32", "batch_size": RECIPE.batch_size, "image_size": 32, "setting": "eager"}
+    key |= {"deterministic": False, "threads": 2}
     return {
         "schema": SCHEMA,
         "id": f"session-{len(seconds)}-{started[:10]}",
         "started": started,
         "models": list(seconds),
+        "sources": dict.fromkeys(seconds, ""),
         "key": key,
         "recipe": asdict(RECIPE),
         "num_classes": 10,

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.cli import COMMANDS, main, parse, parse_seeds
+from bench.cli import COMMANDS, main, parse
 from bench.errors import UserError
+from bench.presets import parse_seeds
 from bench.store import Store
+from tests.conftest import ROOT
 
 Bench = Callable[..., "CompletedProcess[str]"]
 FACTORY = """
@@ -29,14 +36,17 @@ class Model(nn.Module):
         self.head, self.how = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes)), how
 
     def forward(self, x):
-        if self.training and self.how == "raises":
+        if len(x) > 2 and self.training and self.how == "raises":
             raise ValueError("broken in training")
-        if self.training and self.how == "dies":
+        if len(x) > 2 and self.training and self.how == "leaves":
+            raise SystemExit(0)
+        if len(x) > 2 and self.training and self.how == "dies":
             os._exit(7)
         return self.head(x) * (float("nan") if self.training and self.how == "diverges" else 1.0)
 
 def fine(classes, size): return Model(classes, size, "fine")
 def raises(classes, size): return Model(classes, size, "raises")
+def leaves(classes, size): return Model(classes, size, "leaves")
 def dies(classes, size): return Model(classes, size, "dies")
 def diverges(classes, size): return Model(classes, size, "diverges")
 """
@@ -96,7 +106,6 @@ def test_a_sweep_leaves_what_it_promises(swept: Path) -> None:
             assert data["test_loss"].mean() == pytest.approx(record["metrics"]["test_loss"], rel=1e-5)
             assert len(data["val_predicted"]) == 12
         assert record["environment"]["torch"]
-        assert not record["spec"]["recipe"]["flip"] or record["spec"]["data"]["name"] == "tiny"
     assert len(list((swept / "plots").glob("*.png"))) == 4
     assert len(list((swept / "plots").glob("*.svg"))) == 4
     timings = pd.read_csv(swept / "timings.csv")
@@ -127,7 +136,7 @@ def test_a_run_repeats_bit_for_bit(bench: Bench, words: list[str], swept: Path, 
 
 
 def test_failures_are_rows_and_the_rest_goes_on(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
-    names = ",".join(f"{factory}:{f}" for f in ("raises", "dies", "diverges", "fine"))
+    names = ",".join(f"{factory}:{f}" for f in ("raises", "dies", "leaves", "diverges", "fine"))
     done = bench(*words, "--models", names, "--results", tmp_path)
     assert done.returncode == 1
     results = pd.read_csv(tmp_path / "results.csv")
@@ -135,7 +144,8 @@ def test_failures_are_rows_and_the_rest_goes_on(bench: Bench, words: list[str], 
     assert found["fine"][0] == "ok"
     assert found["raises"] == ("failed", "ValueError: broken in training")
     assert found["dies"] == ("killed", "its process ended by exit code 7")
-    assert found["diverges"] == ("diverged", "Diverged: loss not finite at step 0")
+    assert found["leaves"] == ("failed", "its process ended early and left no record")
+    assert found["diverges"] == ("diverged", "Diverged: training loss not finite at step 0")
     assert "Traceback" not in done.stdout + done.stderr
     (trace,) = [p for p in tmp_path.rglob("traceback.txt") if "raises" in p.parent.name]
     assert "broken in training" in trace.read_text()
@@ -143,9 +153,9 @@ def test_failures_are_rows_and_the_rest_goes_on(bench: Bench, words: list[str], 
 
 
 def test_dry_run_runs_nothing(bench: Bench, words: list[str], tmp_path: Path) -> None:
-    done = bench(*words, "--models", "resnet20", "--seeds", "0-2", "--results", tmp_path / "s", "--dry-run")
+    done = bench(*words, "--models", "resnet20", "--seeds", "0-1", "--results", tmp_path / "s", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("of training (from a step timed now)") == 3
+    assert done.stdout.count("of training (from a step timed now)") == 2
     assert "nothing was run" in done.stdout
     assert not (tmp_path / "s").exists()
 
@@ -195,6 +205,7 @@ BAD = [
     (["list", "nothing"], "invalid choice"),
     (["list"], "required"),
     (["cost", "seresnet", "--image-size", "0"], "at least 1"),
+    (["cost", "seresnet", "--by-module", "--depth", "-1"], "at least 1"),
     (["cost", "vit_tiny", "--image-size", "30"], "not a multiple of 8"),
 ]
 
@@ -231,8 +242,9 @@ def test_the_default_says_how_to_get_the_full_comparison(capsys: pytest.CaptureF
 def test_seeds() -> None:
     assert parse_seeds("0") == [0]
     assert parse_seeds("0-2, 7") == [0, 1, 2, 7]
-    with pytest.raises(UserError):
-        parse_seeds("2-0")
+    for text in ("2-0", "0-99999999", "1-2-3"):
+        with pytest.raises(UserError):
+            parse_seeds(text)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -244,5 +256,40 @@ def test_seeds() -> None:
 def test_any_words_parse_or_get_a_sentence(words: list[str]) -> None:
     if {"-h", "--help"} & set(words):
         return
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(UserError, SystemExit):
         assert parse(words).command in COMMANDS
+
+
+def training_in(group: int) -> list[str]:
+    """Command lines of the group's spawned children that are still alive; read from /proc where there is one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, pgrp = (path / "stat").read_text().rpartition(")")[2].split()[:3]
+            command = (path / "cmdline").read_bytes().decode().replace("\0", " ")
+            if int(pgrp) == group and state != "Z" and "spawn_main" in command:
+                found.append(command)
+    return found
+
+
+def test_ctrl_c_stops_and_the_same_command_finishes(words: list[str], factory: Path, tmp_path: Path) -> None:
+    """Interrupted as a terminal does it: SIGINT to the whole process group, after the first epoch."""
+    long = [*words, "--models", f"{factory}:fine", "--results", str(tmp_path)]
+    long[long.index("--epochs") + 1] = "3000"
+    command = [sys.executable, "run_bench.py", *long]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    assert process.stdout is not None
+    assert any("epoch 1/3000" in line for line in process.stdout)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "what was finished is kept" in error
+    assert "Traceback" not in error
+    assert not training_in(process.pid), "no child is left"
+    (record,) = Store(tmp_path).runs()
+    assert record["status"] == "interrupted"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    (record,) = Store(tmp_path).runs()
+    assert record["status"] == "ok"

@@ -50,6 +50,15 @@ def test_einsum_is_exact() -> None:
     assert count(Product(), 32).flops == 15 * 123 * 433
 
 
+def test_products_that_nobody_counts_are_named() -> None:
+    class Product(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.baddbmm(x[0], x[0], x[0])
+
+    assert count(Product(), 8).uncounted == ("aten::baddbmm",)
+    assert count(build("vit_tiny", 10, 32), 32).uncounted == ()
+
+
 def vit_flops(dim: int, depth: int, ratio: float, tokens: int, patch: int, classes: int) -> int:
     """timm's ViT with a class token, as fvcore counts: LayerNorm is 5 an element (batch norm's statistics included)."""
     n = tokens + 1

@@ -53,7 +53,7 @@ def test_split_is_stratified_disjoint_and_nested() -> None:
 
 def test_npz_round_trip_and_hashes(tiny_npz: Path, tmp_path: Path) -> None:
     data = load(f"npz:{tiny_npz}", HERE)
-    assert data.ref.name == "tiny"
+    assert data.ref.name == "npz:tiny"
     assert data.ref.num_classes == 3
     assert data.arrays.classes == ("dark", "middle", "bright")
     raw = dict(np.load(tiny_npz))
@@ -77,6 +77,8 @@ def test_gray_and_odd_sizes_are_converted_and_said() -> None:
     wide = np.zeros((2, 32, 48, 3), np.uint8)
     wide[:, :, 8:40] = 255
     assert (convert(arrays(wide), None).train_x == 255).all(), "the central square is kept"
+    mixed = convert(arrays(np.zeros((2, 64, 64, 3), np.uint8), np.zeros((2, 32, 32, 3), np.uint8)), None)
+    assert mixed.test_x.shape == mixed.train_x.shape == (2, 64, 64, 3), "one size for both parts"
     untouched = np.zeros((2, 64, 64, 3), np.uint8)
     assert convert(arrays(untouched), None).notes == ()
     assert convert(arrays(untouched), 16).train_x.shape == (2, 16, 16, 3)
@@ -109,6 +111,8 @@ def test_folder_reads_images_of_every_kind(tmp_path: Path) -> None:
         ({"test_y": np.array([0, 1, 2, -1])}, "labels must lie in"),
         ({"classes": np.array(["one"])}, "labels must lie in 0..0"),
         ({"train_y": np.ones(4, int)}, "at least two classes"),
+        ({"train_y": np.array([0, 1, 0, 10**12])}, "at most 100,000 classes"),
+        ({"classes": np.array("one")}, "names, if any"),
     ],
 )
 def test_arrays_that_are_no_data_set(change: dict[str, np.ndarray], says: str) -> None:
@@ -125,6 +129,9 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 truncated")
     with pytest.raises(UserError, match="no readable"):
         load(f"npz:{path}", HERE)
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(UserError, match="holds a single array"):
+        load(f"npz:{tmp_path / 'x.npy'}", HERE)
     np.savez(path, train_x=np.zeros(1))
     with pytest.raises(UserError, match="has no train_y, test_x, test_y"):
         load(f"npz:{path}", HERE)

@@ -10,25 +10,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPOSERS = {"bench.runner", "bench.store", "bench.cli", "bench.executors"}
+COMPOSERS = {"bench.runner", "bench.store", "bench.cli", "bench.sweep", "bench.executors"}
 
 
-def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    """Modules that a file imports, those under `if TYPE_CHECKING` left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else [n for n in ast.walk(tree) if not _type_checking(n)]
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere but under `if TYPE_CHECKING`, relative ones made absolute."""
     found: set[str] = set()
-    for node in nodes:
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(p for p in (package if node.level else "", node.module or "") if p)
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
     return found
-
-
-def _type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
 
 
 def test_spec_imports_the_standard_library_only() -> None:
@@ -48,6 +51,13 @@ def test_models_never_import_bench(path: Path) -> None:
 )
 def test_what_measures_never_imports_what_composes(path: Path) -> None:
     assert not [n for n in imports(path) if any(n == c or n.startswith(f"{c}.") for c in COMPOSERS)]
+
+
+def test_nothing_imports_the_command_line() -> None:
+    for path in ROOT.glob("bench/**/*.py"):
+        assert not imports(path) & {"bench.cli"}, path
+        if path.name not in ("cli.py", "sweep.py"):
+            assert "bench.sweep" not in imports(path), path
 
 
 TORCH_FREE = """

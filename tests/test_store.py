@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bench.errors import UserError
-from bench.store import RESULT_COLUMNS, Store, session_of, to_csv, write_atomically
+from bench.store import RESULT_COLUMNS, Store, sessions_of, to_csv, write_atomically
 from tests.synthetic import failure, record, session, spec, write_store
 
 
@@ -103,12 +103,20 @@ def test_long_views_hold_every_raw_figure(tmp_path: Path) -> None:
 
 def test_a_session_under_other_conditions_is_not_joined() -> None:
     run, timed = record(spec("seresnet"), 0.9), session({"seresnet": [1.0]})
-    assert session_of(run, [timed]) is timed
-    for part, value in (("torch", "2.14.0"), ("device_name", "Other"), ("batch_size", 64), ("precision", "bf16")):
-        assert session_of(run, [{**timed, "key": {**timed["key"], part: value}}]) is None, part
+    assert sessions_of(run, [timed]) == [timed]
+    for part, value in (
+        ("torch", "2.14.0"),
+        ("device_name", "Other"),
+        ("batch_size", 64),
+        ("threads", 1),
+        ("deterministic", True),
+    ):
+        assert sessions_of(run, [{**timed, "key": {**timed["key"], part: value}}]) == [], part
     newer = session({"seresnet": [1.0]}, started="2026-02-01T00:00:00.000+00:00")
-    assert session_of(run, [timed, newer]) is newer
-    assert session_of(record(spec("vit_tiny"), 0.8), [timed]) is None
+    assert sessions_of(run, [timed, newer]) == [timed, newer]
+    assert sessions_of(record(spec("vit_tiny"), 0.8), [timed]) == []
+    edited = record(spec("seresnet", model_source="f00"), 0.9)
+    assert sessions_of(edited, [timed]) == [], "an edited model does not inherit the speed of its former self"
 
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
@@ -116,9 +124,10 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
     write_atomically(store.run_dir(of) / "record.json", b'{"schema": 1, ')
     with pytest.raises(UserError, match=r"record\.json' cannot be read"):
         store.runs()
-    write_atomically(store.run_dir(of) / "record.json", b"[]")
-    with pytest.raises(UserError, match="is no record"):
-        store.runs()
+    for content in (b"[]", b"{}", b'{"schema": 99, "status": "ok"}'):
+        write_atomically(store.run_dir(of) / "record.json", content)
+        with pytest.raises(UserError, match="is no record"):
+            store.runs()
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:

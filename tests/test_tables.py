@@ -33,6 +33,14 @@ def test_best_first_with_ratios_to_seresnet(store: Store) -> None:
     assert comparison.rows[0].ratios["params"].value == 1
 
 
+def test_a_narrow_terminal_loses_nothing(store: Store) -> None:
+    wide, narrow = (render(compare([store]), "text", width) for width in (140, 60))
+    assert max(len(line) for line in narrow.splitlines() if line.startswith(("seresnet", "vit"))) <= 60
+    for figure in ("90.00", "127.1", "0.862", "0.500×"):
+        assert figure in wide
+        assert figure in narrow
+
+
 def test_without_a_common_session_there_is_no_speed(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8})
     (comparison,) = compare([store])
@@ -79,13 +87,16 @@ def test_a_store_of_failures_only(tmp_path: Path) -> None:
     store, of = Store(tmp_path), spec("simple_vit")
     store.write_record(of, failure(of))
     for style in FORMATS:
-        assert render(compare([store]), style) is not None
-    assert "oom" in render(compare([store]), "text")
+        assert "simple_vit" in render(compare([store]), style).replace("\\", "")
+        assert "oom" in render(compare([store]), style)
 
 
 def test_several_stores_count_a_run_once(store: Store, tmp_path: Path) -> None:
     other = write_store(tmp_path / "other", {"seresnet": 0.9, "resnet56": 0.85})
     (comparison,) = compare([store, other])
+    worse, of = Store(tmp_path / "worse"), spec("seresnet")
+    worse.write_record(of, failure(of, "interrupted"))
+    assert compare([store, other, worse]) == [comparison], "a failure elsewhere does not hide a finished run"
     assert [(row.model, row.runs) for row in comparison.rows] == [("seresnet", 1), ("resnet56", 1), ("vit_tiny", 1)]
 
 
@@ -94,6 +105,16 @@ def test_csv_holds_numbers_in_base_units(store: Store) -> None:
     assert read.loc["seresnet", "flops"] == 127_105_568
     assert read.loc["vit_tiny", "train_images_per_second_ratio_low"] == pytest.approx(0.5)
     assert len(to_frame(compare([store]))) == 2
+
+
+def test_an_edited_model_is_not_averaged_with_its_former_self(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for source, accuracy, started in (("old", 0.5, "2026-01-01"), ("new", 0.7, "2026-01-02")):
+        of = spec("mine.py:f", model_source=source)
+        store.write_record(of, {**record(of, accuracy), "started": f"{started}T00:00:00.000+00:00"})
+    (comparison,) = compare([store])
+    assert [(row.runs, row.values["accuracy"].value) for row in comparison.rows] == [(1, 0.7)]
+    assert any("1 run(s) left out" in note for note in comparison.notes)
 
 
 HOSTILE = ["_x", "a$\\frac{$b", "NA", "007", "=cmd|x", "<img onerror>", "a|b & 50%", "[red]name", "../../x"]

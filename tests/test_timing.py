@@ -56,6 +56,16 @@ def test_blocks_are_complete_and_in_fresh_orders() -> None:
     assert [(s.model, s.position) for s in again] == [(s.model, s.position) for s in samples]
 
 
+def test_preparing_is_off_the_clock() -> None:
+    device = FakeDevice()
+    task = device.task("a", 0.5)
+    task = Task("a", "train", 8, task.call, prepare=lambda: device.log.append("prepare"))
+    time_blocks([task], 3, 0.25, 1e9, device.now, device.sync, seed=0)
+    sample = ["prepare", "sync", "now", "a", "sync", "now"]
+    assert device.log[-6:] == sample or device.log[-7:-1] == sample
+    assert device.log.count("prepare") == 1 + 3
+
+
 def test_warm_up_is_not_a_sample() -> None:
     device = FakeDevice()
     samples = time_blocks([device.task("a", 0.5)], 3, 0.2, 1e9, device.now, device.sync, seed=0)
@@ -89,6 +99,8 @@ def test_timing_trains_nothing_away() -> None:
     tasks = make_tasks("resnet20", model, recipe, 10, 32, torch.device("cpu"), Setting())
     assert [(t.kind, t.images) for t in tasks] == [("train", 4), ("inference", 4), ("latency", 1)]
     for task in tasks:
+        task.prepare()
         task.call()
+        assert model.training == (task.kind == "train")
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is not None for p in model.parameters()), "a training step has a backward pass"

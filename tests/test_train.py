@@ -135,6 +135,13 @@ def test_divergence_is_named_with_its_step() -> None:
     assert caught.value.step == 5
 
 
+def test_a_loss_of_nan_on_validation_is_no_accuracy() -> None:
+    """The last update can break the weights after the last finite training loss."""
+    broken = Evaluation(FINE.predicted, np.array([np.nan], np.float32), FINE.labels)
+    with pytest.raises(Diverged, match="validation loss"):
+        run(small_model(), validate=lambda: broken)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_vectors_are_not_decayed(name: str, kind: type) -> None:
     model = small_model()

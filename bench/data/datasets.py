@@ -11,6 +11,7 @@ import hashlib
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +21,14 @@ import numpy as np
 
 from bench.errors import UserError
 from bench.spec import DataRef
+from models.registry import suggest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VALIDATION_SHARE = 0.1
 SPLIT_SEED = 2026  # of the validation split and the nested subsets; the same for every run of every model
+MOST_CLASSES = 100_000  # a label beyond is a mistake, and a list of its predecessors' names would fill the memory
 DIGITS_TEST = 360  # of 1,797; scikit-learn's data set comes without a split
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
@@ -97,15 +100,19 @@ def load(name: str, data_dir: Path, image_size: int | None = None, train_fractio
     prefix, colon, rest = name.partition(":")
     if colon and prefix in ("npz", "folder"):
         arrays = from_npz(Path(rest)) if prefix == "npz" else from_folder(Path(rest), image_size)
-        called, flips = Path(rest).stem or prefix, True
+        called, flips = f"{prefix}:{Path(rest).stem}", True  # the prefix: a stem alone might claim to be CIFAR-10
     elif name in SOURCES:
         arrays = SOURCES[name].fetch(data_dir)
         called, flips = name, SOURCES[name].flip_keeps_labels
     else:
-        raise UserError(_unknown(name))
+        raise UserError(
+            f"unknown dataset '{name}'{suggest(name, SOURCES)} Choices: {', '.join(SOURCES)}, npz:FILE, folder:DIR"
+        )
     known, notes = identify(arrays)
     if known is not None:
         called, flips = known, SOURCES[known].flip_keeps_labels
+        if name != known and not notes:
+            notes = (f"training images and labels are {known}'s; the test images are not the copy known here",)
     arrays = convert(arrays, image_size)
     train_index, val_index = split(arrays.train_y, train_fraction)
     if not len(train_index) or not len(val_index):
@@ -119,14 +126,6 @@ def load(name: str, data_dir: Path, image_size: int | None = None, train_fractio
         train_fraction=train_fraction,
     )
     return Dataset(ref, arrays, train_index, val_index, flips, (*notes, *arrays.notes))
-
-
-def _unknown(name: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, SOURCES, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"unknown dataset '{name}'{hint} Choices: {', '.join(SOURCES)}, npz:FILE, folder:DIR"
 
 
 def identify(arrays: Arrays) -> tuple[str | None, tuple[str, ...]]:
@@ -176,11 +175,13 @@ def split(labels: NDArray[np.int64], train_fraction: float = 1.0) -> tuple[NDArr
 
 
 def convert(arrays: Arrays, image_size: int | None) -> Arrays:
-    """Gray to three equal channels; to `image_size` (or 32 where the own size is no multiple of 8), and say so.
+    """Gray to three equal channels; to `image_size`, or the training part's own if a multiple of 8, or 32; and say so.
 
     Squares are resized bilinearly with antialiasing; other shapes lose the longer side's ends first.
     """
     notes = list(arrays.notes)
+    height, width = arrays.train_x.shape[1:3]
+    size = image_size or (height if height == width and height % 8 == 0 else 32)  # the same for both parts
     parts = []
     for part, images in (("training", arrays.train_x), ("test", arrays.test_x)):
         if images.ndim == 3:
@@ -189,7 +190,6 @@ def convert(arrays: Arrays, image_size: int | None) -> Arrays:
             images = np.repeat(images, 3, axis=-1)
             notes.append(f"{part} images: gray to three equal channels")
         height, width = images.shape[1:3]
-        size = image_size or (height if height == width and height % 8 == 0 else 32)
         if height != width:
             side = min(height, width)
             top, left = (height - side) // 2, (width - side) // 2
@@ -279,12 +279,15 @@ def from_npz(path: Path) -> Arrays:
     if not path.is_file():
         raise UserError(f"no file '{path}'")
     try:
-        with np.load(path, allow_pickle=False) as data:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with loaded as data:
             missing = [k for k in ("train_x", "train_y", "test_x", "test_y") if k not in data]
             if missing:
                 raise UserError(f"'{path}' has no {', '.join(missing)}; it has {', '.join(data.files) or 'nothing'}")
             raw = {k: data[k] for k in data.files if k in ("train_x", "train_y", "test_x", "test_y", "classes")}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"'{path}' is no readable .npz file of plain arrays: {error}") from None
     return check_arrays(raw, str(path))
 
@@ -304,6 +307,8 @@ def check_arrays(raw: dict[str, NDArray[Any]], origin: str) -> Arrays:
             raise UserError(f"{origin}: {part}_x has {len(images)} images and {part}_y {len(labels)} labels")
     train_y, test_y = raw["train_y"].astype(np.int64), raw["test_y"].astype(np.int64)
     count = int(max(train_y.max(), test_y.max())) + 1
+    if count > MOST_CLASSES or raw.get("classes", np.empty(0)).ndim != 1:
+        raise UserError(f"{origin}: at most {MOST_CLASSES:,} classes, and their names, if any, as a (C,) array")
     classes = tuple(map(str, raw["classes"])) if "classes" in raw else tuple(map(str, range(count)))
     if min(train_y.min(), test_y.min()) < 0 or count > len(classes):
         raise UserError(f"{origin}: labels must lie in 0..{len(classes) - 1}, one for each class")

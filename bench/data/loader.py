@@ -80,7 +80,7 @@ class Batches:
         count, device = self.steps * self.batch_size, self.images.device
         size = self.images.shape[1] - 2 * self.crop_padding
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
-        # All draws of the epoch at once: two small copies to the device instead of four a step.
+        # All draws of the epoch at once: three small copies to the device instead of as many a step.
         order = torch.randperm(len(self.labels), generator=generator)[:count].to(device)
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator).to(device)
         coins = torch.rand(count, generator=generator).lt(0.5 if self.flip else 0.0).to(device)

@@ -6,10 +6,11 @@ back as events through a pipe.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,14 +30,15 @@ def call(function: Callable[..., None], args: tuple[Any, ...], on_event: Callabl
     context = multiprocessing.get_context("spawn")  # fork does not survive CUDA or threads
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, function, args), daemon=True)
-    process.start()
+    with _no_interrupt():
+        process.start()
     sender.close()
     failure: Outcome | None = None
     try:
         while True:
             try:
                 event = receiver.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the child has closed its end, or died
                 break
             if event["event"] == "failure":
                 failure = Outcome(event["status"], event["message"], event["traceback"])
@@ -56,6 +58,20 @@ def call(function: Callable[..., None], args: tuple[Any, ...], on_event: Callabl
     code = process.exitcode or 0
     reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return Outcome("killed", f"its process ended by {reason}")
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """A child inherits ignored signals: so Ctrl-C never prints a child's traceback, not even while it imports."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _child(sender: Connection, function: Callable[..., None], args: tuple[Any, ...]) -> None:

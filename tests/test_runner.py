@@ -1,0 +1,106 @@
+"""One run from spec to record, in this process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import runner
+from bench.recipes import smoke
+from bench.runner import DataSource, run_one, status_of, time_models
+from bench.spec import RunSpec, Setting
+from bench.store import Store, sessions_of
+from bench.train import Diverged, Evaluation
+from models.registry import ModelError
+
+
+@pytest.fixture
+def source(tiny_npz: Path) -> DataSource:
+    return DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
+
+
+def make_spec(source: DataSource, **changes: Any) -> RunSpec:
+    recipe = replace(smoke(), epochs=2, batch_size=20, precision="fp32")
+    return replace(RunSpec("resnet20", source.load().ref, recipe, Setting(), "cpu", "here", 0), **changes)
+
+
+def ignore(event: dict[str, Any]) -> None:
+    pass
+
+
+def test_the_test_set_is_read_once_at_the_end(
+    source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test part has 60 images and the validation part 12, so that a look tells by its size what it was at."""
+    looks: list[int] = []
+    original = runner.evaluate
+
+    def counting(*words: Any) -> Evaluation:
+        found = original(*words)
+        looks.append(len(found.labels))
+        return found
+
+    monkeypatch.setattr(runner, "evaluate", counting)
+    record = run_one(make_spec(source), source.load(), Store(tmp_path), ignore)
+    assert looks == [12, 12, 60]
+    assert record["metrics"]["test_images"] == 60
+
+
+def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that dies while it saves its predictions is not done."""
+
+    def fails(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    spec, store = make_spec(source), Store(tmp_path)
+    monkeypatch.setattr(runner, "save_predictions", fails)
+    with pytest.raises(OSError, match="No space"):
+        run_one(spec, source.load(), store, ignore)
+    assert not store.is_done(spec)
+
+
+def test_changed_data_are_refused(source: DataSource, tmp_path: Path) -> None:
+    spec = make_spec(source)
+    other = replace(spec, data=replace(spec.data, content_hash="0" * 64))
+    with pytest.raises(RuntimeError, match="changed since the sweep was planned"):
+        run_one(other, source.load(), Store(tmp_path), ignore)
+
+
+def test_a_seed_decides_the_weights() -> None:
+    source = DataSource("digits", Path(), None, 1.0)
+    first, same, other = (runner.build_model(make_spec(source, seed=seed)) for seed in (1, 1, 2))
+    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_session_is_found_again_by_the_runs_it_timed(
+    source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BLOCKS", 3)
+    monkeypatch.setitem(runner.SAMPLE_SECONDS, "cpu", 0.0)
+    store, spec = Store(tmp_path), make_spec(source)
+    record = run_one(spec, source.load(), store, ignore)
+    session = time_models([spec], store, ignore)
+    assert sessions_of(record, store.sessions()) == [session]
+    assert {s["kind"] for s in session["samples"]} == {"train", "inference", "latency"}
+    assert len(session["samples"]) == 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (MemoryError(), "oom"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "oom"),
+        (Diverged(3), "diverged"),
+        (ModelError("x"), "failed"),
+        (RuntimeError("x"), "failed"),
+    ],
+)
+def test_failures_by_name(error: BaseException, status: str) -> None:
+    assert status_of(error) == status
