@@ -21,7 +21,7 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "smoke": Preset("digits", "smoke", "0", "about 5 min on 2 CPU cores (AMD EPYC, AVX2), measured"),
     "quick": Preset("cifar10", "shared", "0", "about 4 h there, by its images/s; on a GPU not measured yet", epochs=10),
-    "full": Preset("cifar10", "shared", "0-2", "about 64 h there, by its images/s; on a GPU not measured yet"),
+    "full": Preset("cifar10", "shared", "0-2", "about 63 h there, by its images/s; on a GPU not measured yet"),
 }
 
 

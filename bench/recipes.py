@@ -45,7 +45,8 @@ def shared() -> Recipe:
 def smoke() -> Recipe:
     """A few minutes on a laptop: `shared` with small batches and few epochs, for the embedded digits.
 
-    Cost: about 5 minutes for seresnet and vit_tiny on 2 CPU cores. Expected: both models well above 50 % test accuracy, which says that all works, not who wins.
+    Cost: about 5 minutes for seresnet and vit_tiny on 2 CPU cores. Expected: both above 50 % test accuracy, which
+    says that all works, not who wins.
     """
     return replace(shared(), name="smoke", epochs=4, batch_size=12, lr=3e-4, crop_padding=0)
 
