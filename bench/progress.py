@@ -34,11 +34,13 @@ class Display:
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
+            refresh_per_second=2,  # drawing takes time from what is being timed
             disable=not console.is_terminal,
         )
         self._task: Any = None
         self._batch = self._steps = self._epochs = 0
         self._first_step: tuple[float, int] | None = None
+        self._last_epoch = ""
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -56,7 +58,8 @@ class Display:
     def run_started(self, title: str, steps: int, epochs: int, batch_size: int) -> None:
         """A run of `steps` training steps in all begins."""
         self._clear()
-        self._batch, self._steps, self._epochs, self._first_step = batch_size, steps, epochs, None
+        self._batch, self._steps, self._epochs = batch_size, steps, epochs
+        self._first_step, self._last_epoch = None, ""
         self._task = self._bars.add_task(title, total=steps, note="starting")
         self.line(title)
 
@@ -68,10 +71,8 @@ class Display:
             done, seconds = event["epoch"], event["train_seconds"]
             speed = event["samples_seen"] / seconds if seconds else float("nan")
             left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs else ""
-            self.line(
-                f"  epoch {done}/{self._epochs}  loss {event['train_loss']:.3f}  "
-                f"validation {100 * event['val_accuracy']:.1f} %  {speed:,.0f} images/s{left}"
-            )
+            self._last_epoch = f"loss {event['train_loss']:.3f}  validation {100 * event['val_accuracy']:.1f} %"
+            self.line(f"  epoch {done}/{self._epochs}  {self._last_epoch}  {speed:,.0f} images/s{left}")
 
     def _step(self, step: int) -> None:
         now = time.monotonic()
@@ -80,8 +81,8 @@ class Display:
         since, first = self._first_step
         speed = (step - first) * self._batch / (now - since) if now > since and step > first else 0.0
         epoch = min(self._epochs, 1 + (step - 1) * self._epochs // self._steps)
-        note = f"epoch {epoch}/{self._epochs}" + (f"  {speed:,.0f} images/s" if speed else "")
-        self._bars.update(self._task, completed=step, note=note)
+        parts = [f"epoch {epoch}/{self._epochs}", self._last_epoch, f"{speed:,.0f} images/s" if speed else ""]
+        self._bars.update(self._task, completed=step, note="  ".join(filter(None, parts)))
 
     def session_started(self, title: str, blocks: int) -> None:
         """A speed session begins."""

@@ -1,0 +1,56 @@
+"""What a sweep shows: bars on a terminal, plain lines elsewhere, names as they are."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from bench.progress import Display, duration
+
+EPOCH = {
+    "event": "epoch",
+    "epoch": 1,
+    "train_loss": 1.5,
+    "val_accuracy": 0.25,
+    "train_seconds": 10.0,
+    "samples_seen": 1000,
+}
+
+
+def shown(terminal: bool) -> str:
+    """Everything written during a run of two epochs of ten steps."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=140, markup=False, highlight=False, soft_wrap=True)
+    with Display(console) as display:
+        display.run_started("[red]model, seed 0 (1 of 1)", 20, 2, 100)
+        display.run_event({"event": "step", "step": 10})
+        display.run_event(EPOCH)
+        display.run_event({"event": "step", "step": 15})
+        display.run_event({**EPOCH, "epoch": 2, "train_seconds": 20.0, "samples_seen": 2000})
+        display._bars.refresh()
+        display.session_started("timing [red]model in turns", 3)
+        display.session_event({"event": "block", "block": 1, "blocks": 3})
+    return file.getvalue()
+
+
+def test_plain_lines_without_a_terminal() -> None:
+    assert shown(terminal=False).splitlines() == [
+        "[red]model, seed 0 (1 of 1)",
+        "  epoch 1/2  loss 1.500  validation 25.0 %  100 images/s  10 s left",
+        "  epoch 2/2  loss 1.500  validation 25.0 %  100 images/s",
+        "timing [red]model in turns",
+    ]
+
+
+def test_a_bar_says_where_it_is() -> None:
+    text = shown(terminal=True)
+    assert "75 %" in text
+    assert "epoch 2/2  loss 1.500  validation 25.0 %" in text
+    assert "[red]model" in text, "a name is no markup"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
