@@ -20,8 +20,14 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "smoke": Preset("digits", "smoke", "0", "about 5 min on 2 CPU cores (AMD EPYC, AVX2), measured"),
-    "quick": Preset("cifar10", "shared", "0", "about 4 h there, by its images/s; on a GPU not measured yet", epochs=10),
-    "full": Preset("cifar10", "shared", "0-2", "about 63 h there, by its images/s; on a GPU not measured yet"),
+    "quick": Preset(
+        "cifar10",
+        "shared",
+        "0",
+        "about 4 h on those cores, by their images/s; on a GPU not measured",
+        epochs=10,
+    ),
+    "full": Preset("cifar10", "shared", "0-2", "about 63 h on those cores, by their images/s; on a GPU not measured"),
 }
 
 

@@ -81,17 +81,6 @@ def to_dict(spec: RunSpec) -> dict[str, Any]:
     return {"schema": SCHEMA, **asdict(spec)}
 
 
-def from_dict(data: dict[str, Any]) -> RunSpec:
-    """The inverse of to_dict. Raises ValueError for another schema."""
-    fields = dict(data)
-    if (found := fields.pop("schema", None)) != SCHEMA:
-        raise ValueError(f"schema {found} where this version reads {SCHEMA}")
-    fields["data"] = DataRef(**fields["data"])
-    fields["recipe"] = Recipe(**fields["recipe"])
-    fields["setting"] = Setting(**fields["setting"])
-    return RunSpec(**fields)
-
-
 def content_id(data: Any) -> str:
     """Ten hex digits of SHA-256 over canonical JSON: equal content, equal id, on every machine."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]

@@ -123,7 +123,7 @@ def make_tasks(
     images = images.to(device).contiguous(memory_format=layout)
     labels = torch.randint(num_classes, (recipe.batch_size,), generator=generator).to(device)
     one = images[:1].contiguous(memory_format=layout)
-    # lr 0 as in a warm-up's first step: the arithmetic is the same and the weights stay finite for ever
+    # lr 0: the arithmetic of a step is the same, and the weights stay finite for ever
     step = make_step(model, _at_rest(make_optimizer(model, recipe)), recipe, device)
 
     def infer(batch: torch.Tensor) -> object:

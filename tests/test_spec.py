@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.spec import RunSpec, expand, from_dict, slug, to_dict
+from bench.spec import RunSpec, expand, slug
 from tests.synthetic import DATA, RECIPE, Setting, spec
 
 
@@ -33,18 +31,6 @@ def test_every_field_is_part_of_the_identity() -> None:
     assert len(changed) > 25
     ids = {base.run_id, *(c.run_id for c in changed)}
     assert len(ids) == len(changed) + 1
-
-
-def test_json_round_trip() -> None:
-    base = spec("path/to/größe.py:f", seed=3)
-    back = from_dict(json.loads(json.dumps(to_dict(base))))
-    assert back == base
-    assert back.run_id == base.run_id
-
-
-def test_another_schema_is_refused() -> None:
-    with pytest.raises(ValueError, match="schema 99"):
-        from_dict({**to_dict(spec("seresnet")), "schema": 99})
 
 
 @given(st.text())
