@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bench test check gpu lint clean help
+.PHONY: bench test check faults gpu lint clean help
 
 bench: $(INSTALLED)  ## install, then train, time and compare two models on the embedded digits (or CIFAR-10 on a GPU)
 	$(BIN)/python run_bench.py --models seresnet,vit_tiny
 
 test: $(INSTALLED)  ## install, then run the tests that need neither a GPU nor a network
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 check: lint test  ## ruff, mypy and the tests: what CI runs
 
@@ -18,6 +18,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+faults: $(INSTALLED)  ## the tests of tests/faults with fifty kills and more fuzzing
+	SEVIT_KILLS=50 $(BIN)/python -m pytest tests/faults --timeout 7200 --hypothesis-profile thorough
 
 gpu: $(INSTALLED)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

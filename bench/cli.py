@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bench import recipes
-from bench.errors import UserError
-from bench.presets import PRESETS, parse_seeds
+from bench.errors import Terminated, UserError
+from bench.files import inert
+from bench.presets import PRESETS, parse_duration, parse_seeds
 from models import registry
 from models.registry import ModelError, suggest
 
 if TYPE_CHECKING:
     from bench.store import Store
 
-COMMANDS = ("run", "table", "plot", "cost", "list")
+COMMANDS = ("run", "table", "plot", "check", "cost", "list")
 DEFAULT_MODELS = "seresnet,vit_tiny"
 DEFAULT_STORE = "results/local"
-EXIT_USER, EXIT_INTERRUPTED = 2, 130
+EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,6 +62,8 @@ def make_parser() -> Parser:
     run.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="downloads; default SEVIT_DATA or a cache directory")
     run.add_argument("--results", type=Path, default=Path(DEFAULT_STORE), metavar="DIR", help="the store to write")
+    run.add_argument("--run-timeout", metavar="TIME", help="end a run after 90 (seconds), 30min or 2h; default: never")
+    run.add_argument("--timing-limit", metavar="TIME", help="end the timing pass after this; default: 45 s a model")
     run.add_argument("--rerun", action="store_true", help="repeat what is already done")
     run.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of its time")
 
@@ -73,6 +76,12 @@ def make_parser() -> Parser:
             reader.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
         else:
             reader.add_argument("--out", type=Path, metavar="DIR", help="default: plots/ in the first store")
+
+    check = commands.add_parser("check", help="is a store what it claims to be", allow_abbrev=False)
+    check.add_argument(
+        "--results", type=Path, action="append", metavar="DIR", help=f"repeatable; default {DEFAULT_STORE}"
+    )
+    check.add_argument("--rebuild", action="store_true", help="write the CSV files anew from the records first")
 
     cost = commands.add_parser("cost", help="parameters, FLOPs and activations of models", allow_abbrev=False)
     cost.add_argument("models", metavar="NAMES")
@@ -87,28 +96,38 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (a run failed), 2 (the user's mistake), 130 (interrupted)."""
+    """Run one command; returns the exit code.
+
+    0 · 1 a run failed, or a store has problems · 2 the user's mistake or the world's · 130 Ctrl-C · 143 SIGTERM.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     with contextlib.suppress(ValueError):  # only the main thread may set it; elsewhere signals are the caller's
         signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parse(words)
-        return {"run": run, "table": table, "plot": plot, "cost": cost, "list": list_choices}[arguments.command](
-            arguments
-        )
+        commands = {"run": run, "table": table, "plot": plot, "check": check, "cost": cost, "list": list_choices}
+        return commands[arguments.command](arguments)
     except (UserError, ModelError) as error:
-        print(f"run_bench.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_USER
-    except KeyboardInterrupt:
-        print("\ninterrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _say(str(error), EXIT_USER)
+    except KeyboardInterrupt as interruption:
+        print(file=sys.stderr)
+        kept = "interrupted; what was finished is kept, and the same command goes on from there"
+        return _say(kept, EXIT_TERMINATED if isinstance(interruption, Terminated) else EXIT_INTERRUPTED)
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a vanished directory: what was finished is on the disk already
+        where = f" '{error.filename}'" if error.filename else ""
+        return _say(f"{error.strerror or error}{where}; mend it, and the same command goes on from there", EXIT_USER)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"run_bench.py: {inert(sentence)}", file=sys.stderr)
+    return code
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt  # `kill` ends a sweep as Ctrl-C does: the child first, then in order
+    raise Terminated  # `kill` ends a sweep as Ctrl-C does: the child first, then in order
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -133,6 +152,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.recipe:
         recipes.load(arguments.recipe)
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
+    for flag in ("run_timeout", "timing_limit"):
+        if (text := getattr(arguments, flag)) is not None:
+            setattr(arguments, flag, parse_duration(text, f"--{flag.replace('_', '-')}"))
     from bench import sweep
 
     return sweep.run(arguments, names, seeds)
@@ -173,6 +195,18 @@ def plot(arguments: argparse.Namespace) -> int:
         raise UserError(f"plots cannot be written to '{folder}': {error.strerror}; choose another with --out") from None
     print("".join(f"wrote {path}\n" for path in written) or "no finished runs to draw\n", end="")
     return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Say everything that is wrong with one or more stores; 1 where there is something."""
+    from bench.check import check as check_store
+
+    count = 0
+    for store in open_stores(arguments.results):
+        found, closing = check_store(store, arguments.rebuild)
+        print("".join(f"{inert(problem)}\n" for problem in found) + inert(closing))
+        count += len(found)
+    return EXIT_FAILED if count else 0
 
 
 def cost(arguments: argparse.Namespace) -> int:

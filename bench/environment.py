@@ -5,6 +5,7 @@ Functions that need torch import it when they are called.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -114,6 +115,13 @@ def git_state() -> tuple[str, bool | None]:
         return "", None
 
 
+def training_code() -> str:
+    """SHA-256 over the source that decides what a training computes: only the same code continues a checkpoint."""
+    root = Path(__file__).resolve().parent
+    files = [root / "train.py", root / "data" / "loader.py", *sorted((root.parent / "models").glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Everything about this machine and checkout that a reader of a figure may ask for, one fact a key."""
     import torch
@@ -132,7 +140,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
     }
-    facts["torch"] = torch.__version__
+    facts["torch"] = str(torch.__version__)  # a class of torch's own, which a checkpoint may not hold
     if device.type == "cpu":
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     else:

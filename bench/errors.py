@@ -1,5 +1,17 @@
-"""The one exception that the command line turns into a sentence. Example: raise UserError("no file 'x.npz'")"""
+"""The exceptions that have a meaning beyond their module. Example: raise UserError("no file 'x.npz'")"""
 
 
 class UserError(Exception):
     """A mistake of the user's or of the world's: one sentence that names the choices or the remedy; exit code 2."""
+
+
+class Interrupted(Exception):
+    """The parent asked this process to stop; raised between two steps, never within one."""
+
+
+class Busy(Exception):
+    """Somebody else has it; the message says who."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a sweep as Ctrl-C does, with an exit code of its own."""

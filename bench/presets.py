@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bench.errors import UserError
@@ -45,6 +46,19 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds '{text}' is empty or names a seed twice")
     return seeds
+
+
+def parse_duration(text: str, flag: str) -> float:
+    """`90`, `90s`, `30min`, `2h` as seconds. Raises UserError."""
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = {"": 1, "s": 1, "min": 60, "h": 3600}.get(text[len(number) :].strip())
+    try:
+        seconds = float(number) * (unit or math.nan)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e9:
+        raise UserError(f"{flag} '{text}': write a time above 0 such as 90 (seconds), 30min or 2h")
+    return seconds
 
 
 def default_preset(has_cuda: bool) -> str:

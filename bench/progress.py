@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bench.files import inert_line
+
 PLAIN_WIDTH = 140
 
 
@@ -52,8 +54,8 @@ class Display:
         self._bars.stop()
 
     def line(self, text: str) -> None:
-        """A line that stays."""
-        self._bars.console.print(text)
+        """A line, or several, that stay; what comes from elsewhere cannot move the cursor."""
+        self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
 
     def run_started(self, title: str, steps: int, epochs: int, batch_size: int) -> None:
         """A run of `steps` training steps in all begins."""
@@ -67,6 +69,10 @@ class Display:
         """A step moves the bar; an epoch writes a line."""
         if event["event"] == "step":
             self._step(event["step"])
+        elif event["event"] == "note":
+            self.line(f"  note: {event['text']}")
+        elif event["event"] == "continued":
+            self.line(f"  goes on after step {event['step']:,} of {self._steps:,}")
         elif event["event"] == "epoch":
             done, seconds = event["epoch"], event["train_seconds"]
             speed = event["samples_seen"] / seconds if seconds else float("nan")

@@ -6,7 +6,9 @@ after a sweep. Both run in a child process of their own (executors/local.py) and
 
 from __future__ import annotations
 
+import copy
 import io
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -19,14 +21,18 @@ import torch
 from torch import nn
 
 from bench import environment
+from bench.checkpoint import SHARE, Checkpoints
 from bench.cost import count
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.loader import Batches
-from bench.spec import SCHEMA, RunSpec, Setting, content_id, slug, to_dict
-from bench.store import Record, Store, comparability_key, history_csv, now, write_atomically
+from bench.errors import Busy, Interrupted
+from bench.files import inert, write_atomically
+from bench.schema import SCHEMA, Record
+from bench.spec import Recipe, RunSpec, Setting, content_id, slug, to_dict
+from bench.store import Store, comparability_key, history_csv, now
 from bench.timing import KINDS, Task, make_tasks, time_blocks
-from bench.train import Clock, Diverged, Evaluation, Trained, evaluate, train
+from bench.train import Clock, Diverged, Evaluation, Trained, evaluate, make_optimizer, restore, train
 from models import registry
 from models.registry import ModelError
 
@@ -55,6 +61,8 @@ class DataSource:
 def build_model(spec: RunSpec) -> nn.Module:
     """The spec's model on the CPU, its weights decided by the seed alone; its memory format is the setting's."""
     torch.manual_seed(spec.seed)
+    random.seed(spec.seed)  # a model from a file may draw from these two
+    np.random.seed(spec.seed)
     model = registry.build(spec.model, spec.data.num_classes, spec.data.image_size)
     return _lay_out(model, spec.setting)
 
@@ -66,34 +74,68 @@ def _lay_out(model: nn.Module, setting: Setting) -> nn.Module:
 
 
 def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
-    """Build and try a model on two images before anything long begins; returns warnings.
+    """Build and try a model on the CPU before anything long begins; returns warnings.
 
-    Raises ModelError for a model that cannot be built or puts out anything but (2, num_classes) floats: 1,000 logits
-    for 10 classes would train without a word.
+    Forward and backward on two images in train mode, forward on one and on two in eval mode. Raises ModelError for a
+    model that cannot be built, puts out anything but finite (B, num_classes) floats (1,000 logits for 10 classes would
+    train without a word), answers the same images differently in eval mode, or has no gradient.
     """
     from models.external import tokens
 
-    images = torch.zeros(2, 3, image_size, image_size)
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, image_size, image_size)
     try:
         model = registry.build(name, num_classes, image_size)
+        out = _logits(model.train()(images), name, 2, num_classes)
+        reached = _gradients(model, out, name)
+        model.eval()
         with torch.no_grad():
-            outputs = [model.train()(images), model.eval()(images)]
+            _logits(model(images[:1]), name, 1, num_classes)
+            first, second = (_logits(model(images), name, 2, num_classes) for _ in range(2))
     except ModelError:
         raise
     except Exception as error:  # a stranger's code may raise anything
         raise ModelError(f"model '{name}' fails on {image_size} px images: {_one_line(error)}") from error
-    for out in outputs:
-        if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes) or not out.is_floating_point():
-            shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-            raise ModelError(f"model '{name}' puts out {shape} for two images, not (2, {num_classes}) logits")
+    if not torch.equal(first, second):
+        raise ModelError(f"model '{name}' answers the same images differently in eval mode: its accuracy has no value")
+    warnings = []
+    total = sum(p.requires_grad for p in model.parameters())
+    if reached < total:
+        warnings.append(f"{name}: {total - reached} of {total} parameter tensors get no gradient")
     count = tokens(model)
     if count is not None and count < 16:
-        return [f"{name} cuts a {image_size} px image into only {count} tokens: a smaller patch would be fairer"]
-    return []
+        warnings.append(
+            f"{name} cuts a {image_size} px image into only {count} tokens: a smaller patch would be fairer"
+        )
+    return warnings
+
+
+def _logits(out: Any, name: str, images: int, num_classes: int) -> torch.Tensor:
+    """The output, if it is one. Raises ModelError."""
+    if not isinstance(out, torch.Tensor) or out.shape != (images, num_classes) or not out.is_floating_point():
+        shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ModelError(f"model '{name}' puts out {shape} for {images} images, not ({images}, {num_classes}) logits")
+    if not torch.isfinite(out).all():
+        raise ModelError(f"model '{name}' puts out values that are not finite before any training")
+    return out
+
+
+def _gradients(model: nn.Module, out: torch.Tensor, name: str) -> int:
+    """How many trainable tensors a loss reaches. Raises ModelError where it is none, or a gradient is not finite."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError(f"model '{name}' has nothing to train: no parameter requires a gradient")
+    if out.requires_grad:
+        torch.nn.functional.cross_entropy(out, torch.zeros(len(out), dtype=torch.long)).backward()
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    if not any(bool(g.any()) for g in found):
+        raise ModelError(f"model '{name}' cannot learn: no gradient reaches its parameters")
+    if not all(bool(torch.isfinite(g).all()) for g in found):
+        raise ModelError(f"model '{name}' has gradients that are not finite before any training")
+    return len(found)
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {inert(str(error))[:300]}"
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:
@@ -101,8 +143,12 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
-def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report) -> Record:
-    """Data, model, cost, training, one look at the test set, record. Raises what any of them raises."""
+def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share: float = SHARE) -> Record:
+    """Data, model, cost, training, one look at the test set, record; from the last checkpoint where there is one.
+
+    `report` may raise Interrupted: the training is saved, and Interrupted passed on. `share` of the time may go into
+    checkpoints. Raises what any step raises.
+    """
     if dataset.ref != spec.data:
         raise RuntimeError(f"the data of '{spec.data.name}' changed since the sweep was planned")
     started, begin = now(), time.perf_counter()
@@ -112,39 +158,55 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report) -> Re
     environment.fix_numerics(spec.deterministic)
     facts = environment.describe(device)  # before the work: what is on disk may change while it goes on
     store.write_spec(spec)
-    arrays, recipe = dataset.arrays, spec.recipe
-    train_x, train_y = arrays.train_x[dataset.train_index], arrays.train_y[dataset.train_index]
-    val_x, val_y = arrays.train_x[dataset.val_index], arrays.train_y[dataset.val_index]
-    batches = Batches.create(train_x, train_y, recipe.batch_size, spec.seed, recipe.crop_padding, recipe.flip, device)
+    batches = make_batches(spec, dataset, device)
     model = build_model(spec)
     cost, cost_note = _cost(model, spec.data.image_size)
     model = model.to(device)
+    keeper = make_keeper(spec, model, store, facts, share)
     sync = synchroniser(device)
     clock, first_clock = Clock(time.perf_counter, sync), Clock(time.perf_counter, sync)
+    arrays = dataset.arrays
 
     def look(images: Any, labels: Any) -> Evaluation:
-        return evaluate(model, batches.plain(images, labels), device, recipe.precision)
+        tick = {"event": "tick"}
+        plain = batches.plain(images, labels)
+        return evaluate(model, plain, device, spec.recipe.precision, on_batch=lambda: report(tick))
 
-    trained = train(
-        model,
-        batches,
-        lambda: look(val_x, val_y),
-        recipe,
-        device,
-        clock,
-        first_clock,
-        on_step=lambda step: report({"event": "step", "step": step}),
-        on_epoch=lambda epoch: report({"event": "epoch", **asdict(epoch)}),
-    )
-    test = look(arrays.test_x, arrays.test_y)  # the only time that a run looks at the test set
-    if not np.isfinite(test.losses).all():
-        raise Diverged(recipe.epochs * batches.steps, "test loss")
+    def tell(event: dict[str, Any]) -> None:
+        while keeper.notes:
+            report({"event": "note", "text": keeper.notes.pop(0)})
+        report(event)
+
+    state = keeper.load(lambda found: _try_out(found, model, spec.recipe, batches.steps, device))
+    if state is not None:
+        tell({"event": "continued", "step": state["progress"]["step"]})
+    try:
+        trained = train(
+            model,
+            batches,
+            lambda: look(arrays.train_x[dataset.val_index], arrays.train_y[dataset.val_index]),
+            spec.recipe,
+            device,
+            clock,
+            first_clock,
+            on_step=lambda step: tell({"event": "step", "step": step}),
+            on_epoch=lambda epoch: tell({"event": "epoch", **asdict(epoch)}),
+            keeper=keeper,
+            start=state,
+        )
+        test = look(arrays.test_x, arrays.test_y)  # the only time that a finished run has looked at the test set
+        if not np.isfinite(test.losses).all():
+            raise Diverged(spec.recipe.epochs * batches.steps, "test loss")
+    except Diverged:
+        keeper.clear()  # the next attempt must not begin where this one went wrong
+        raise
     metrics = {
-        **measured(trained, test, recipe.batch_size),
+        **measured(trained, test, spec.recipe.batch_size),
         **cost,
-        "epochs": recipe.epochs,
-        "train_images": len(train_y),
+        "epochs": spec.recipe.epochs,
+        "train_images": len(batches.labels),
         "test_images": len(arrays.test_y),
+        "checkpoint_seconds": keeper.seconds,
         "peak_memory_bytes": environment.peak_memory_bytes(device),
         "wall_seconds": time.perf_counter() - begin,
     }
@@ -165,12 +227,38 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report) -> Re
     write_atomically(folder / "history.csv", history_csv(trained.history))
     save_predictions(folder / "predictions.npz", trained.validation, test)
     store.write_record(spec, record)
+    keeper.clear()
     return record
+
+
+def _try_out(state: dict[str, Any], model: nn.Module, recipe: Recipe, steps: int, device: torch.device) -> None:
+    """Put a checkpoint into a copy first, so that one that fits only half leaves no trace. Raises what restore does."""
+    trial = copy.deepcopy(model)
+    progress, losses = restore(state, trial, make_optimizer(trial, recipe), device)
+    if len(losses) != steps or len(progress.history) > recipe.epochs:
+        raise ValueError("its epochs have another length")
+
+
+def make_batches(spec: RunSpec, dataset: Dataset, device: torch.device) -> Batches:
+    """The training part as batches on the device."""
+    images, labels = dataset.arrays.train_x[dataset.train_index], dataset.arrays.train_y[dataset.train_index]
+    recipe = spec.recipe
+    return Batches.create(images, labels, recipe.batch_size, spec.seed, recipe.crop_padding, recipe.flip, device)
+
+
+def make_keeper(spec: RunSpec, model: nn.Module, store: Store, facts: dict[str, Any], share: float) -> Checkpoints:
+    """The run's checkpoints, and under which conditions one may be continued: never half by other code."""
+    about = {"run_id": spec.run_id, "code": environment.training_code(), "torch": facts["torch"]}
+    about |= {"device_name": facts["device_name"]}
+    if spec.device == "cpu":
+        about["threads"] = facts["torch_threads"]  # sums are taken in another order
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Checkpoints(store.run_dir(spec) / "checkpoints", about, size, share=share)
 
 
 def measured(trained: Trained, test: Evaluation, batch_size: int) -> dict[str, Any]:
     """The figures of a training. `loop_images_per_second` is the training's own speed, loading included."""
-    steady = trained.samples_seen - batch_size
+    steady = trained.samples_seen - trained.segments * batch_size  # each segment's first step is off the clock
     return {
         "accuracy": test.accuracy,
         "test_loss": test.loss,
@@ -178,8 +266,9 @@ def measured(trained: Trained, test: Evaluation, batch_size: int) -> dict[str, A
         "val_loss": trained.validation.loss,
         "train_seconds": trained.train_seconds,
         "first_step_seconds": trained.first_step_seconds,
+        "segments": trained.segments,
         "samples_seen": trained.samples_seen,
-        "loop_images_per_second": steady / trained.train_seconds if trained.train_seconds else None,
+        "loop_images_per_second": max(steady, 0) / trained.train_seconds if trained.train_seconds else None,
     }
 
 
@@ -207,13 +296,14 @@ def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> No
 
 
 def status_of(error: BaseException) -> str:
-    """Expected failures by name: oom, diverged, else failed."""
+    """Expected failures by name: oom, diverged, interrupted, busy, else failed."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return "oom"
-    # torch's CPU allocator raises a plain RuntimeError
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+    # torch's CPU allocator, and the C++ library beneath it, raise a plain RuntimeError
+    if isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "std::bad_alloc")):
         return "oom"
-    return "diverged" if isinstance(error, Diverged) else "failed"
+    named = {Diverged: "diverged", Interrupted: "interrupted", Busy: "busy"}
+    return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
 
 
 def failure_record(spec: RunSpec, status: str, message: str, started: str) -> Record:
@@ -230,33 +320,36 @@ def failure_record(spec: RunSpec, status: str, message: str, started: str) -> Re
     }
 
 
-def child_run(report: Report, spec: RunSpec, source: DataSource, root: Path) -> None:
-    """What a child process does for one run."""
-    run_one(spec, source.load(), Store(root), _throttled(report))
+def child_probe(report: Report, names: list[str], num_classes: int, image_size: int) -> None:
+    """What a child process does before a sweep: try each model; the events say which, so that a crash has a name."""
+    for name in names:
+        report({"event": "probe", "model": name})
+        try:
+            report({"event": "probed", "model": name, "warnings": check_model(name, num_classes, image_size)})
+        except ModelError as error:
+            report({"event": "unfit", "model": name, "why": str(error)})
 
 
-def _throttled(report: Report, every: float = 0.2) -> Report:
-    """Passes everything but steps that follow the last one too soon: a GPU makes thousands a second."""
-    last = 0.0
-
-    def pass_on(event: dict[str, Any]) -> None:
-        nonlocal last
-        if event["event"] == "step":
-            if time.monotonic() - last < every:
-                return
-            last = time.monotonic()
-        report(event)
-
-    return pass_on
+def child_run(report: Report, spec: RunSpec, source: DataSource, root: Path, again: bool) -> None:
+    """What a child process does for one run, as the only one: nothing, where another has done it meanwhile."""
+    store = Store(root)
+    with store.claim(spec.run_id):
+        if again or not store.is_done(spec):
+            run_one(spec, source.load(), store, report)
 
 
-def child_session(report: Report, specs: list[RunSpec], root: Path) -> None:
-    """What a child process does for one speed session."""
-    time_models(specs, Store(root), report)
+def child_session(report: Report, specs: list[RunSpec], root: Path, limit: float | None) -> None:
+    """What a child process does for one speed session, as the only one in its store."""
+    store = Store(root)
+    with store.claim_timing():
+        time_models(specs, store, report, limit)
 
 
-def time_models(specs: list[RunSpec], store: Store, report: Report) -> Record:
-    """One speed session of the specs' models, which differ in nothing else; writes and returns its record."""
+def time_models(specs: list[RunSpec], store: Store, report: Report, limit: float | None = None) -> Record:
+    """One speed session of the specs' models, which differ in nothing else; writes and returns its record.
+
+    `limit`: seconds after which it ends, with three blocks at least; by default some for each model.
+    """
     first = specs[0]
     assert len({(s.data, s.recipe, s.setting, s.device) for s in specs}) == 1, "one session, one set of conditions"
     started, device = now(), torch.device(first.device)
@@ -269,7 +362,7 @@ def time_models(specs: list[RunSpec], store: Store, report: Report) -> Record:
         tasks,
         BLOCKS,
         SAMPLE_SECONDS[device.type],
-        SESSION_SECONDS_A_MODEL * len(specs),
+        limit or SESSION_SECONDS_A_MODEL * len(specs),
         time.perf_counter,
         synchroniser(device),
         seed=first.seed,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SCHEMA = 1  # of spec.json and record.json; raise it when a field changes its meaning
+SPEC_SCHEMA = 1  # part of every run_id: raise it only when a field changes its meaning; a record's is in schema.py
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RunSpec:
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:
     """As plain data for JSON, with the schema's number."""
-    return {"schema": SCHEMA, **asdict(spec)}
+    return {"schema": SPEC_SCHEMA, **asdict(spec)}
 
 
 def content_id(data: Any) -> str:

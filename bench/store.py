@@ -1,36 +1,42 @@
 """Records on disk. Example: Store(Path("results/local")).runs() -> every run's record
 
-    runs/<run_id>/spec.json record.json history.csv predictions.npz     one folder a run
+    runs/<run_id>/spec.json record.json history.csv predictions.npz     one folder a run; checkpoints/ until it is done
     speed/<id>.json                                                     one file a speed session
     results.csv history.csv timings.csv environment.csv                 views, rebuilt from the records
+    locks/                                                              who is at work on what
 
-A record is written to a temporary name, flushed and renamed: that is the moment a run counts as done.
+A record is written to a temporary name, flushed and renamed: that is the moment a run counts as done. Many processes
+may use one store: a run is worked on under its lock, which dies with its owner.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
+import contextlib
 import statistics
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
-from bench.spec import SCHEMA, RunSpec, to_dict
+from bench import schema
+from bench.errors import Busy, UserError
+from bench.files import holder, lock, remove_leftovers, sha256, to_csv, to_json, write_atomically
+from bench.schema import Damaged, Record
+from bench.spec import RunSpec, to_dict
 
-Record = dict[str, Any]
+RUN_FILES = ("history.csv", "predictions.npz")  # beside the record, which holds their checksums
+VIEWS = ("results.csv", "history.csv", "timings.csv", "environment.csv")
+VIEWS_WAIT_SECONDS = 60.0
+RELEASE_SECONDS = 5.0  # until the kernel has cleared up after a process that was killed
 
 # What a reader opens first; a missing value is an empty cell, in every row the same columns.
 # fmt: off
 RESULT_COLUMNS = (
     "run_id", "model", "family", "dataset", "recipe", "seed", "device", "device_name", "status", "accuracy",
-    "val_accuracy", "test_loss", "train_seconds", "first_step_seconds", "wall_seconds", "epochs", "samples_seen",
+    "val_accuracy", "test_loss", "train_seconds", "segments", "first_step_seconds", "checkpoint_seconds",
+    "wall_seconds", "epochs", "samples_seen",
     "train_images_per_second", "inference_images_per_second", "latency_ms", "loop_images_per_second",
     "speed_session", "flops", "params", "activations", "peak_memory_bytes", "train_images", "test_images",
     "image_size", "num_classes", "batch_size", "precision", "setting", "torch", "commit", "dirty", "started",
@@ -42,36 +48,6 @@ RESULT_COLUMNS = (
 def now() -> str:
     """The time in UTC, for a record's `started`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to disk, rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock colleagues out of a shared store
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def to_json(data: Any) -> bytes:
-    """Readable, stable JSON. Raises ValueError for nan and infinity, which JSON does not have."""
-    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def to_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> bytes:
-    """CSV with exactly `columns`; None becomes an empty cell. Raises ValueError for a key that is no column."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="raise", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
-    return text.getvalue().encode()
 
 
 class Store:
@@ -95,40 +71,122 @@ class Store:
         """The folder of a run."""
         return self.root / "runs" / spec.run_id
 
+    # --- one at a time -------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def claim(self, run_id: str, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Work on a run as the only one. Raises Busy where somebody else still does after wait_seconds."""
+        with lock(self._lock(run_id), wait_seconds):
+            remove_leftovers(self.root / "runs" / run_id)
+            yield
+
+    def owner(self, run_id: str) -> str | None:
+        """Who is at work on a run now, or None."""
+        return holder(self._lock(run_id))
+
+    @contextlib.contextmanager
+    def claim_timing(self) -> Iterator[None]:
+        """Time as the only one in this store. Raises Busy."""
+        with lock(self.root / "locks" / "timing.lock"):
+            remove_leftovers(self.root / "speed")
+            yield
+
+    def timing_owner(self) -> str | None:
+        """Who is timing now, or None."""
+        return holder(self.root / "locks" / "timing.lock")
+
+    def _lock(self, run_id: str) -> Path:
+        return self.root / "locks" / f"{run_id}.lock"
+
+    # --- write ---------------------------------------------------------------------------------------------------
+
     def write_spec(self, spec: RunSpec) -> None:
         """First of all, so that an interrupted run's folder says what it was to be."""
         write_atomically(self.run_dir(spec) / "spec.json", to_json(to_dict(spec)))
 
     def write_record(self, spec: RunSpec, record: Record) -> None:
-        """Last of all: the run is done."""
-        write_atomically(self.run_dir(spec) / "record.json", to_json(record))
+        """Last of all, under the run's claim: the run is done. Adds the checksums."""
+        if record["status"] == "ok":
+            folder = self.run_dir(spec)
+            files = {name: sha256((folder / name).read_bytes()) for name in RUN_FILES if (folder / name).is_file()}
+            record = {**record, "files": files}
+        write_atomically(self.run_dir(spec) / "record.json", to_json(schema.seal(record)))
+
+    def write_failure(self, spec: RunSpec, record: Record) -> None:
+        """A run that did not end well is a row all the same; it never replaces one that did, nor disturbs an owner."""
+        with contextlib.suppress(Busy), self.claim(spec.run_id, RELEASE_SECONDS):
+            if not self.is_done(spec):
+                self.write_record(spec, record)
+
+    def write_session(self, session_id: str, session: Record) -> None:
+        """A finished speed session, with its checksum."""
+        write_atomically(self.root / "speed" / f"{session_id}.json", to_json(schema.seal(session)))
+
+    # --- read ----------------------------------------------------------------------------------------------------
 
     def record(self, spec: RunSpec) -> Record | None:
-        """The record of a run, or None where it is not done."""
-        path = self.run_dir(spec) / "record.json"
-        return _read(path) if path.is_file() else None
+        """The record of a run; None where there is none, or none that can be believed."""
+        with contextlib.suppress(Damaged):
+            return self._read(self.run_dir(spec) / "record.json", spec.run_id)
+        return None
 
     def is_done(self, spec: RunSpec) -> bool:
-        """Whether the run finished well. One that failed is tried again by the same command."""
+        """Whether the run finished well. One that failed, or whose record is damaged, is tried again."""
         record = self.record(spec)
         return record is not None and record["status"] == "ok"
 
-    def runs(self) -> list[Record]:
-        """Every finished or failed run's record, in the order in which they were started."""
-        return sorted(
-            (_read(path) for path in self.root.glob("runs/*/record.json")), key=lambda r: (r["started"], r["run_id"])
-        )
+    def runs(self, damaged: list[str] | None = None) -> list[Record]:
+        """Every finished or failed run's record, in the order in which they were started.
 
-    def write_session(self, session_id: str, session: Record) -> None:
-        """A finished speed session."""
-        write_atomically(self.root / "speed" / f"{session_id}.json", to_json(session))
+        What cannot be believed is left out and named in `damaged`; views and tables say so.
+        """
+        paths = {path.parent.name: path for path in self.root.glob("runs/*/record.json")}
+        return sorted(self._read_all(paths, damaged), key=lambda r: (r["started"], r["run_id"]))
 
-    def sessions(self) -> list[Record]:
-        """Every speed session, oldest first."""
-        return sorted((_read(path) for path in self.root.glob("speed/*.json")), key=lambda s: (s["started"], s["id"]))
+    def sessions(self, damaged: list[str] | None = None) -> list[Record]:
+        """Every speed session, oldest first; what cannot be believed is left out and named in `damaged`."""
+        paths = {path.stem: path for path in self.root.glob("speed/*.json")}
+        return sorted(self._read_all(paths, damaged), key=lambda s: (s["started"], s["id"]))
+
+    def _read_all(self, paths: dict[str, Path], damaged: list[str] | None) -> list[Record]:
+        found = []
+        for name, path in sorted(paths.items()):
+            try:
+                record = self._read(path, name)
+            except Damaged as error:
+                if damaged is not None:
+                    damaged.append(f"{path}: {error}")
+                continue
+            if record is not None:
+                found.append(record)
+        return found
+
+    def _read(self, path: Path, name: str) -> Record | None:
+        try:
+            return schema.checked(path.read_bytes(), name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"'{path}' cannot be read ({error.strerror})") from None
+
+    # --- views ---------------------------------------------------------------------------------------------------
 
     def rebuild_views(self) -> list[Path]:
-        """Write the four CSV files anew from the records; returns their paths."""
+        """Write the four CSV files anew from the records; returns their paths.
+
+        One process at a time, so that an older view never replaces a newer one.
+        """
+        paths = [self.root / name for name in VIEWS]
+        try:
+            with lock(self.root / "locks" / "views.lock", VIEWS_WAIT_SECONDS):
+                for path, content in zip(paths, self.views().values(), strict=True):
+                    write_atomically(path, content)
+        except Busy:  # for a minute: whoever it is writes them after what is here was recorded
+            pass
+        return paths
+
+    def views(self) -> dict[str, bytes]:
+        """The content of the four CSV files by name, from the records."""
         runs, sessions = self.runs(), self.sessions()
         environment = [
             {"record": r.get("run_id") or r["id"], "fact": fact, "value": value}
@@ -140,25 +198,12 @@ class Store:
         ]
         history = [row for run in runs for row in long_history(run)]
         sample_columns = ("model", "kind", "block", "position", "batch_size", "calls", "seconds")
-        views = {
+        return {
             "results.csv": to_csv(RESULT_COLUMNS, results(runs, sessions)),
             "history.csv": to_csv(("run_id", "model", "dataset", "seed", "epoch", "metric", "value"), history),
             "timings.csv": to_csv(("session", "recipe", *sample_columns), timings),
             "environment.csv": to_csv(("record", "fact", "value"), environment),
         }
-        for name, content in views.items():
-            write_atomically(self.root / name, content)
-        return [self.root / name for name in views]
-
-
-def _read(path: Path) -> Record:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); delete it, and the same command makes it anew") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not {"status", "id"} & data.keys():
-        raise UserError(f"'{path}' is no record; delete it, and the same command makes it anew")
-    return data
 
 
 def history_csv(history: Iterable[Any]) -> bytes:

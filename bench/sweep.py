@@ -9,7 +9,8 @@ import argparse
 import dataclasses
 import shlex
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -23,21 +24,26 @@ from bench.progress import Display, duration, make_console
 from bench.runner import (
     BLOCKS,
     DataSource,
-    check_model,
     child_estimate,
+    child_probe,
     child_run,
     child_session,
     failure_record,
     known_seconds,
     save_traceback,
 )
+from bench.schema import Record
 from bench.spec import Recipe, RunSpec, Setting, expand
-from bench.store import Store, now, sessions_of
+from bench.store import VIEWS, Store, now, sessions_of
 from models import registry
+from models.registry import ModelError
 
 EXIT_FAILED = 1
-# Between two rebuilds of the CSV files, so that their cost does not grow with the square of the sweep.
-REFRESH_SECONDS = 60.0
+BUSY = "being run by"
+# Between two rebuilds of the CSV files: at least so long, and at least so many times the last one's duration.
+REFRESH_SECONDS, REFRESH_PAUSE = 60.0, 100.0
+PROBE_SECONDS = 300.0  # a model that has not answered two images by then hangs
+LOOK_SECONDS = 2.0  # between two looks at whether another process has finished a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +53,14 @@ class Plan:
     specs: list[RunSpec]
     source: DataSource
     dataset: Dataset
-    warnings: list[str]
 
 
 def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None) -> int:
     """Plan, train what is missing, time the models, show the table. Returns the exit code."""
     display, store = Display(make_console()), Store(arguments.results)
     plan = make_plan(arguments, names, seeds, display)
-    for warning in plan.warnings:
-        display.line(f"warning: {warning}")
     todo = [spec for spec in plan.specs if arguments.rerun or not store.is_done(spec)]
+    probe(list(dict.fromkeys(spec.model for spec in todo)), plan, arguments.run_timeout, display)
     if arguments.dry_run:
         return show_plan(plan, todo, store, display)
     store.check_writable()
@@ -64,19 +68,38 @@ def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None
         display.line(f"{done} of {len(plan.specs)} runs are done already (--rerun repeats them)")
     if todo:
         display.line(describe(plan))
-    failures, refreshed = 0, time.monotonic()
+    views = Views(store)
     try:
         with display:
-            for spec in todo:
-                failures += not execute(spec, plan, store, display)
-                if time.monotonic() - refreshed > REFRESH_SECONDS:
-                    store.rebuild_views()
-                    refreshed = time.monotonic()
-            failures += not time_if_needed(plan.specs, store, display, again=arguments.rerun)
+            failures = train_all(todo, plan, store, display, views, arguments.run_timeout, arguments.rerun)
+            timed = time_if_needed(plan.specs, store, display, arguments.timing_limit, arguments.rerun)
     finally:
-        written = store.rebuild_views()
-    failures += not finish(plan, store, display, written)
-    return EXIT_FAILED if failures else 0
+        views.rebuild()
+    drawn = finish(plan, store, display)
+    return EXIT_FAILED if failures or not (timed and drawn) else 0
+
+
+class Views:
+    """Keeps the CSV files fresh during a sweep at a cost that grows with its length, not with its square.
+
+    A rebuild takes longer the more runs there are; the pause after it is a hundred times as long.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._now = store, now
+        self._next = now() + REFRESH_SECONDS
+
+    def rebuild(self) -> None:
+        """Now."""
+        start = self._now()
+        self._store.rebuild_views()
+        end = self._now()
+        self._next = end + max(REFRESH_SECONDS, REFRESH_PAUSE * (end - start))
+
+    def rebuild_if_due(self) -> None:
+        """Where the pause is over."""
+        if self._now() >= self._next:
+            self.rebuild()
 
 
 # --- plan ----------------------------------------------------------------------------------------------------------
@@ -98,9 +121,6 @@ def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] 
     data_dir = arguments.data_dir or datasets.default_data_dir()
     source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
     dataset = source.load()
-    warnings: list[str] = []
-    for name in names:
-        warnings += check_model(name, dataset.ref.num_classes, dataset.ref.image_size)
     specs = expand(
         [(name, registry.source_hash(name)) for name in names],
         dataset.ref,
@@ -111,7 +131,35 @@ def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] 
         arguments.deterministic,
     )
     environment.hide_other_gpus(device)
-    return Plan(specs, source, dataset, warnings)
+    return Plan(specs, source, dataset)
+
+
+def probe(names: list[str], plan: Plan, timeout: float | None, display: Display) -> None:
+    """Try every model in a child before anything long begins; prints warnings. Raises ModelError that names the unfit.
+
+    A model that takes its process down, or hangs, is named like the others, and those after it get a fresh process.
+    """
+    unfit, left, current = [], list(names), [""]
+
+    def hear(event: dict[str, Any]) -> None:
+        current[0] = event["model"]
+        if event["event"] == "unfit":
+            unfit.append(event["why"])
+        for warning in event.get("warnings", ()):
+            display.line(f"warning: {warning}")
+        if event["event"] != "probe":
+            left.remove(event["model"])
+
+    ref, limit = plan.dataset.ref, min(timeout or PROBE_SECONDS, PROBE_SECONDS)
+    while left:
+        current[0] = left[0]
+        outcome = call(child_probe, (list(left), ref.num_classes, ref.image_size), hear, limit, grace=0)
+        if left:
+            why = "leaves the program" if outcome.status == "ok" else f"{outcome.status}: {outcome.message}"
+            unfit.append(f"model '{current[0]}' cannot be tried: {why}")
+            left.remove(current[0])
+    if unfit:
+        raise ModelError("; ".join(unfit))
 
 
 def choose_preset(arguments: argparse.Namespace, device: torch.device, display: Display) -> Preset:
@@ -180,7 +228,7 @@ def show_plan(plan: Plan, todo: list[RunSpec], store: Store, display: Display) -
         seconds, origin = known_seconds(spec, images, known), "an earlier run"
         if seconds is None:
             events: list[dict[str, float]] = []
-            outcome = call(child_estimate, (spec, images), events.append)
+            outcome = call(child_estimate, (spec, images), events.append, grace=0)
             if not events:
                 display.line(f"{what}{outcome.status}: {outcome.message}")
                 continue
@@ -199,20 +247,62 @@ def steps_of(spec: RunSpec, dataset: Dataset) -> int:
 # --- do ------------------------------------------------------------------------------------------------------------
 
 
-def execute(spec: RunSpec, plan: Plan, store: Store, display: Display) -> bool:
-    """One run in a child process; a failure becomes a record. True where it went well."""
-    recipe, started = spec.recipe, now()
+def train_all(
+    todo: list[RunSpec], plan: Plan, store: Store, display: Display, views: Views, timeout: float | None, again: bool
+) -> int:
+    """Every run of `todo` once, here or in another process that has it already; returns how many did not end well."""
+    before = {spec.run_id: store.record(spec) for spec in todo}
+    failures, waiting = 0, list(todo)
+    told: set[str] = set()
+    while waiting:
+        elsewhere = []
+        for spec in waiting:
+            status = execute(spec, before[spec.run_id], plan, store, display, timeout, again)
+            if status.startswith(BUSY):
+                elsewhere.append(spec)
+                if spec.run_id not in told:
+                    display.line(f"{spec.model}, seed {spec.seed}: {status}; going on with the others, then waiting")
+                    told.add(spec.run_id)
+            else:
+                failures += status != "ok"
+            views.rebuild_if_due()
+        if elsewhere == waiting:
+            time.sleep(LOOK_SECONDS)
+        waiting = elsewhere
+    return failures
+
+
+def execute(
+    spec: RunSpec,
+    before: Record | None,
+    plan: Plan,
+    store: Store,
+    display: Display,
+    timeout: float | None,
+    again: bool,
+) -> str:
+    """One run in a child process; a failure becomes a record. Returns its status, or who is at work on it.
+
+    `before`: the record when the sweep began; another one is another process's, and is not repeated.
+    """
+    if owner := store.owner(spec.run_id):
+        return f"{BUSY} {owner}"
     title = f"{spec.model}, seed {spec.seed} ({plan.specs.index(spec) + 1} of {len(plan.specs)})"
-    display.run_started(title, steps_of(spec, plan.dataset), recipe.epochs, recipe.batch_size)
-    before = store.record(spec)
-    try:
-        outcome = call(child_run, (spec, plan.source, store.root), display.run_event)
-    except KeyboardInterrupt:
-        if not store.is_done(spec):
-            store.write_record(spec, failure_record(spec, "interrupted", "stopped by the user", started))
-        raise
     record = store.record(spec)
-    if outcome.status == "ok" and (record is None or record == before):
+    if record is not None and record != before and record["status"] not in ("killed", "interrupted"):
+        display.line(f"{title}\n  {record['status']}: done meanwhile by another process")
+        return str(record["status"])
+    recipe, started = spec.recipe, now()
+    display.run_started(title, steps_of(spec, plan.dataset), recipe.epochs, recipe.batch_size)
+    try:
+        outcome = call(child_run, (spec, plan.source, store.root, again), display.run_event, timeout)
+    except KeyboardInterrupt:
+        store.write_failure(spec, failure_record(spec, "interrupted", "stopped by the user", started))
+        raise
+    if outcome.status == "busy":
+        return f"{BUSY} {outcome.message}"
+    record = store.record(spec)
+    if outcome.status == "ok" and (record is None or record["status"] != "ok" or (again and record == before)):
         outcome = Outcome("failed", "its process ended early and left no record")  # a model that calls sys.exit
     if outcome.status == "ok":
         assert record is not None
@@ -222,36 +312,41 @@ def execute(spec: RunSpec, plan: Plan, store: Store, display: Display) -> bool:
             f"  test accuracy {100 * metrics['accuracy']:.2f} %, {metrics['train_seconds']:.1f} s of training, "
             f"first step {metrics['first_step_seconds']:.1f} s"
         )
-        return True
+        return "ok"
     where = ""
     if outcome.traceback:
         where = f" (traceback: {save_traceback(store.run_dir(spec), outcome.traceback)})"
-    if not store.is_done(spec):  # a failed repetition never replaces a finished run
-        store.write_record(spec, failure_record(spec, outcome.status, outcome.message, started))
+    store.write_failure(spec, failure_record(spec, outcome.status, outcome.message, started))
     display.line(f"  {outcome.status}: {outcome.message}{where}")
-    return False
+    return outcome.status
 
 
-def time_if_needed(specs: list[RunSpec], store: Store, display: Display, again: bool) -> bool:
+def time_if_needed(specs: list[RunSpec], store: Store, display: Display, limit: float | None, again: bool) -> bool:
     """Time the models that finished, in turns, unless one session has them all. False where the session failed."""
     finished = {spec.model: spec for spec in specs if store.is_done(spec)}
     if not finished:
         return True
-    records = [r for spec in finished.values() if (r := store.record(spec)) is not None]
-    fitting = [{s["id"] for s in sessions_of(record, store.sessions())} for record in records]
-    if not again and set.intersection(*fitting):
-        return True
-    display.session_started(f"timing {', '.join(finished)} in turns", BLOCKS)
-    outcome = call(child_session, (list(finished.values()), store.root), display.session_event)
+    while True:
+        records = [r for spec in finished.values() if (r := store.record(spec)) is not None]
+        fitting = [{s["id"] for s in sessions_of(record, store.sessions())} for record in records]
+        if not again and set.intersection(*fitting):
+            return True
+        display.session_started(f"timing {', '.join(finished)} in turns", BLOCKS)
+        outcome = call(child_session, (list(finished.values()), store.root, limit), display.session_event)
+        if outcome.status != "busy":
+            break
+        display.line(f"  {outcome.message} is timing; waiting")  # two at once would spoil both
+        while store.timing_owner():
+            time.sleep(LOOK_SECONDS)
     if outcome.status != "ok":
         where = f" (traceback: {save_traceback(store.root / 'speed', outcome.traceback)})" if outcome.traceback else ""
         display.line(f"  the timing pass failed: {outcome.message}{where}")
     return outcome.status == "ok"
 
 
-def finish(plan: Plan, store: Store, display: Display, written: list[Path]) -> bool:
+def finish(plan: Plan, store: Store, display: Display) -> bool:
     """Plots, the table of this plan's comparison, and where everything is. False where the plots failed."""
-    drawn = False
+    drawn, written = False, [store.root / name for name in VIEWS]
     # A sidecar: the measurements are already safe, and whatever goes wrong in a plot is told, not raised.
     try:
         written = [*written, *(p for p in plots.save_all([store], store.root / "plots") if p.suffix == ".png")]

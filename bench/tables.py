@@ -17,8 +17,10 @@ from typing import Any
 
 import pandas as pd
 
+from bench.files import inert, no_formula
+from bench.schema import Record
 from bench.stats import Interval, mean_interval, ratio_interval, share_interval
-from bench.store import RESULT_COLUMNS, Record, Store, comparability_key, results, seconds_per_call, sessions_of
+from bench.store import RESULT_COLUMNS, Store, comparability_key, results, seconds_per_call, sessions_of
 
 FORMATS = ("text", "markdown", "csv", "latex")
 REFERENCE = "seresnet"
@@ -107,14 +109,24 @@ def history_frame(stores: list[Store]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _load(stores: list[Store]) -> tuple[list[Record], list[Record]]:
+def _load(stores: list[Store], damaged: list[str] | None = None) -> tuple[list[Record], list[Record]]:
     runs: dict[str, Record] = {}
-    for run in sorted((r for store in stores for r in store.runs()), key=lambda r: r["started"]):
+    every = [_inert(r) for store in stores for r in store.runs(damaged)]
+    for run in sorted(every, key=lambda r: r["started"]):
         # The same run in two stores is one run: the newest that went well, and a failure only where none did.
         if run["status"] == "ok" or runs.get(run["run_id"], run)["status"] != "ok":
             runs[run["run_id"]] = run
-    sessions = {s["id"]: s for store in stores for s in store.sessions()}
+    sessions = {s["id"]: _inert(s) for store in stores for s in store.sessions(damaged)}
     return list(runs.values()), sorted(sessions.values(), key=lambda s: s["started"])
+
+
+def _inert(value: Any) -> Any:
+    """A record with every text in it harmless to a terminal, a table or a plot, whoever wrote it."""
+    if isinstance(value, str):
+        return inert(value)
+    if isinstance(value, dict):
+        return {_inert(k): _inert(v) for k, v in value.items()}
+    return [_inert(v) for v in value] if isinstance(value, list) else value
 
 
 def _conditions(run: Record) -> str:
@@ -125,7 +137,8 @@ def _conditions(run: Record) -> str:
 
 def compare(stores: list[Store], reference: str = REFERENCE) -> list[Comparison]:
     """One comparison for each set of equal conditions, in the order in which they were first run."""
-    runs, sessions = _load(stores)
+    damaged: list[str] = []
+    runs, sessions = _load(stores, damaged)
     groups: dict[str, list[Record]] = {}
     for run in runs:
         if run["status"] == "ok":
@@ -139,6 +152,9 @@ def compare(stores: list[Store], reference: str = REFERENCE) -> list[Comparison]
         comparisons[index] = replace(comparison, failures=_failures(mine))
     if failed:
         comparisons.append(Comparison("runs that did not finish", {}, (), (), _failures(failed), ()))
+    if damaged:
+        notes = tuple(f"left out: {inert(line)}" for line in damaged)
+        comparisons.append(Comparison("records that cannot be believed (run_bench.py check)", {}, (), (), (), notes))
     return comparisons
 
 
@@ -290,7 +306,7 @@ MISSING = Interval(math.nan, math.nan, math.nan, 0)
 def render(comparisons: list[Comparison], style: str, width: int = 140) -> str:
     """The comparisons in one of FORMATS, ending in a newline."""
     if style == "csv":
-        return to_frame(comparisons).to_csv(index=False, lineterminator="\n")
+        return to_frame(comparisons).map(no_formula).to_csv(index=False, lineterminator="\n")
     draw = {"text": lambda c: _text(c, width), "markdown": _markdown, "latex": _latex}[style]
     return "\n".join(draw(c) for c in comparisons) if comparisons else "no finished runs in the store\n"
 

@@ -1,15 +1,17 @@
 """One training loop for every model. Example: train(model, batches, validate, recipe, device, clock, first_clock)
 
-One clock counts training and pauses for evaluation. Within an epoch nothing is read back from the device: losses
-stay there until the epoch's end, where one transfer brings them all.
+One clock counts training and pauses for evaluation and checkpoints. Within an epoch nothing is read back from the
+device, but by a checkpoint: losses stay there until the epoch's end, where one transfer brings them all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.data.loader import Batches
+from bench.errors import Interrupted
 from bench.spec import Recipe
 
 Numbered = tuple[int, tuple[Tensor, Tensor]]  # a batch with its number in the epoch
@@ -35,9 +38,11 @@ class Clock:
         """Count what happens inside; the device has finished before each reading."""
         self._synchronize()
         start = self._now()
-        yield
-        self._synchronize()
-        self.seconds += self._now() - start
+        try:
+            yield
+        finally:  # an interrupted stretch was trained all the same, and is saved
+            self._synchronize()
+            self.seconds += self._now() - start
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,31 @@ class Trained:
     first_step_seconds: float
     train_seconds: float
     samples_seen: int
+    segments: int = 1  # one more for every continuation; the first step of each is not in train_seconds
+
+
+class Keeper(Protocol):
+    """Where checkpoints go (bench.checkpoint)."""
+
+    def due(self) -> bool:
+        """Whether it is time for one."""
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep `state`, which holds tensors and plain data only."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands between two steps; with weights, optimizer and random streams all that goes on from it.
+
+    The order of the data needs no state of its own: it follows from seed, epoch and step.
+    """
+
+    step: int = 0  # steps done, in all
+    segments: int = 0
+    first_step_seconds: float = 0.0  # of the first segment
+    train_seconds: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
 
 
 class Diverged(Exception):
@@ -142,6 +172,61 @@ def make_step(
     return step
 
 
+def random_streams(device: torch.device) -> dict[str, Any]:
+    """The states of every global random generator, as tensors and plain data: dropout draws from them."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    streams = {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *(float(x) for x in rest)],
+    }
+    return streams | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_streams(streams: dict[str, Any], device: torch.device) -> None:
+    """What random_streams took, put back."""
+    torch.set_rng_state(streams["torch"])
+    version, words, gauss = streams["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = streams["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(streams["cuda"], device)
+
+
+def snapshot(
+    model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, losses: Tensor, device: torch.device
+) -> dict[str, Any]:
+    """A training between two steps as tensors and plain data. `losses`: of the epoch under way."""
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": random_streams(device),
+        "progress": asdict(progress),
+        "losses": losses.cpu(),
+    }
+
+
+def restore(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[Progress, Tensor]:
+    """Put a snapshot back; returns its progress and losses.
+
+    Raises ValueError for a progress that contradicts itself, and what torch raises for another model's weights.
+    """
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    set_random_streams(state["random"], device)
+    saved = state["progress"]
+    progress = Progress(**{**saved, "history": [Epoch(**row) for row in saved["history"]]})
+    losses = state["losses"].to(device)
+    finished, under_way = divmod(progress.step, len(losses))
+    if len(progress.history) not in ((finished,) if under_way else (finished, finished - 1)):
+        raise ValueError("its epochs do not fit its steps")
+    return progress, losses
+
+
 def train(
     model: nn.Module,
     batches: Batches,
@@ -152,55 +237,91 @@ def train(
     first_clock: Clock,
     on_step: Callable[[int], None] = lambda step: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    keeper: Keeper | None = None,
+    start: dict[str, Any] | None = None,
 ) -> Trained:
-    """Train for the recipe's epochs, validating after each.
+    """Train for the recipe's epochs, validating after each; from `start`, a snapshot, where one is given.
 
-    `clock` counts every step but the first, which `first_clock` counts; evaluation is on neither. `on_step` gets the
-    number of steps launched, on_epoch each finished row. Raises Diverged at the end of an epoch with a bad loss,
-    in training or on validation.
+    `clock` counts every step but the first of this process, which `first_clock` counts; evaluation and checkpoints
+    are on neither. `on_step` gets the number of steps launched, on_epoch each finished row; what they or `validate`
+    raise as Interrupted is raised after a last checkpoint. Raises Diverged at the end of an epoch with a bad loss, in
+    training or on validation.
     """
     optimizer = make_optimizer(model, recipe)
     step_model = make_step(model, optimizer, recipe, device)
     total = recipe.epochs * batches.steps
     warmup = recipe.warmup_fraction * total
-    history: list[Epoch] = []
-    for epoch in range(recipe.epochs):
-        model.train()
-        losses = torch.zeros(batches.steps, device=device)
+    progress, losses = Progress(), torch.zeros(batches.steps, device=device)
+    if start is not None:
+        progress, losses = restore(start, model, optimizer, device)
+        clock.seconds = progress.train_seconds
+    progress.segments += 1
+    fresh, held_out = True, None
 
-        def run(steps: Iterator[Numbered], losses: Tensor = losses, epoch: int = epoch) -> None:
-            for i, (images, labels) in steps:
-                step = epoch * batches.steps + i
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr * lr_factor(step, total, warmup)
-                losses[i] = step_model(images, labels)
-                on_step(step + 1)
+    def run(steps: Iterator[Numbered], losses: Tensor) -> None:
+        """Steps until the iterator ends or a checkpoint is due."""
+        for step, (images, labels) in steps:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * lr_factor(step, total, warmup)
+            losses[step % batches.steps] = step_model(images, labels)
+            progress.step = step + 1
+            on_step(step + 1)
+            if keeper is not None and keeper.due():
+                return
 
-        steps = enumerate(batches.epoch(epoch))
-        if epoch == 0:
-            with first_clock.running():
-                run(_take_one(steps))
-        with clock.running():
-            run(steps)
-        finite = torch.isfinite(losses)
-        if not bool(finite.all()):
-            raise Diverged(epoch * batches.steps + int(finite.logical_not().nonzero()[0]))
-        held_out = validate()
-        if not np.isfinite(held_out.losses).all():
-            raise Diverged((epoch + 1) * batches.steps, "validation loss")
-        history.append(
-            Epoch(
-                epoch=epoch + 1,
-                train_loss=float(losses.mean()),
-                val_loss=held_out.loss,
-                val_accuracy=held_out.accuracy,
-                lr=recipe.lr * lr_factor((epoch + 1) * batches.steps - 1, total, warmup),
-                train_seconds=clock.seconds,
-                samples_seen=(epoch + 1) * batches.steps * batches.batch_size,
+    def save() -> None:
+        if keeper is not None:
+            progress.train_seconds = clock.seconds
+            progress.first_step_seconds = progress.first_step_seconds or first_clock.seconds
+            keeper.save(progress.step, snapshot(model, optimizer, progress, losses, device))
+
+    try:
+        while len(progress.history) < recipe.epochs:
+            epoch = len(progress.history)
+            end = (epoch + 1) * batches.steps
+            model.train()
+            steps = enumerate(batches.epoch(epoch, progress.step % batches.steps), progress.step)
+            while progress.step < end:
+                if fresh:
+                    with first_clock.running():
+                        run(_take_one(steps), losses)
+                    fresh = False
+                    continue
+                with clock.running():
+                    run(steps, losses)
+                if progress.step < end:
+                    save()
+            finite = torch.isfinite(losses)
+            if not bool(finite.all()):
+                raise Diverged(epoch * batches.steps + int(finite.logical_not().nonzero()[0]))
+            held_out = validate()
+            if not np.isfinite(held_out.losses).all():
+                raise Diverged(end, "validation loss")
+            progress.history.append(
+                Epoch(
+                    epoch=epoch + 1,
+                    train_loss=float(losses.mean()),
+                    val_loss=held_out.loss,
+                    val_accuracy=held_out.accuracy,
+                    lr=recipe.lr * lr_factor(end - 1, total, warmup),
+                    train_seconds=clock.seconds,
+                    samples_seen=end * batches.batch_size,
+                )
             )
-        )
-        on_epoch(history[-1])
-    return Trained(tuple(history), held_out, first_clock.seconds, clock.seconds, total * batches.batch_size)
+            on_epoch(progress.history[-1])
+        if held_out is None:  # interrupted after the last epoch
+            held_out = validate()
+    except Interrupted:
+        save()
+        raise
+    return Trained(
+        tuple(progress.history),
+        held_out,
+        progress.first_step_seconds or first_clock.seconds,
+        clock.seconds,
+        samples_seen=total * batches.batch_size,
+        segments=progress.segments,
+    )
 
 
 def _take_one(steps: Iterator[Numbered]) -> Iterator[Numbered]:
@@ -213,6 +334,7 @@ def evaluate(
     batches: Iterator[tuple[Tensor, Tensor]],
     device: torch.device,
     precision: str,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Predictions and losses in eval mode, in the precision of training; the transfer home is one at the end."""
     model.eval()
@@ -223,6 +345,7 @@ def evaluate(
         predicted.append(logits.argmax(1))
         losses.append(F.cross_entropy(logits, labels, reduction="none"))
         truth.append(labels)
+        on_batch()
     return Evaluation(
         torch.cat(predicted).cpu().numpy(), torch.cat(losses).cpu().numpy(), torch.cat(truth).cpu().numpy()
     )

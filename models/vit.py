@@ -15,6 +15,8 @@ from torch import nn
 from models.seresnet import stem
 from models.torchvision_import import ensure_torchvision
 
+ensure_torchvision()  # timm and vit-pytorch import torchvision, each in a builder below
+
 GRID = 8  # patches a side: patch 4 at 32 px, as in the published models for CIFAR
 
 
@@ -26,7 +28,6 @@ def patch_size(image_size: int) -> int:
 
 
 def _timm_vit(num_classes: int, image_size: int, **shape: Any) -> nn.Module:
-    ensure_torchvision()
     from timm.models.vision_transformer import VisionTransformer
 
     patch = patch_size(image_size)
@@ -109,7 +110,6 @@ def cct_7(num_classes: int, image_size: int) -> nn.Module:
 
 def swin(num_classes: int, image_size: int) -> nn.Module:
     """Small Swin (Liu et al. 2021, arXiv:2103.14030): dim 96, depths 2-6-4, patch 2 at 32 px, window 4."""
-    ensure_torchvision()
     from timm.models.swin_transformer import SwinTransformer
 
     return SwinTransformer(

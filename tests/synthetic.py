@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.recipes import shared
-from bench.spec import SCHEMA, DataRef, RunSpec, Setting, to_dict
+from bench.schema import SCHEMA
+from bench.spec import DataRef, RunSpec, Setting, to_dict
 from bench.store import Store
 
 DATA = DataRef("cifar10", "c" * 64, "s" * 64, num_classes=10, image_size=32)
@@ -48,6 +49,8 @@ def record(of: RunSpec, accuracy: float, family: str = "cnn", train_seconds: flo
         "val_loss": 1.0,
         "train_seconds": train_seconds,
         "first_step_seconds": 0.5,
+        "segments": 1,
+        "checkpoint_seconds": 0.01,
         "wall_seconds": train_seconds + 5,
         "samples_seen": 3000,
         "loop_images_per_second": 99.0,
@@ -129,6 +132,7 @@ def write_store(root: Path, accuracies: dict[str, float], seconds: dict[str, lis
         of = spec(model)
         made = record(of, accuracy, families[index % 4], train_seconds=30.0 + 7 * index)
         made["metrics"]["flops"] = 127_105_568 * (1 + index) // 2
+        store.write_spec(of)
         store.write_record(of, made)
     if seconds:
         made = session(seconds)

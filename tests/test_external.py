@@ -43,7 +43,7 @@ def test_a_file(factory: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("wide", r"puts out \(2, 1000\) for two images, not \(2, 10\)"),
+        ("wide", r"puts out \(2, 1000\) for 2 images, not \(2, 10\)"),
         ("raises", "ZeroDivisionError: my own mistake"),
         ("text", "returned a str"),
         ("god", "no function 'god'; did you mean 'good'"),

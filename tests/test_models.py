@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from bench.cost import by_module, count
 from models import registry
 from models.external import tokens
+from tests.conftest import ROOT
 
 SHAPES = ((10, 32), (100, 32), (200, 64))
 
@@ -97,3 +101,11 @@ def test_a_larger_image_does_not_mean_more_tokens(name: str) -> None:
 def test_tokens_of_a_vit() -> None:
     assert tokens(registry.build("vit_tiny", 10, 32)) == 64
     assert tokens(registry.build("seresnet", 10, 32)) is None
+
+
+@pytest.mark.parametrize("name", ["simple_vit", "cct_2", "vit_small_data", "vit_tiny", "swin"])
+def test_each_library_imports_in_a_process_of_its_own(name: str) -> None:
+    """A run's child builds one model: whatever another one's import puts right must not be needed."""
+    code = f"from models.registry import build; build({name!r}, 10, 32)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from bench.errors import UserError
-from bench.store import RESULT_COLUMNS, Store, sessions_of, to_csv, write_atomically
+from bench.files import to_csv, write_atomically
+from bench.store import RESULT_COLUMNS, Store, sessions_of
+from tests.conftest import ROOT
 from tests.synthetic import failure, record, session, spec, write_store
 
 
@@ -119,15 +121,43 @@ def test_a_session_under_other_conditions_is_not_joined() -> None:
     assert sessions_of(edited, [timed]) == [], "an edited model does not inherit the speed of its former self"
 
 
-def test_a_broken_record_is_named(tmp_path: Path) -> None:
-    store, of = Store(tmp_path), spec("seresnet")
-    write_atomically(store.run_dir(of) / "record.json", b'{"schema": 1, ')
-    with pytest.raises(UserError, match=r"record\.json' cannot be read"):
-        store.runs()
-    for content in (b"[]", b"{}", b'{"schema": 99, "status": "ok"}'):
+def test_a_broken_record_is_left_out_and_named(tmp_path: Path) -> None:
+    """It does not keep the others from being read, and its run is not done."""
+    store, of = write_store(tmp_path, {"vit_tiny": 0.8}), spec("seresnet")
+    for content in (b'{"schema": 1, ', b"[]", b"{}", b'{"schema": 0}', b"\xff\x00", b'{"schema": 2, "schema": 2}'):
         write_atomically(store.run_dir(of) / "record.json", content)
-        with pytest.raises(UserError, match="is no record"):
-            store.runs()
+        damaged: list[str] = []
+        assert [r["spec"]["model"] for r in store.runs(damaged)] == ["vit_tiny"]
+        assert len(damaged) == 1
+        assert str(store.run_dir(of)) in damaged[0]
+        assert not store.is_done(of)
+
+
+def test_a_record_of_the_future_is_refused(tmp_path: Path) -> None:
+    store, of = Store(tmp_path), spec("seresnet")
+    write_atomically(store.run_dir(of) / "record.json", b'{"schema": 99, "status": "ok"}')
+    with pytest.raises(UserError, match=r"newer version .*schema 99; this one knows 1 to 2"):
+        store.runs()
+
+
+def test_a_record_of_the_past_is_migrated() -> None:
+    """The committed store was written under schema 1."""
+    store = Store(ROOT / "results/reference/cpu-2core")
+    raw = [json.loads(p.read_text()) for p in sorted(store.root.glob("runs/*/record.json"))]
+    assert {r["schema"] for r in raw} == {1}
+    migrated = sorted(store.runs(), key=lambda r: r["run_id"])
+    assert [r["metrics"]["accuracy"] for r in migrated] == [r["metrics"]["accuracy"] for r in raw]
+    assert {r["metrics"]["segments"] for r in migrated} == {1}
+    assert {r["schema"] for r in migrated} == {2}
+
+
+def test_a_flipped_digit_is_noticed(tmp_path: Path) -> None:
+    store, of = write_store(tmp_path, {"seresnet": 0.9}), spec("seresnet")
+    path = store.run_dir(of) / "record.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.9,', '"accuracy": 0.8,'))
+    damaged: list[str] = []
+    assert store.runs(damaged) == []
+    assert "its checksum does not hold" in damaged[0]
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:

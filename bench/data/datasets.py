@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -287,7 +285,9 @@ def from_npz(path: Path) -> Arrays:
             if missing:
                 raise UserError(f"'{path}' has no {', '.join(missing)}; it has {', '.join(data.files) or 'nothing'}")
             raw = {k: data[k] for k in data.files if k in ("train_x", "train_y", "test_x", "test_y", "classes")}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except UserError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib each have their own ways, MemoryError for one, to give up
         raise UserError(f"'{path}' is no readable .npz file of plain arrays: {error}") from None
     return check_arrays(raw, str(path))
 

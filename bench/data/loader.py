@@ -75,8 +75,11 @@ class Batches:
         """Batches an epoch."""
         return len(self.labels) // self.batch_size
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, cropped, flipped, normalised (B, 3, S, S) float32 batches with their (B,) labels."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, cropped, flipped, normalised (B, 3, S, S) float32 batches with their (B,) labels.
+
+        From the `first`-th batch on: the same ones as if those before had been drawn too.
+        """
         count, device = self.steps * self.batch_size, self.images.device
         size = self.images.shape[1] - 2 * self.crop_padding
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
@@ -84,7 +87,7 @@ class Batches:
         order = torch.randperm(len(self.labels), generator=generator)[:count].to(device)
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator).to(device)
         coins = torch.rand(count, generator=generator).lt(0.5 if self.flip else 0.0).to(device)
-        for start in range(0, count, self.batch_size):
+        for start in range(first * self.batch_size, count, self.batch_size):
             part = slice(start, start + self.batch_size)
             index = order[part]
             images = gather_crop(self.images, index, offsets[0, part], offsets[1, part], coins[part], size)

@@ -1,0 +1,134 @@
+"""Is a store what it claims to be? Example: python run_bench.py check --results results/local
+
+Every record, session, prediction, checksum and view is held against the others; nothing is changed but by --rebuild,
+which writes the views anew. No torch is needed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bench.files import from_json, sha256
+from bench.schema import Record
+from bench.spec import content_id
+from bench.store import RUN_FILES, VIEWS, Store
+from bench.tables import compare
+
+LOSS_TOLERANCE = 1e-4  # relative; a mean of float32 losses summed in another order
+
+
+def problems(store: Store) -> Iterator[str]:
+    """Everything wrong with a store, a sentence each. Raises UserError for a schema of the future."""
+    damaged: list[str] = []
+    runs, sessions = store.runs(damaged), store.sessions(damaged)
+    yield from damaged
+    for run in runs:
+        for problem in run_problems(store, run):
+            yield f"{run['run_id']}: {problem}"
+    yield from comparison_problems(store, runs)
+    for session in sessions:
+        known = {r["spec"]["model"] for r in runs}
+        if apart := set(session["models"]) - known:
+            yield f"{session['id']}: times {', '.join(sorted(apart))}, of which there is no run"
+    yield from view_problems(store)
+
+
+def run_problems(store: Store, run: Record) -> Iterator[str]:
+    """What is wrong with one run whose record can be read."""
+    folder = store.root / "runs" / run["run_id"]
+    if not run["run_id"].endswith(f"-{content_id(run['spec'])}"):
+        yield "its name is not the hash of its spec"
+    try:
+        if from_json((folder / "spec.json").read_bytes()) != run["spec"]:
+            yield "spec.json and the record's spec differ"
+    except FileNotFoundError:
+        if run["status"] == "ok":
+            yield "spec.json is missing"
+    except (OSError, ValueError) as error:
+        yield f"spec.json cannot be read ({error})"
+    if run["status"] != "ok":
+        return
+    for name in RUN_FILES:
+        wanted = run["files"].get(name)
+        if not (folder / name).is_file():
+            yield f"{name} is missing"
+        elif wanted and sha256((folder / name).read_bytes()) != wanted:
+            yield f"{name}: its checksum does not hold"
+    yield from history_problems(run)
+    if (folder / "predictions.npz").is_file():
+        yield from prediction_problems((folder / "predictions.npz").read_bytes(), run)
+
+
+def history_problems(run: Record) -> Iterator[str]:
+    """Epochs from 1 to the recipe's, in order; seconds and samples never fall; the last row is what the metrics say."""
+    history, metrics = run["history"], run["metrics"]
+    if [row["epoch"] for row in history] != list(range(1, run["spec"]["recipe"]["epochs"] + 1)):
+        yield "its epochs are not 1 to the recipe's, each once and in order"
+    for field in ("train_seconds", "samples_seen"):
+        values = [row[field] for row in history]
+        if values != sorted(values):
+            yield f"{field} falls from one epoch to the next"
+        if values[-1] != metrics[field]:
+            yield f"{field} of the last epoch is not the record's"
+    if history[-1]["val_accuracy"] != metrics["val_accuracy"]:
+        yield "the last epoch's validation accuracy is not the record's"
+
+
+def prediction_problems(content: bytes, run: Record) -> Iterator[str]:
+    """The stated accuracies and the test loss, computed again from the predictions."""
+    metrics = run["metrics"]
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+            found: dict[str, Any] = {
+                part: (arrays[f"{part}_predicted"], arrays[f"{part}_label"]) for part in ("val", "test")
+            }
+            losses = arrays["test_loss"]
+    except Exception as error:  # numpy, zipfile and zlib each have their own ways to say that a file is broken
+        yield f"predictions.npz cannot be read ({type(error).__name__})"
+        return
+    for part, field in (("test", "accuracy"), ("val", "val_accuracy")):
+        predicted, labels = found[part]
+        if predicted.shape != labels.shape or not len(labels):
+            yield f"the {part} predictions and labels do not fit each other"
+        elif float((predicted == labels).mean()) != metrics[field]:
+            yield f"the {part} predictions give another accuracy than the record's"
+    if len(found["test"][1]) != metrics["test_images"]:
+        yield "the predictions are of another number of test images"
+    if abs(float(losses.mean()) - metrics["test_loss"]) > LOSS_TOLERANCE * max(1.0, metrics["test_loss"]):
+        yield "the losses give another mean than the record's"
+
+
+def comparison_problems(store: Store, runs: list[Record]) -> Iterator[str]:
+    """Comparisons whose runs were not trained under one and the same recipe and on the same data."""
+    conditions = {r["run_id"]: (content_id(r["spec"]["recipe"]), content_id(r["spec"]["data"])) for r in runs}
+    for comparison in compare([store]):
+        if len({conditions[run_id] for run_id in comparison.run_ids}) > 1:
+            yield f"{comparison.title}: compares runs of different recipes or data"
+
+
+def view_problems(store: Store) -> Iterator[str]:
+    """Views that are not what the records make of them."""
+    wanted = store.views()
+    for name in VIEWS:
+        path = store.root / name
+        if not path.is_file():
+            yield f"{name} is missing (check --rebuild makes it)"
+        elif path.read_bytes() != wanted[name]:
+            yield f"{name} is not what the records say (check --rebuild makes it anew)"
+
+
+def check(store: Store, rebuild: bool) -> tuple[list[str], str]:
+    """(problems, a closing line), after writing the views anew where asked to. Raises UserError where it cannot."""
+    if rebuild:
+        store.check_writable()
+        store.rebuild_views()
+    found = list(problems(store))
+    runs, sessions = store.runs(), store.sessions()
+    finished = sum(run["status"] == "ok" for run in runs)
+    line = f"{store.root}: {finished} finished and {len(runs) - finished} other runs, {len(sessions)} speed sessions"
+    return found, f"{line}, {len(found)} problem{'s' * (len(found) != 1)}"

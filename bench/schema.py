@@ -1,0 +1,193 @@
+"""What a record must look like to be believed. Example: record = checked(content, folder_name)
+
+Everything that is read back from a store passes through here: strict JSON, the version (an older one is migrated, a
+newer one refused), the fields, the checksum. What remains wrong is said in a sentence, as `Damaged`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from bench.errors import UserError
+from bench.files import from_json, inert, sha256
+from bench.spec import DataRef, Recipe, RunSpec, Setting
+
+Record = dict[str, Any]
+
+SCHEMA = 2  # of record.json and of speed sessions; raise it, and add to MIGRATIONS, when a field changes its meaning
+STATUSES = ("ok", "oom", "diverged", "failed", "timeout", "killed", "interrupted")
+
+
+class Damaged(ValueError):
+    """A file of the store that cannot be believed; the message says why."""
+
+
+def seal(record: Record) -> Record:
+    """The record with its checksum: SHA-256 over its canonical JSON, so that a flipped bit is noticed."""
+    body = {k: v for k, v in record.items() if k != "checksum"}
+    return {**body, "checksum": _checksum(body)}
+
+
+def _checksum(body: Record) -> str:
+    return sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode())
+
+
+def checked(content: bytes, name: str) -> Record:
+    """The record or session in `content`, which stands in a folder or file called `name`, in today's schema.
+
+    Raises Damaged, and UserError for a schema of the future.
+    """
+    try:
+        found = from_json(content)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"no valid JSON: {inert(str(error))[:120]}") from None
+    version = found.get("schema") if isinstance(found, dict) else None
+    if type(version) is not int or version < 1:
+        raise Damaged("no record")
+    if version > SCHEMA:
+        raise UserError(
+            f"'{name}' was written by a newer version of this program (schema {version}; this one knows 1 to {SCHEMA});"
+            " update the checkout, or name another store with --results"
+        )
+    for step in range(version, SCHEMA):
+        found = MIGRATIONS[step](found)
+    return validate(found, name, sealed=version >= 2)
+
+
+def validate(record: Record, name: str, sealed: bool = True) -> Record:
+    """A record or session of today's schema. Raises Damaged that names the first thing wrong."""
+    import fastjsonschema
+
+    kind = "session" if "samples" in record else "run"
+    try:
+        _validator(kind)(record)
+        if kind == "run" and record["status"] == "ok":
+            _validator("finished")(record)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise Damaged(inert(error.message)[:200]) from None
+    if sealed and record.get("checksum") != _checksum({k: v for k, v in record.items() if k != "checksum"}):
+        raise Damaged("its checksum does not hold")
+    if record["run_id" if kind == "run" else "id"] != name:
+        raise Damaged("it stands under another name than its own")
+    if kind == "session":
+        _check_samples(record)
+    return record
+
+
+def _check_samples(session: Record) -> None:
+    """Every model has one sample of every kind in every block: ratios are taken within blocks."""
+    blocks: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for sample in session["samples"]:
+        blocks[sample["model"], sample["kind"]].append(sample["block"])
+    wanted = list(range(1 + max(sample["block"] for sample in session["samples"])))
+    for model in session["models"]:
+        for kind in ("train", "inference", "latency"):
+            if sorted(blocks[model, kind]) != wanted:
+                raise Damaged(f"its {kind} blocks of {inert(model)} are not complete")
+
+
+def _migrate_1(old: Record) -> Record:
+    """Schema 1 had no checkpoints, hence one segment a run, and no checksums."""
+    new = {**old, "schema": 2}
+    if old.get("status") == "ok" and isinstance(old.get("metrics"), dict):
+        new["metrics"] = {**old["metrics"], "segments": 1, "checkpoint_seconds": 0.0}
+        new["files"] = {}
+    return new
+
+
+MIGRATIONS: dict[int, Callable[[Record], Record]] = {1: _migrate_1}
+
+# --- fields --------------------------------------------------------------------------------------------------------
+
+_PLAIN = {
+    "str": {"type": "string"},
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+    "bool": {"type": "boolean"},
+}
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 1}
+_AMOUNT = {"type": "number", "minimum": 0}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_MAYBE = {"type": ["number", "null"], "minimum": 0}
+
+
+def _object(required: Record, **more: Any) -> Record:
+    return {"type": "object", "required": list(required), "properties": required, **more}
+
+
+def _of(made: type) -> Record:
+    """The fields of a frozen dataclass of bench.spec, whose types are written as text."""
+    nested = {"DataRef": DataRef, "Recipe": Recipe, "Setting": Setting}
+    return _object(
+        {f.name: _of(nested[str(f.type)]) if str(f.type) in nested else _PLAIN[str(f.type)] for f in fields(made)}
+    )
+
+
+def _schemas() -> dict[str, Record]:
+    spec = _of(RunSpec)
+    recipe = spec["properties"]["recipe"]["properties"]
+    recipe |= {"epochs": _COUNT, "batch_size": _COUNT}
+    facts = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+    epoch = _object(
+        {
+            "epoch": _COUNT,
+            **dict.fromkeys(("train_loss", "val_loss", "lr", "train_seconds"), _AMOUNT),
+            "val_accuracy": _SHARE,
+            "samples_seen": _COUNT,
+        }
+    )
+    metrics = {
+        **dict.fromkeys(("accuracy", "val_accuracy"), _SHARE),
+        **dict.fromkeys(("test_loss", "train_seconds", "first_step_seconds", "checkpoint_seconds"), _AMOUNT),
+        **dict.fromkeys(("flops", "params", "activations", "peak_memory_bytes", "loop_images_per_second"), _MAYBE),
+        **dict.fromkeys(("train_images", "test_images", "samples_seen", "epochs", "segments"), _COUNT),
+    }
+    sample = {
+        **dict.fromkeys(("model", "kind"), _TEXT),
+        **{k: {"type": "integer", "minimum": 0, "maximum": 1_000_000} for k in ("block", "position")},
+        **dict.fromkeys(("batch_size", "calls"), _COUNT),
+        "seconds": {"type": "number", "exclusiveMinimum": 0},
+    }
+    texts = {"type": "array", "items": _TEXT}
+    return {
+        "run": _object(
+            {"run_id": _TEXT, "status": {"enum": list(STATUSES)}, "spec": spec, "family": _TEXT, "started": _TEXT},
+            dependencies={"message": {"properties": {"message": _TEXT}}},
+        ),
+        "finished": _object(
+            {
+                "metrics": _object(metrics),
+                "history": {"type": "array", "items": epoch, "minItems": 1},
+                "notes": texts,
+                "classes": texts,
+                "files": {"type": "object", "additionalProperties": _TEXT},
+                "environment": {**facts, "required": ["device", "device_name", "torch", "torch_threads"]},
+            }
+        ),
+        "session": _object(
+            {
+                "id": _TEXT,
+                "started": _TEXT,
+                "models": {**texts, "minItems": 1, "uniqueItems": True},
+                "sources": {"type": "object", "additionalProperties": _TEXT},
+                "key": facts,
+                "recipe": spec["properties"]["recipe"],
+                "num_classes": _COUNT,
+                "samples": {"type": "array", "items": _object(sample), "minItems": 1},
+                "environment": facts,
+            }
+        ),
+    }
+
+
+@cache
+def _validator(kind: str) -> Callable[[Record], Any]:
+    import fastjsonschema  # not at the top: a typo's answer needs none of it
+
+    return fastjsonschema.compile(_schemas()[kind], detailed_exceptions=False)

@@ -1,0 +1,300 @@
+"""What is merely read cannot execute, write elsewhere, or speak to a terminal; fuzzing finds no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from bench import recipes
+from bench.check import problems
+from bench.checkpoint import Checkpoints, sha256
+from bench.cli import main
+from bench.data.datasets import from_npz
+from bench.errors import UserError
+from bench.files import inert, to_json
+from bench.plots import save_all
+from bench.presets import parse_duration
+from bench.schema import Damaged, checked, seal
+from bench.store import Store
+from bench.tables import FORMATS, compare, frame, render
+from tests.conftest import ROOT
+from tests.synthetic import record, spec, write_store
+
+SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "@SUM(1)",
+    "-2+3",
+    "../../x",
+    "/etc/passwd",
+    "_x",
+    r"a$\frac{$b",
+    r"\input{/etc/passwd}",
+    "NA",
+    "007",
+    "\x1b[31mred\x1b]0;title\x07",
+    "two\nlines\r\tand a tab",
+    "\u202eright to left",
+    "a | b ` c",
+    "x" * 300,
+    "   ",
+    "ünïcödé 🚀",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_name_is_inert_everywhere(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "store"
+    store = write_store(root, {"seresnet": 0.9, name: 0.8}, {"seresnet": [1.0, 1.1, 1.2], name: [2.0, 2.2, 2.1]})
+    assert {p.name for p in tmp_path.iterdir()} == {"store"}, "nothing was written elsewhere"
+    for path in root.glob("runs/*"):
+        assert path.resolve().is_relative_to(root.resolve())
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", path.name)
+    for style in FORMATS:
+        assert main(["table", "--results", str(root), "--format", style]) == 0
+        printed = capsys.readouterr().out
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", printed)
+        if style == "csv":
+            cells = [cell for row in csv.reader(io.StringIO(printed)) for cell in row]
+            assert not [c for c in cells if c.startswith(("=", "+", "-", "@", "\t", "\r"))]
+        if style == "latex":
+            assert r"\input" not in printed
+            assert r"\frac" not in printed
+    for path in root.glob("*.csv"):
+        for row in csv.reader(io.StringIO(path.read_text())):
+            assert not [c for c in row if c.startswith(("=", "+", "@", "\t", "\r")) or c.startswith("-2+")]
+    assert set(frame([store])["model"]) == {"seresnet", inert(name)}
+
+
+def test_hostile_names_in_plots(tmp_path: Path) -> None:
+    names = {name: 0.5 + 0.01 * i for i, name in enumerate(HOSTILE[:14])}
+    store = write_store(tmp_path, {"seresnet": 0.9, **names}, {n: [1.0, 1.1] for n in ("seresnet", *names)})
+    for path in save_all([store], tmp_path / "plots"):
+        if path.suffix == ".svg":
+            text = path.read_text()
+            assert "<img" not in text
+            assert "<script" not in text
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**6)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value inside."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(p for key, inner in inside for p in places(inner, (*path, key)))]
+
+
+def mutate(original: Any, data: st.DataObject) -> Any:
+    """One value somewhere replaced by anything, or removed."""
+    changed = json.loads(json.dumps(original))
+    *parents, last = data.draw(st.sampled_from(places(changed)[1:]))
+    holder = changed
+    for key in parents:
+        holder = holder[key]
+    if data.draw(st.booleans()):
+        holder[last] = data.draw(JSON)
+    elif isinstance(holder, dict):
+        del holder[last]
+    else:
+        holder.pop(last)
+    return changed
+
+
+@settings(SHARED, max_examples=150)
+@given(data=st.data())
+def test_a_mutated_record_is_read_or_left_out(data: st.DataObject, pristine: Path, tmp_path_factory: Any) -> None:
+    """Sealed again after the change, as somebody would who means harm: the fields must be enough to be safe."""
+    kind = data.draw(st.sampled_from(["runs/*/record.json", "speed/*.json"]))
+    source = data.draw(st.sampled_from(sorted(pristine.glob(kind))))
+    root = tmp_path_factory.mktemp("fuzz")
+    shutil.copytree(pristine, root, dirs_exist_ok=True)
+    path = root / source.relative_to(pristine)
+    path.write_bytes(to_json(seal(mutate(json.loads(source.read_text()), data))))
+    store = Store(root)
+    with contextlib.suppress(UserError):
+        store.rebuild_views()
+        for style in FORMATS:
+            render(compare([store]), style)
+        list(problems(store))
+    shutil.rmtree(root)
+
+
+@settings(SHARED, max_examples=300)
+@given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | JSON.map(to_json))
+@example(b'{"schema": 1e999}')
+@example(b'{"schema": ' + b"9" * 5000 + b"}")
+@example(b"[" * 100_000)
+@example(b'{"schema": 2, "status": NaN}')
+def test_any_bytes_are_a_record_or_damaged(content: bytes) -> None:
+    with contextlib.suppress(Damaged, UserError):
+        checked(content, "x")
+
+
+@settings(SHARED, max_examples=300)
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["epochs", "lr", "flip", "name", "base", "optimizer", "batch_size", "precision", "x"]),
+        st.integers() | st.floats() | st.booleans() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
+        max_size=4,
+    ),
+    noise=st.text(max_size=10),
+)
+def test_any_recipe_file_is_a_recipe_or_a_sentence(changes: dict[str, Any], noise: str, tmp_path: Path) -> None:
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in changes.items()) + noise
+    path = tmp_path / "r.toml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    with contextlib.suppress(UserError):
+        recipe = recipes.load(str(path))
+        assert tomllib.loads(path.read_text(encoding="utf-8")).get("epochs", recipe.epochs) == recipe.epochs
+
+
+@settings(SHARED, max_examples=200)
+@given(
+    text=st.text(max_size=8) | st.sampled_from(["1e400", "nan", "inf", "-1", "0", "1h", "2 min", "1e9h", "_1", "1_0"])
+)
+def test_any_duration_is_seconds_or_a_sentence(text: str) -> None:
+    with contextlib.suppress(UserError):
+        assert 0 < parse_duration(text, "--run-timeout") < 1e9
+
+
+@settings(SHARED, max_examples=150)
+@given(data=st.data())
+def test_any_npz_is_data_or_a_sentence(data: st.DataObject, tiny_npz: Path, tmp_path: Path) -> None:
+    content = bytearray(tiny_npz.read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    path = tmp_path / "fuzzed.npz"
+    path.write_bytes(content)
+    with contextlib.suppress(UserError):
+        from_npz(path)
+
+
+def test_an_npz_of_absurd_size_is_refused(tmp_path: Path) -> None:
+    """A header that promises 2**50 bytes, which an allocation would believe."""
+    path = tmp_path / "bomb.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_2_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (2**30, 1024, 1024, 3)}
+    )
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("train_x", "train_y", "test_x", "test_y"):
+            archive.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(UserError, match=r"no readable \.npz file"):
+        from_npz(path)
+
+
+@settings(SHARED, max_examples=100)
+@given(data=st.data())
+def test_any_checkpoint_is_a_state_or_passed_over(data: st.DataObject, tmp_path_factory: Any) -> None:
+    """Under a name whose checksum holds: what is left is torch's reader, allowed to read weights only."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    keeper = Checkpoints(folder, {"run_id": "x"}, 0)
+    keeper.save(1, {"progress": {"step": 1}, "weights": [1.0, 2.0]})
+    (path,) = folder.glob("*.pt")
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.unlink()
+    (folder / f"000000001-{sha256(bytes(content))}.pt").write_bytes(content)
+    assert keeper.load() is None or isinstance(keeper.load(), dict)
+    shutil.rmtree(folder)
+
+
+NO_NETWORK = """
+import socket
+
+def refuse(self, address, *rest):
+    if self.family in (socket.AF_INET, socket.AF_INET6):
+        open({log!r}, "a").write(repr(address) + "\\n")
+        raise OSError("no network call was asked for")
+    return original(self, address, *rest)
+
+original = socket.socket.connect
+socket.socket.connect = socket.socket.connect_ex = refuse
+def lookup(*words, **named):
+    open({log!r}, "a").write(repr(words) + "\\n")
+    raise OSError("no name was asked for")
+socket.getaddrinfo = lookup
+"""
+
+
+def test_no_network_call_that_nobody_asked_for(words: list[str], tmp_path: Path) -> None:
+    """Sockets of this process and of its children refuse and write down who called: a whole sweep calls nobody."""
+    log = tmp_path / "calls"
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK.format(log=str(log)))
+    names = "resnet20,vit_params,cct_2,timm:resnet18"
+    command = [sys.executable, "run_bench.py", *words, "--epochs=1", "--models", names, "--results", tmp_path / "s"]
+    path = {"PYTHONPATH": str(tmp_path)}
+    import os
+
+    done = subprocess.run(
+        [*map(str, command)], cwd=ROOT, env={**os.environ, **path}, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    probe = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    subprocess.run([sys.executable, "-c", probe], env={**os.environ, **path}, capture_output=True)
+    assert "127.0.0.1" in log.read_text(), "the watch works"
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_the_reference_store_is_sound() -> None:
+    assert list(problems(Store(ROOT / "results/reference/cpu-2core"))) == []
+
+
+def test_a_foreign_record_cannot_claim_another_place(tmp_path: Path) -> None:
+    """Its run_id is a path; the folder is another."""
+    store, of = Store(tmp_path), spec("seresnet")
+    made = {**record(of, 0.9), "run_id": "../../elsewhere"}
+    store.write_record(of, made)
+    damaged: list[str] = []
+    assert store.runs(damaged) == []
+    assert "another name than its own" in damaged[0]
+
+
+def test_random_command_lines_never_raise(capsys: pytest.CaptureFixture[str]) -> None:
+    """Words of the real grammar in random order, for the commands that read."""
+    rng = random.Random(7)
+    vocabulary = ["table", "plot", "check", "list", "cost", "--results", "/nonexistent", "--format", "csv", "--rebuild"]
+    vocabulary += ["models", "--depth", "-1", "vit_*", "", "--out", "\x1b[2J", "seresnet,,", "--help=1", "\ud800"]
+    for _ in range(200):
+        words = rng.choices(vocabulary, k=rng.randint(1, 4))
+        if words[0] not in ("table", "plot", "check", "list"):
+            continue
+        with contextlib.suppress(SystemExit):
+            assert main(words) in (0, 1, 2)
+        error = capsys.readouterr().err
+        assert "\x1b" not in error
+        assert "Traceback" not in error

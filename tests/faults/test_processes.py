@@ -1,0 +1,341 @@
+"""Real processes that are killed, hang, eat memory, race: what was finished stays, and the same command finishes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE, CompletedProcess, Popen
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import runner
+from bench.check import problems
+from bench.errors import Busy
+from bench.executors import local
+from bench.files import holder, lock
+from bench.store import Store
+from tests.conftest import ROOT
+
+Bench = Callable[..., "CompletedProcess[str]"]
+KILLS = int(os.environ.get("SEVIT_KILLS", "5"))
+
+
+def start(*words: str | Path, **more: Any) -> Popen[str]:
+    """The command line in a session of its own, with its output to read."""
+    command = [sys.executable, "-u", "run_bench.py", *map(str, words)]
+    return Popen(command, cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True, **more)
+
+
+def children(pid: int) -> list[int]:
+    """Processes started by `pid`, read from /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(path.name))
+    return found
+
+
+def is_spawned(pid: int) -> bool:
+    """Whether a process is a child that computes, not multiprocessing's own helper."""
+    try:
+        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], within: float = 20.0) -> bool:
+    """Whether all these processes end in time (zombies count as ended)."""
+
+    def alive(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    deadline = time.monotonic() + within
+    while any(map(alive, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def learned(root: Path) -> dict[str, Any]:
+    """By model everything that timing does not touch: history and predictions."""
+    found = {}
+    for run in Store(root).runs():
+        with np.load(root / "runs" / run["run_id"] / "predictions.npz") as data:
+            predictions = {k: data[k].tolist() for k in data.files}
+        rows = [{k: v for k, v in row.items() if k != "train_seconds"} for row in run["history"]]
+        found[run["spec"]["model"]] = (rows, predictions, run["metrics"]["accuracy"])
+    return found
+
+
+def test_kill_9_at_random_moments(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
+    """Parent or child, anywhere in a sweep of two models: nothing finished is lost or done twice, no child is left."""
+    names = f"--models={factory}:fine,{factory}:fine_too"
+    sweep = [*words, names, "--epochs=300"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    begin = time.monotonic()
+    done = bench(*sweep, "--results", whole)
+    length = time.monotonic() - begin
+    assert done.returncode == 0, done.stderr
+    rng, kept = random.Random(20261122), dict[Path, bytes]()
+    hits = 0
+    while hits < KILLS:
+        process = start(*sweep, "--results", killed)
+        reader = threading.Thread(target=process.communicate, daemon=True)
+        reader.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(2.0, length))
+        if process.poll() is not None:  # it was faster: begin anew, with a store to kill
+            assert process.returncode == 0
+            reader.join()
+            assert learned(killed) == learned(whole)
+            shutil.rmtree(killed)
+            kept.clear()
+            continue
+        below = children(process.pid)
+        spawned = [pid for pid in below if is_spawned(pid)]
+        victims = spawned if spawned and rng.random() < 0.4 else [process.pid]
+        hits += 1
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if process.pid not in victims:  # the sweep goes on without its child; it is not waited for
+            time.sleep(rng.uniform(0, 3))
+            process.kill()
+        process.wait()
+        reader.join()
+        assert gone(below), "a child outlived its parent"
+        for path, content in kept.items():
+            assert path.read_bytes() == content, "a finished run was touched"
+        for path in killed.glob("runs/*/record.json"):
+            if b'"status": "ok"' in path.read_bytes():
+                kept[path] = path.read_bytes()
+    done = bench(*sweep, "--results", killed)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(killed / "results.csv")) == 2
+    assert learned(killed) == learned(whole)
+    assert list(problems(Store(killed))) == []
+    assert not list(killed.rglob(".tmp-*"))
+    assert not list(killed.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    bench: Bench, words: list[str], factory: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """SIGINT to the whole group, as a terminal sends it; SIGTERM to the parent, as a scheduler does."""
+    sweep = [*words, f"--models={factory}:fine", "--epochs=300", "--results", tmp_path / "s"]
+    process = start(*sweep)
+    assert process.stdout is not None
+    assert any("epoch 20/300" in line for line in process.stdout)
+    below = children(process.pid)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, error = process.communicate(timeout=30)  # the promise of issue 3
+    assert process.returncode == code
+    assert "what was finished is kept" in error
+    assert "Traceback" not in error
+    assert gone(below)
+    (record,) = Store(tmp_path / "s").runs()
+    assert record["status"] == "interrupted"
+    done = bench(*sweep)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after step" in done.stdout
+    assert "epoch 20/300" not in done.stdout
+    (record,) = Store(tmp_path / "s").runs()
+    assert record["metrics"]["segments"] == 2
+
+
+def test_a_second_signal_stops_at_once(words: list[str], factory: Path, tmp_path: Path) -> None:
+    """The model sleeps for days in its first step, so that the first signal alone would wait out the grace period."""
+    process = start(*words, f"--models={factory}:hangs", "--results", tmp_path / "s")
+    assert process.stdout is not None
+    assert any("now it hangs" in line for line in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    below = children(process.pid)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)  # the first one is being waited for
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=local.GRACE_SECONDS - 5)
+    assert process.returncode == 143
+    assert gone(below)
+
+
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (9 * 2**30, 9 * 2**30))
+
+
+def test_every_way_to_die_is_a_row(words: list[str], factory: Path, tmp_path: Path) -> None:
+    """A hang, a segmentation fault, a kill, memory eaten under RLIMIT_AS; then a model that is fine."""
+    ways = ("hangs", "segfaults", "is_killed", "eats", "fine")
+    names = ",".join(f"{factory}:{way}" for way in ways)
+    process = start(
+        *words, "--models", names, "--epochs=2", "--run-timeout=20s", "--results", tmp_path, preexec_fn=limit_memory
+    )
+    out, error = process.communicate(timeout=280)
+    assert process.returncode == 1, error
+    assert "Traceback" not in out + error
+    found = {row.model.rsplit(":", 1)[1]: row for row in pd.read_csv(tmp_path / "results.csv").itertuples()}
+    assert {way: row.status for way, row in found.items()} == {
+        "hangs": "timeout",
+        "segfaults": "killed",
+        "is_killed": "killed",
+        "eats": "oom",
+        "fine": "ok",
+    }
+    assert "not done after 20 s" in found["hangs"].message
+    assert "SIGSEGV" in found["segfaults"].message
+    assert "SIGKILL" in found["is_killed"].message
+    (trace,) = tmp_path.rglob("traceback.txt")
+    assert "eats" in trace.parent.name
+
+
+BAD = {
+    "exits": "leaves the program",
+    "dies_built": "ended by exit code 9",
+    "never_built": "timeout: not done after",
+    "frozen": "no parameter requires a gradient",
+    "cut": "no gradient reaches its parameters",
+    "infinite": "not finite before any training",
+    "random_": "differently in eval mode",
+    "pair": "puts out tuple",
+    "integers": "puts out (2, 3) for 2 images",
+    "one_by_one": "needs two",
+}
+
+
+def test_unfit_models_are_all_named_before_anything_begins(
+    bench: Bench, words: list[str], factory: Path, tmp_path: Path
+) -> None:
+    """Those that leave, die or hang take none of the others' answers with them."""
+    names = ",".join(f"{factory}:{name}" for name in (*BAD, "fine"))
+    done = bench(*words, "--models", names, "--run-timeout=15", "--results", tmp_path / "s")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for name, says in BAD.items():
+        assert any(f"{name}'" in part and says in part for part in done.stderr.split("; model")), (name, done.stderr)
+    assert "fine'" not in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_two_commands_race_for_one_store(words: list[str], factory: Path, tmp_path: Path) -> None:
+    """Each run is executed once; whoever comes second waits and says for whom; one speed session is enough."""
+    names = f"--models={factory}:fine,{factory}:fine_too"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    both = [start(*words, names, "--epochs=400", "--results", tmp_path, env=environment) for _ in range(2)]
+    outs = [process.communicate(timeout=280) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    text = outs[0][0] + outs[1][0]
+    assert text.count("epoch 1/400") == 2, "two models, once each"
+    assert "being run by process" in text
+    store = Store(tmp_path)
+    assert [r["status"] for r in store.runs()] == ["ok", "ok"]
+    assert len(store.sessions()) == 1
+    assert list(problems(store)) == []
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bench.files import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "x.lock"
+    owner = Popen([sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdout=PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "held\n"
+    assert f"process {owner.pid} on " in (holder(path) or "")
+    with pytest.raises(Busy, match=f"process {owner.pid}"), lock(path):
+        pass
+    owner.kill()
+    owner.communicate()
+    assert holder(path) is None
+    with lock(path):
+        assert holder(path) is not None, "the file that is left is no obstacle, and works again"
+
+
+def test_leftovers_are_no_obstacle(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
+    """What a crash of another version or machine may leave: half files, lock files, a folder without a record."""
+    sweep = [*words, f"--models={factory}:fine", "--epochs=1", "--results", tmp_path]
+    assert bench(*sweep).returncode == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    (folder / "record.json").unlink()
+    (folder / ".tmp-half").write_bytes(b"{")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / ".tmp-half").write_bytes(b"PK")
+    (folder / "checkpoints" / "strange.pt").write_bytes(b"PK")
+    done = bench(*sweep)
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.rglob(".tmp-*"))
+
+
+def orphan(report: Any, path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    report({"event": "step", "step": 1})
+    time.sleep(1000)
+
+
+ORPHAN = """
+import sys
+from bench.executors.local import call
+from tests.faults.test_processes import orphan
+call(orphan, (sys.argv[1],), lambda event: print("started", flush=True))
+"""
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """Even one that is asleep in a single call, and a parent that had no time to say anything."""
+    path = tmp_path / "pid"
+    parent = Popen([sys.executable, "-c", ORPHAN, str(path)], cwd=ROOT, stdout=PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "started\n"
+    pid = int(path.read_text())
+    parent.kill()
+    parent.communicate()
+    assert gone([pid])
+
+
+def test_a_clock_that_jumps(store: Store, tmp_path: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall clock decides nothing: set back by years in the middle, a run is the same and the store consistent."""
+    jumps = iter([f"{year}-01-01T00:00:00.000+00:00" for year in (2031, 1999, 2040, 1970, 2026)])
+    monkeypatch.setattr(runner, "now", lambda: next(jumps))
+    monkeypatch.setattr(time, "time", lambda: random.uniform(-1e9, 4e9))
+    from bench.runner import DataSource, run_one
+
+    source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
+    before = learned(store.root)
+    for run in store.runs():
+        folder = store.root / "runs" / run["run_id"]
+        shutil.rmtree(folder)
+    from tests.faults.test_disk import specs_of
+
+    for spec in specs_of(source):
+        run_one(spec, source.load(), store, lambda event: None)
+    assert learned(store.root) == before
+    store.rebuild_views()
+    assert list(problems(store)) == []
