@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NoReturn
 from bench import recipes
 from bench.errors import Terminated, UserError
 from bench.files import inert
-from bench.presets import PRESETS, parse_duration, parse_seeds
+from bench.presets import PRESETS, parse_batch_sizes, parse_duration, parse_seeds
 from models import registry
 from models.registry import ModelError, suggest
 
 if TYPE_CHECKING:
     from bench.store import Store
 
-COMMANDS = ("run", "table", "plot", "check", "cost", "list")
+COMMANDS = ("run", "time", "table", "plot", "check", "cost", "list")
 DEFAULT_MODELS = "seresnet,vit_tiny"
 DEFAULT_STORE = "results/local"
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -63,15 +63,34 @@ def make_parser() -> Parser:
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="downloads; default SEVIT_DATA or a cache directory")
     run.add_argument("--results", type=Path, default=Path(DEFAULT_STORE), metavar="DIR", help="the store to write")
     run.add_argument("--run-timeout", metavar="TIME", help="end a run after 90 (seconds), 30min or 2h; default: never")
-    run.add_argument("--timing-limit", metavar="TIME", help="end the timing pass after this; default: 45 s a model")
+    run.add_argument("--timing-limit", metavar="TIME", help="end the timing pass after this; default: 20 s a model")
     run.add_argument("--rerun", action="store_true", help="repeat what is already done")
     run.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of its time")
+
+    timer = commands.add_parser(
+        "time", help="time models in turns; what limits them, what they take", allow_abbrev=False
+    )
+    timer.add_argument("--models", default=DEFAULT_MODELS, metavar="NAMES", help="as for run")
+    timer.add_argument("--explain", metavar="MODEL", help="where a training step of one model spends its time")
+    timer.add_argument("--recipe", default="shared", metavar="NAME", help="whose training step; default shared")
+    timer.add_argument("--batch-size", type=int, metavar="N", help="of the training step, instead of the recipe's")
+    timer.add_argument("--batch-sizes", metavar="LIST", help="of inference; default 1,8,32,128, on CUDA up to 2048")
+    timer.add_argument("--image-size", type=int, default=32, metavar="PX")
+    timer.add_argument("--num-classes", type=int, default=10, metavar="N")
+    timer.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
+    timer.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
+    timer.add_argument(
+        "--within", type=float, default=2.0, metavar="PERCENT", help="stop at ratios this exact; default 2"
+    )
+    timer.add_argument("--time-limit", metavar="TIME", help="stop then all the same; default: one minute a model")
+    timer.add_argument("--results", type=Path, default=Path(DEFAULT_STORE), metavar="DIR", help="the store to write")
 
     for name, text in (("table", "print the comparisons of a store"), ("plot", "draw the comparisons of a store")):
         reader = commands.add_parser(name, help=text, allow_abbrev=False)
         reader.add_argument(
             "--results", type=Path, action="append", metavar="DIR", help=f"repeatable; default {DEFAULT_STORE}"
         )
+        reader.add_argument("--by-device", action="store_true", help="one comparison for each device and key")
         if name == "table":
             reader.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
         else:
@@ -105,8 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parse(words)
-        commands = {"run": run, "table": table, "plot": plot, "check": check, "cost": cost, "list": list_choices}
-        return commands[arguments.command](arguments)
+        return COMMAND_FUNCTIONS[arguments.command](arguments)
     except (UserError, ModelError) as error:
         return _say(str(error), EXIT_USER)
     except KeyboardInterrupt as interruption:
@@ -152,12 +170,29 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.recipe:
         recipes.load(arguments.recipe)
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
-    for flag in ("run_timeout", "timing_limit"):
-        if (text := getattr(arguments, flag)) is not None:
-            setattr(arguments, flag, parse_duration(text, f"--{flag.replace('_', '-')}"))
+    _read_durations(arguments, "run_timeout", "timing_limit")
     from bench import sweep
 
     return sweep.run(arguments, names, seeds)
+
+
+def _read_durations(arguments: argparse.Namespace, *flags: str) -> None:
+    for flag in flags:
+        if (text := getattr(arguments, flag)) is not None:
+            setattr(arguments, flag, parse_duration(text, f"--{flag.replace('_', '-')}"))
+
+
+def time_models(arguments: argparse.Namespace) -> int:
+    """A speed session, or --explain. Typos answer here, before torch is loaded."""
+    names = registry.expand_names(arguments.explain or arguments.models)
+    recipes.load(arguments.recipe)
+    _read_durations(arguments, "time_limit")
+    sizes = parse_batch_sizes(arguments.batch_sizes) if arguments.batch_sizes is not None else None
+    from bench import speed
+
+    if arguments.explain:
+        return max(speed.explain(arguments, name) for name in names)
+    return speed.run(arguments, names, sizes)
 
 
 def open_stores(paths: list[Path] | None) -> list[Store]:
@@ -178,7 +213,7 @@ def table(arguments: argparse.Namespace) -> int:
     from bench import tables
     from bench.progress import make_console
 
-    comparisons = tables.compare(open_stores(arguments.results))
+    comparisons = tables.compare(open_stores(arguments.results), by_device=arguments.by_device)
     print(tables.render(comparisons, arguments.format, make_console().width), end="")
     return 0
 
@@ -190,7 +225,7 @@ def plot(arguments: argparse.Namespace) -> int:
     stores = open_stores(arguments.results)
     folder = arguments.out or stores[0].root / "plots"
     try:
-        written = plots.save_all(stores, folder)
+        written = plots.save_all(stores, folder, arguments.by_device)
     except OSError as error:
         raise UserError(f"plots cannot be written to '{folder}': {error.strerror}; choose another with --out") from None
     print("".join(f"wrote {path}\n" for path in written) or "no finished runs to draw\n", end="")
@@ -219,22 +254,32 @@ def cost(arguments: argparse.Namespace) -> int:
     ):
         if not 1 <= value <= 100_000:
             raise UserError(f"{flag} must be at least 1, not {value}")
-    from bench.cost import by_module
-    from bench.runner import check_model
+    from bench.cost import ModuleCost, by_module, count
+    from bench.runner import audit_notes, check_model
 
+    if not arguments.by_module:
+        heads = ("parameters", "multiply-adds", "flops_2x", "activations", "train_flops_2x", "audit")
+        print(f"{'':24}" + "".join(f"{head:>16}" for head in heads))
     for name in names:
         check_model(name, arguments.num_classes, arguments.image_size)
         model = registry.build(name, arguments.num_classes, arguments.image_size)
+        rows: list[ModuleCost] = []
         try:
-            rows = by_module(model, arguments.image_size, arguments.depth if arguments.by_module else 0)
+            found = count(model, arguments.image_size)
+            if arguments.by_module:
+                rows = by_module(model, arguments.image_size, arguments.depth)
         except Exception as error:  # fvcore traces a stranger's model, and tracing may raise anything
             raise ModelError(f"the FLOPs of '{name}' cannot be counted: {type(error).__name__}: {error}") from error
-        width = max(len(row.name) for row in rows) + 2
-        if arguments.by_module or name == names[0]:
-            print(f"{'':{max(width, 24)}}{'parameters':>14}{'multiply-adds':>18}{'activations':>16}")
-        for row in rows:
-            label = row.name or name
-            print(f"{label:{max(width, 24)}}{row.params:>14,}{row.flops:>18,}{row.activations:>16,}")
+        if rows:
+            width = max(24, max(len(row.name) for row in rows) + 2)
+            print(f"{'':{width}}{'parameters':>14}{'multiply-adds':>18}{'activations':>16}")
+            for row in rows:
+                print(f"{row.name or name:{width}}{row.params:>14,}{row.flops:>18,}{row.activations:>16,}")
+        else:
+            train = f"{found.train_flops_2x:,}" if found.train_flops_2x else "–"
+            figures = f"{found.params:>16,}{found.flops:>16,}{2 * found.flops:>16,}{found.activations:>16,}{train:>16}"
+            print(f"{name:24}{figures}{found.audit.verdict:>16}")
+        print("".join(f"  {note}\n" for note in audit_notes(found.audit)), end="")
     return 0
 
 
@@ -273,3 +318,14 @@ def list_choices(arguments: argparse.Namespace) -> int:
     for row in rows:
         print("  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]))
     return 0
+
+
+COMMAND_FUNCTIONS = {
+    "run": run,
+    "time": time_models,
+    "table": table,
+    "plot": plot,
+    "check": check,
+    "cost": cost,
+    "list": list_choices,
+}

@@ -1,48 +1,120 @@
 """What a model costs, counted, not timed. Example: count(model, image_size=32).flops
 
-FLOPs are multiply-adds, as fvcore and the papers count them, for one image in eval mode. fvcore has no handle for
-scaled_dot_product_attention and rounds einsum; both are counted here, exactly.
+FLOPs are multiply-adds, as fvcore and the papers count them, for one image in eval mode. What fvcore does not count or
+counts wrongly (scaled_dot_product_attention, einsum, products of more than two dimensions) is counted here, exactly;
+and the sum over all products is held against torch's own counter, which was written by others and works differently.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-# Operators that multiply matrices and have no handle here or in fvcore.
-PRODUCTS = {
+# fvcore's names of what both counters count: everything that multiplies matrices or convolves.
+PRODUCTS = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "einsum", "sdpa")
+# Operators that multiply matrices and have no handle here or in fvcore; an audit with one of them cannot be equal.
+UNCOUNTED = {
     "aten::_native_multi_head_attention",
     "aten::_transformer_encoder_layer_fwd",
     "aten::addbmm",
     "aten::addmv",
     "aten::addr",
-    "aten::baddbmm",
     "aten::bilinear",
     "aten::dot",
     "aten::gru",
     "aten::lstm",
     "aten::mv",
 }
+# One or a few operations an element, which neither fvcore nor the papers count. Anything else without a handle is
+# reported by its name.
+POINTWISE = {
+    f"aten::{name}"
+    for name in (
+        # arithmetic of one or two elements
+        *(
+            "abs",
+            "add",
+            "add_",
+            "clamp",
+            "div",
+            "div_",
+            "exp",
+            "log",
+            "maximum",
+            "mul",
+            "mul_",
+            "neg",
+            "pow",
+            "reciprocal",
+        ),
+        *("rsqrt", "rsub", "sqrt", "square", "sub", "sub_", "where"),
+        # activations
+        *("elu", "gelu", "gelu_", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
+        *(
+            "leaky_relu",
+            "leaky_relu_",
+            "mish",
+            "relu6",
+            "sigmoid",
+            "sigmoid_",
+            "silu",
+            "silu_",
+            "softmax",
+            "softplus",
+            "tanh",
+        ),
+        # sums, means and maxima over a window or a dimension
+        *("avg_pool2d", "linalg_vector_norm", "max", "max_pool2d", "mean", "std", "sum", "var", "var_mean"),
+        # making and moving
+        *("copy_", "eye", "index", "index_select", "linspace", "masked_fill", "meshgrid", "ones_like", "pad", "roll"),
+        *("constant_pad_nd", "im2col", "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "zeros_like", "fill_"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """fvcore's products against torch's FlopCounterMode on the meta device, for one image.
+
+    verdict: `equal` to the integer, `mismatch`, or `failed` where torch's counter could not run (`why` says how).
+    `unsupported`: operators outside POINTWISE that nothing counted; `uncalled`: modules that the forward pass left out
+    (an Identity, a Dropout whose rate is handed on), `unused`: those of them that have parameters.
+    """
+
+    verdict: str
+    products: int
+    torch: int | None
+    differing: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    uncalled: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True)
 class Cost:
     """flops: multiply-adds for one image · activations: outputs of convolutions and matrix products · params: all.
 
-    `uncounted` names operators with matrix products inside that no handle counts: with any, `flops` is too low.
+    `train_flops_2x`: forward and backward for one image by torch's counter, two operations a multiply-add; None where
+    that counter could not run.
     """
 
     flops: int
     params: int
     activations: int
-    uncounted: tuple[str, ...] = ()
+    train_flops_2x: int | None
+    audit: Audit
 
 
 @dataclass(frozen=True)
@@ -57,6 +129,9 @@ class ModuleCost:
     activations: int
 
 
+# --- handles -------------------------------------------------------------------------------------------------------
+
+
 def _shape(value: Any) -> list[int]:
     return list(value.type().sizes())
 
@@ -67,23 +142,38 @@ def sdpa_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"sdpa": math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
 
 
+def matmul_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """(…, n, k) @ (…, k, m): one multiply-add for each output and index of the sum, whatever is broadcast.
+
+    fvcore reads 105 for a (5, 7) times a (8, 7, 3), which takes 840.
+    """
+    return Counter({"matmul": math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]})
+
+
+def baddbmm_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """The product of (b, n, k) and (b, k, m); the sum with the first operand is no multiply-add of its own."""
+    return Counter({"baddbmm": math.prod(_shape(inputs[1])) * _shape(inputs[2])[-1]})
+
+
 def einsum_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     """A product of two operands takes one multiply-add for each combination of all its indices.
 
-    fvcore reads its count off a text that numpy rounded to four digits. Raises ValueError for more than two operands
-    and for '...', which no model here uses.
+    fvcore reads its count off a text that numpy rounded to four digits. Raises ValueError for more than two operands,
+    whose order of evaluation decides. `...` stands for the leading dimensions that the letters leave over.
     """
     terms = inputs[0].toIValue().replace(" ", "").split("->")[0].split(",")
     operands = [_shape(i) for i in inputs[1].node().inputs()]
-    if len(terms) > 2 or any("." in term for term in terms):
-        raise ValueError(f"einsum over {len(terms)} operands or with '...' is not counted")
+    if len(terms) > 2:
+        raise ValueError(f"einsum over {len(terms)} operands is not counted")
     if len(terms) == 1:
         return Counter({"einsum": 0})  # a sum or a transposition
-    sizes = {
-        index: size
-        for term, shape in zip(terms, operands, strict=True)
-        for index, size in zip(term, shape, strict=True)
-    }
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, operands, strict=True):
+        head, dots, tail = term.partition("...")
+        spare = len(shape) - len(head) - len(tail)
+        names = [*head, *(f".{spare - i}" for i in range(spare)), *tail] if dots else list(head)
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
     return Counter({"einsum": math.prod(sizes.values())})
 
 
@@ -93,12 +183,33 @@ def sdpa_activations(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(query[:-1]) * key[-2] + math.prod(_shape(outputs[0]))
 
 
+# --- count ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """nn.TransformerEncoderLayer in eval mode runs as one operator, which both counters read as next to nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _analyses(model: nn.Module, image_size: int) -> tuple[FlopCountAnalysis, ActivationCountAnalysis]:
     # A copy: tracing must not touch the state of a model that is about to train.
     model = copy.deepcopy(model).cpu().float().eval()
     images = torch.zeros(1, 3, image_size, image_size)
     flops = FlopCountAnalysis(model, images).set_op_handle(
-        "aten::scaled_dot_product_attention", sdpa_flops, "aten::einsum", einsum_flops
+        "aten::scaled_dot_product_attention",
+        sdpa_flops,
+        "aten::einsum",
+        einsum_flops,
+        "aten::matmul",
+        matmul_flops,
+        "aten::baddbmm",
+        baddbmm_flops,
     )
     activations = ActivationCountAnalysis(model, images).set_op_handle(
         "aten::scaled_dot_product_attention", sdpa_activations
@@ -110,17 +221,58 @@ def _analyses(model: nn.Module, image_size: int) -> tuple[FlopCountAnalysis, Act
 
 def count(model: nn.Module, image_size: int) -> Cost:
     """Count one forward pass over one (3, image_size, image_size) image. Raises what the model's forward raises."""
-    flops, activations = _analyses(model, image_size)
-    params = sum(p.numel() for p in model.parameters())
-    total = int(flops.total())
-    uncounted = tuple(sorted(PRODUCTS & flops.unsupported_ops().keys()))
-    return Cost(flops=total, params=params, activations=int(activations.total()), uncounted=uncounted)
+    with _no_fast_path():
+        flops, activations = _analyses(model, image_size)
+        total, params = int(flops.total()), sum(p.numel() for p in model.parameters())
+        checked = audit(model, image_size, flops)
+        return Cost(total, params, int(activations.total()), train_flops(model, image_size), checked)
+
+
+def audit(model: nn.Module, image_size: int, flops: FlopCountAnalysis) -> Audit:
+    """Hold fvcore's count against torch's; and name what neither can count."""
+    mine = {k: int(v) for k, v in flops.by_operator().items() if k in PRODUCTS}
+    unsupported = sorted(flops.unsupported_ops().keys() - POINTWISE)
+    uncalled = tuple(sorted(flops.uncalled_modules()))
+    unused = tuple(name for name in uncalled if any(True for _ in model.get_submodule(name).parameters()))
+    rest = (tuple(unsupported), uncalled, unused)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            meta = copy.deepcopy(model).to("meta").eval()
+            meta(torch.zeros(1, 3, image_size, image_size, device="meta"))
+    except Exception as error:  # data-dependent control flow, tensors left on the CPU: whatever a model does
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        return Audit("failed", sum(mine.values()), None, (), *rest, why=why)
+    theirs = counter.get_total_flops() // 2  # two operations a multiply-add
+    if theirs == sum(mine.values()) and not UNCOUNTED & set(unsupported):
+        return Audit("equal", theirs, theirs, (), *rest)
+    by_torch = {str(op).removeprefix("aten."): v // 2 for op, v in counter.get_flop_counts()["Global"].items()}
+    differing = (
+        "fvcore " + ", ".join(f"{k} {v:,}" for k, v in sorted(mine.items())),
+        "torch " + ", ".join(f"{k} {v:,}" for k, v in sorted(by_torch.items())),
+    )
+    return Audit("mismatch", sum(mine.values()), theirs, differing, *rest)
+
+
+def train_flops(model: nn.Module, image_size: int) -> int | None:
+    """Forward and backward for one image, two operations a multiply-add, by torch's counter on the meta device.
+
+    Half of what a batch of two takes: BatchNorm refuses to train on a single value. None where the counter cannot run.
+    """
+    try:
+        with FlopCounterMode(display=False) as counter:
+            meta = copy.deepcopy(model).to("meta").train()
+            out = meta(torch.zeros(2, 3, image_size, image_size, device="meta"))
+            F.cross_entropy(out, torch.zeros(2, dtype=torch.long, device="meta")).backward()
+    except Exception:  # as in audit, which says why
+        return None
+    return int(counter.get_total_flops()) // 2
 
 
 def by_module(model: nn.Module, image_size: int, depth: int = 1) -> list[ModuleCost]:
     """The per-module table, the model itself first, down to `depth` dots."""
-    flops, activations = _analyses(model, image_size)
-    flops_of, activations_of = flops.by_module(), activations.by_module()
+    with _no_fast_path():
+        flops, activations = _analyses(model, image_size)
+        flops_of, activations_of = flops.by_module(), activations.by_module()
     rows = []
     for name, module in model.named_modules():
         level = name.count(".") + 1 if name else 0

@@ -5,6 +5,7 @@ Functions that need torch import it when they are called.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -170,6 +171,24 @@ def _driver() -> str:
         return str(pynvml.nvmlSystemGetDriverVersion())
     except Exception as error:  # a sidecar: no fault of it may cost a measurement
         return f"unknown ({type(error).__name__})"
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new peak, where the system lets us; else the old one stays."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+
+def reserved_memory_bytes(device: torch.device) -> int | None:
+    """The peak of what torch's allocator took from the GPU, its own pool included; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

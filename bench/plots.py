@@ -20,8 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from bench.schema import Record
+from bench.session_table import inert_record, significant
 from bench.spec import slug
-from bench.store import Store
+from bench.store import Store, speed_rows
 from bench.tables import Comparison, Row, compare, history_frame
 
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that white paper swallows; black first.
@@ -194,6 +196,141 @@ PLOTS: dict[str, Callable[[Axes, Comparison, pd.DataFrame], bool]] = {
 }
 
 
+# --- speed sessions --------------------------------------------------------------------------------------------------
+
+
+def _session_colour(session: Record, model: str) -> str:
+    return COLOURS[sorted(session["models"]).index(model) % len(COLOURS)]
+
+
+def throughput_vs_batch(axes: Axes, session: Record) -> bool:
+    """Inference images/s against the batch size, both on log axes; bars are the quartiles."""
+    ends: list[tuple[float, float, str]] = []
+    rows = [r for r in speed_rows(session) if r["status"] == "ok" and r["kind"] == "inference"]
+    for model in session["models"]:
+        mine = sorted((r for r in rows if r["model"] == model), key=lambda r: r["batch_size"])
+        if len(mine) < 2:
+            continue
+        x = [r["batch_size"] for r in mine]
+        y = [r["images_per_second"] for r in mine]
+        spread = [
+            [v - 1000 * r["batch_size"] / r["q3_ms"] for v, r in zip(y, mine, strict=True)],
+            [1000 * r["batch_size"] / r["q1_ms"] - v for v, r in zip(y, mine, strict=True)],
+        ]
+        shade = _session_colour(session, model)
+        axes.errorbar(x, y, yerr=spread, color=shade, marker="o", markersize=4, linewidth=1.4, capsize=2)
+        ends.append((x[-1], y[-1], model))
+    if not ends:
+        return False
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sorted({r["batch_size"] for r in rows}), [str(n) for n in sorted({r["batch_size"] for r in rows})])
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("inference, images/s (median and quartiles)")
+    _label_log_ends(axes, session, ends)
+    return True
+
+
+def _label_log_ends(axes: Axes, session: Record, ends: list[tuple[float, float, str]]) -> None:
+    """Names to the right of the curves' ends, pushed apart on the log axis."""
+    bottom, top = (math.log(v) for v in axes.get_ylim())
+    gap, placed = 0.055 * (top - bottom), list[float]()
+    ordered = sorted(ends, key=lambda e: e[1])
+    for _, y, _name in ordered:
+        placed.append(max(math.log(y), placed[-1] + gap) if placed else math.log(y))
+    excess = max(0.0, placed[-1] - top)
+    for (x, y, name), at in zip(ordered, placed, strict=True):
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(1.02, (at - excess - bottom) / (top - bottom)),
+            textcoords="axes fraction",
+            color=_session_colour(session, name),
+            va="center",
+            annotation_clip=False,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": _session_colour(session, name), "linewidth": 0.5, "alpha": 0.5},
+        )
+
+
+def roofline(axes: Axes, session: Record) -> bool:
+    """Training steps under the ceilings measured beside them (Williams et al. 2009, doi:10.1145/1498765.1498785).
+
+    Across: operations for each byte that goes in or out of an operator. Up: operations a second. Nothing lies above the
+    slope (the copy's bandwidth) or the flat (the matrix product's arithmetic), unless caches help.
+    """
+    ceilings = session["ceilings"]
+    points = {m: b for m, b in session["bounds"].items() if b["flops_2x"] and b["flops_per_second"]}
+    if not ceilings or not points:
+        return False
+    flat, slope = ceilings["flops_per_second"] / 1e9, ceilings["bytes_per_second"] / 1e9
+    intensities = {model: b["flops_2x"] / b["bytes"] for model, b in points.items()}
+    ridge = flat / slope
+    left = min(min(intensities.values()), ridge) / 3
+    right = max(max(intensities.values()), ridge) * 3
+    axes.plot([left, ridge, right], [left * slope, flat, flat], color="0.35", linewidth=1.2)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    texts, dots = [], []
+    for model, x in intensities.items():
+        y, shade = points[model]["flops_per_second"] / 1e9, _session_colour(session, model)
+        dots += axes.plot([x], [y], "o", color=shade, markersize=7, alpha=0.8, zorder=3)
+        texts.append(_write(axes, x, y, f"{model}: {points[model]['name']}", color=shade))
+    lowest = min(b["flops_per_second"] for b in points.values()) / 1e9
+    axes.set_ylim(min(lowest, left * slope) / 2, flat * 2.5)
+    _write(
+        axes, right, flat * 1.08, f"{significant(flat)} GFLOP/s, matrix product", ha="right", va="bottom", color="0.35"
+    )
+    _write(axes, left, flat * 1.08, f"slope: {significant(slope)} GB/s, copy", ha="left", va="bottom", color="0.35")
+    axes.set_xlabel("operations per byte in and out of the operators of a training step")
+    axes.set_ylabel("GFLOP/s reached (a multiply-add is two)")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    adjust_text(texts, ax=axes, objects=dots, expand=(1.2, 1.5), arrowprops={"arrowstyle": "-", "color": "0.6"})
+    return True
+
+
+SESSION_PLOTS: dict[str, Callable[[Axes, Record], bool]] = {
+    "throughput_vs_batch": throughput_vs_batch,
+    "roofline": roofline,
+}
+
+
+def draw_session(name: str, session: Record) -> Figure | None:
+    """One of SESSION_PLOTS as a figure, or None where the session has nothing to draw in it."""
+    key = session["key"]
+    about = (
+        f"{key['image_size']} px, training batch {session['recipe']['batch_size']}, {key['precision']}, "
+        f"{key['policy']} · {key['device_name']}, torch {key['torch']} · {session['blocks']} blocks, "
+        f"{session['started'][:10]}"
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        figure.supxlabel("\n".join(textwrap.wrap(about, 110)), fontsize=6.5, color="0.35", parse_math=False)
+        return figure if SESSION_PLOTS[name](axes, session) else None
+
+
+def save_session(session: Record, folder: Path) -> list[Path]:
+    """Every plot of a session as PNG and SVG; returns what was written."""
+    session, written = inert_record(session), []
+    for name in SESSION_PLOTS:
+        figure = draw_session(name, session)
+        if figure is not None:
+            written += _save(figure, folder, f"speed-{slug(session['id'])}-{name}")
+    return written
+
+
+def _save(figure: Figure, folder: Path, stem: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}.{ending}" for ending in ("png", "svg")]
+    for path in paths:
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
 def draw(name: str, comparison: Comparison, history: pd.DataFrame) -> Figure | None:
     """One of PLOTS as a figure, or None where the store has nothing to draw in it."""
     with matplotlib.rc_context(STYLE):
@@ -211,10 +348,10 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def save_all(stores: list[Store], folder: Path) -> list[Path]:
-    """Every plot of every comparison as PNG and SVG; returns what was written."""
+def save_all(stores: list[Store], folder: Path, by_device: bool = True) -> list[Path]:
+    """Every plot of every comparison as PNG and SVG; returns what was written. Raises UserError as `compare` does."""
     history, written, used = history_frame(stores), [], set[str]()
-    for comparison in compare(stores):
+    for comparison in compare(stores, by_device=by_device):
         if not comparison.rows:
             continue
         about = comparison.about
@@ -225,10 +362,8 @@ def save_all(stores: list[Store], folder: Path) -> list[Path]:
             figure = draw(name, comparison, history)
             if figure is None:
                 continue
-            folder.mkdir(parents=True, exist_ok=True)
-            for ending in ("png", "svg"):
-                path = folder / f"{prefix}-{name}.{ending}"
-                with matplotlib.rc_context(STYLE):
-                    figure.savefig(path, metadata={"Date": None} if ending == "svg" else None)
-                written.append(path)
+            written += _save(figure, folder, f"{prefix}-{name}")
+    for session in (s for store in stores for s in store.sessions()):
+        if session["bounds"]:  # of the `time` command
+            written += save_session(session, folder)
     return written

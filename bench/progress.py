@@ -90,15 +90,19 @@ class Display:
         parts = [f"epoch {epoch}/{self._epochs}", self._last_epoch, f"{speed:,.0f} images/s" if speed else ""]
         self._bars.update(self._task, completed=step, note="  ".join(filter(None, parts)))
 
-    def session_started(self, title: str, blocks: int) -> None:
-        """A speed session begins."""
+    def session_started(self, title: str) -> None:
+        """A speed session begins; how many blocks it takes, its pilot says."""
         self._clear()
-        self._task = self._bars.add_task(title, total=blocks, note="building and warming up")
+        self._task = self._bars.add_task(title, total=None, note="building and warming up")
         self.line(title)
 
     def session_event(self, event: dict[str, Any]) -> None:
-        """A block is done."""
-        self._bars.update(self._task, completed=event["block"], note=f"block {event['block']}/{event['blocks']}")
+        """A block is done, or what comes after the blocks begins."""
+        if event["event"] == "block":
+            block, of = event["block"], event["blocks"]
+            self._bars.update(self._task, total=of, completed=block, note=f"block {block}/{of}")
+        else:
+            self._bars.update(self._task, note=event["text"])
 
     def _clear(self) -> None:
         if self._task is not None:

@@ -1,7 +1,7 @@
 """The straight line from a spec to a record. Example: run_one(spec, dataset, store, report)
 
-This module alone composes the others. `run_one` trains and measures one run; `time_models` is the speed session
-after a sweep. Both run in a child process of their own (executors/local.py) and send their progress to `report`.
+`run_one` trains and measures one run in a child process of its own (executors/local.py) and sends its progress to
+`report`. bench/session.py is its sister for speed sessions.
 """
 
 from __future__ import annotations
@@ -22,26 +22,22 @@ from torch import nn
 
 from bench import environment
 from bench.checkpoint import SHARE, Checkpoints
-from bench.cost import count
+from bench.cost import Audit, count
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.loader import Batches
-from bench.errors import Busy, Interrupted
-from bench.files import inert, write_atomically
+from bench.files import write_atomically
 from bench.schema import SCHEMA, Record
-from bench.spec import Recipe, RunSpec, Setting, content_id, slug, to_dict
-from bench.store import Store, comparability_key, history_csv, now
-from bench.timing import KINDS, Task, make_tasks, time_blocks
+from bench.session import build, lay_out, synchroniser
+from bench.spec import Recipe, RunSpec, SessionSpec, to_dict
+from bench.status import one_line
+from bench.store import REFERENCE, Store, history_csv, now
+from bench.timing import stopwatch_of
 from bench.train import Clock, Diverged, Evaluation, Trained, evaluate, make_optimizer, restore, train
 from models import registry
 from models.registry import ModelError
 
 Report = Callable[[dict[str, Any]], None]
-
-# One speed session: long enough to be worth reading, short enough to follow every sweep.
-BLOCKS = 10
-SAMPLE_SECONDS = {"cpu": 0.2, "cuda": 0.1}
-SESSION_SECONDS_A_MODEL = 45.0
 
 
 @dataclass(frozen=True)
@@ -64,13 +60,7 @@ def build_model(spec: RunSpec) -> nn.Module:
     random.seed(spec.seed)  # a model from a file may draw from these two
     np.random.seed(spec.seed)
     model = registry.build(spec.model, spec.data.num_classes, spec.data.image_size)
-    return _lay_out(model, spec.setting)
-
-
-def _lay_out(model: nn.Module, setting: Setting) -> nn.Module:
-    if setting.memory_format == "channels_last":
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    return lay_out(model, spec.setting)
 
 
 def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
@@ -95,7 +85,7 @@ def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
     except ModelError:
         raise
     except Exception as error:  # a stranger's code may raise anything
-        raise ModelError(f"model '{name}' fails on {image_size} px images: {_one_line(error)}") from error
+        raise ModelError(f"model '{name}' fails on {image_size} px images: {one_line(error)}") from error
     if not torch.equal(first, second):
         raise ModelError(f"model '{name}' answers the same images differently in eval mode: its accuracy has no value")
     warnings = []
@@ -134,15 +124,6 @@ def _gradients(model: nn.Module, out: torch.Tensor, name: str) -> int:
     return len(found)
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {inert(str(error))[:300]}"
-
-
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """Waits until the device has finished; nothing to wait for on a CPU."""
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-
 def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share: float = SHARE) -> Record:
     """Data, model, cost, training, one look at the test set, record; from the last checkpoint where there is one.
 
@@ -160,7 +141,7 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
     store.write_spec(spec)
     batches = make_batches(spec, dataset, device)
     model = build_model(spec)
-    cost, cost_note = _cost(model, spec.data.image_size)
+    cost, cost_notes, audit = _cost(model, spec.data.image_size)
     model = model.to(device)
     keeper = make_keeper(spec, model, store, facts, share)
     sync = synchroniser(device)
@@ -219,7 +200,8 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
         "started": started,
         "metrics": metrics,
         "history": [asdict(epoch) for epoch in trained.history],
-        "notes": [*dataset.notes, *cost_note],
+        "notes": [*dataset.notes, *cost_notes],
+        "flops_audit": audit,
         "classes": list(arrays.classes),
         "environment": facts,
     }
@@ -272,15 +254,34 @@ def measured(trained: Trained, test: Evaluation, batch_size: int) -> dict[str, A
     }
 
 
-def _cost(model: nn.Module, image_size: int) -> tuple[dict[str, int | None], list[str]]:
-    """A failing counter leaves empty cells and a note; it never costs a training."""
+def _cost(model: nn.Module, image_size: int) -> tuple[dict[str, Any], list[str], dict[str, Any] | None]:
+    """(metrics, notes, the audit in full). A failing counter leaves empty cells and a note, and costs no training."""
     try:
         cost = count(model, image_size)
-        notes = [f"FLOPs are too low: {', '.join(cost.uncounted)} not counted"] if cost.uncounted else []
-        return {"flops": cost.flops, "activations": cost.activations, "params": cost.params}, notes
+        figures: dict[str, Any] = {"flops": cost.flops, "activations": cost.activations, "params": cost.params}
+        figures |= {"flops_2x": 2 * cost.flops, "train_flops_2x": cost.train_flops_2x}
+        return {**figures, "flops_audit": cost.audit.verdict}, audit_notes(cost.audit), asdict(cost.audit)
     except Exception as error:  # fvcore traces the model, and tracing may raise anything
         params = sum(p.numel() for p in model.parameters())
-        return {"flops": None, "activations": None, "params": params}, [f"FLOPs not counted: {_one_line(error)}"]
+        return {"flops": None, "params": params}, [f"FLOPs not counted: {one_line(error)}"], None
+
+
+def audit_notes(audit: Audit) -> list[str]:
+    """What a reader of a FLOP count must know, a sentence each; none where two counters agree and nothing is left."""
+    notes = []
+    if audit.verdict == "mismatch":
+        notes.append(
+            f"FLOPs do not pass the audit: products {audit.products:,} by fvcore, {audit.torch:,} by torch "
+            f"({'; '.join(audit.differing)})"
+        )
+    elif audit.verdict == "failed":
+        notes.append(f"FLOPs could not be audited: {audit.why}")
+    if audit.unsupported:
+        notes.append(f"operators not counted in the FLOPs: {', '.join(audit.unsupported)}")
+    if audit.unused:
+        shown = ", ".join(audit.unused[:5]) + (", …" if len(audit.unused) > 5 else "")
+        notes.append(f"{len(audit.unused)} module(s) with parameters that the forward pass never calls: {shown}")
+    return notes
 
 
 def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> None:
@@ -293,17 +294,6 @@ def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> No
         arrays[f"{part}_loss"] = seen.losses.astype(np.float32)
     np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
-
-
-def status_of(error: BaseException) -> str:
-    """Expected failures by name: oom, diverged, interrupted, busy, else failed."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return "oom"
-    # torch's CPU allocator, and the C++ library beneath it, raise a plain RuntimeError
-    if isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "std::bad_alloc")):
-        return "oom"
-    named = {Diverged: "diverged", Interrupted: "interrupted", Busy: "busy"}
-    return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
 
 
 def failure_record(spec: RunSpec, status: str, message: str, started: str) -> Record:
@@ -338,55 +328,6 @@ def child_run(report: Report, spec: RunSpec, source: DataSource, root: Path, aga
             run_one(spec, source.load(), store, report)
 
 
-def child_session(report: Report, specs: list[RunSpec], root: Path, limit: float | None) -> None:
-    """What a child process does for one speed session, as the only one in its store."""
-    store = Store(root)
-    with store.claim_timing():
-        time_models(specs, store, report, limit)
-
-
-def time_models(specs: list[RunSpec], store: Store, report: Report, limit: float | None = None) -> Record:
-    """One speed session of the specs' models, which differ in nothing else; writes and returns its record.
-
-    `limit`: seconds after which it ends, with three blocks at least; by default some for each model.
-    """
-    first = specs[0]
-    assert len({(s.data, s.recipe, s.setting, s.device) for s in specs}) == 1, "one session, one set of conditions"
-    started, device = now(), torch.device(first.device)
-    environment.fix_numerics(first.deterministic)
-    facts = environment.describe(device)
-    tasks: list[Task] = []
-    for spec in specs:
-        tasks += _tasks(spec, device)
-    samples = time_blocks(
-        tasks,
-        BLOCKS,
-        SAMPLE_SECONDS[device.type],
-        limit or SESSION_SECONDS_A_MODEL * len(specs),
-        time.perf_counter,
-        synchroniser(device),
-        seed=first.seed,
-        on_block=lambda block: report({"event": "block", "block": block, "blocks": BLOCKS}),
-    )
-    key = comparability_key(to_dict(first), facts)
-    names = [spec.model for spec in specs]
-    session: Record = {
-        "schema": SCHEMA,
-        "id": f"{slug('-'.join(names))}-{content_id([names, key, started])}",
-        "started": started,
-        "models": names,
-        "sources": {spec.model: spec.model_source for spec in specs},
-        "kinds": list(KINDS),
-        "key": key,
-        "recipe": asdict(first.recipe),
-        "num_classes": first.data.num_classes,
-        "samples": [asdict(sample) for sample in samples],
-        "environment": facts,
-    }
-    store.write_session(session["id"], session)
-    return session
-
-
 def training_images(spec: RunSpec, train_images: int) -> int:
     """Images that a run will have seen at its end."""
     return spec.recipe.epochs * (train_images // spec.recipe.batch_size) * spec.recipe.batch_size
@@ -407,17 +348,32 @@ def known_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> floa
 
 def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:
     """What a child process does to estimate a run: three training steps after two to warm up."""
-    device = torch.device(spec.device)
-    environment.fix_numerics(spec.deterministic)
-    task = next(task for task in _tasks(spec, device) if task.kind == "train")
-    samples = time_blocks([task], 3, 0.0, 0.0, time.perf_counter, synchroniser(device), seed=0)
-    step = statistics.median(sample.seconds_per_call for sample in samples)
+    _, tasks = build(session_of([spec], 0.0), spec.model)
+    (task,) = (task for task in tasks if task.kind == "train")
+    task.prepare()
+    stopwatch = stopwatch_of(torch.device(spec.device), time.perf_counter)
+    stopwatch(task.call, 2)
+    step = statistics.median(stopwatch(task.call, 1) for _ in range(3))
     report({"event": "estimate", "seconds": step * training_images(spec, train_images) / spec.recipe.batch_size})
 
 
-def _tasks(spec: RunSpec, device: torch.device) -> list[Task]:
-    model = build_model(spec).to(device)
-    return make_tasks(spec.model, model, spec.recipe, spec.data.num_classes, spec.data.image_size, device, spec.setting)
+def session_of(specs: list[RunSpec], seconds: float) -> SessionSpec:
+    """The speed session for runs that differ in nothing but model and seed."""
+    first = specs[0]
+    assert len({(s.data, s.recipe, s.setting, s.device) for s in specs}) == 1, "one session, one set of conditions"
+    names = [spec.model for spec in specs]
+    return SessionSpec(
+        models=tuple((spec.model, spec.model_source) for spec in specs),
+        recipe=first.recipe,
+        setting=first.setting,
+        device=first.device,
+        device_name=first.device_name,
+        image_size=first.data.image_size,
+        num_classes=first.data.num_classes,
+        reference=REFERENCE if REFERENCE in names else names[0],
+        deterministic=first.deterministic,
+        seconds=seconds,
+    )
 
 
 def save_traceback(folder: Path, text: str) -> Path:

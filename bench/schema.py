@@ -80,20 +80,39 @@ def validate(record: Record, name: str, sealed: bool = True) -> Record:
 
 
 def _check_samples(session: Record) -> None:
-    """Every model has one sample of every kind in every block: ratios are taken within blocks."""
-    blocks: dict[tuple[str, str], list[int]] = defaultdict(list)
+    """Whatever was timed has one sample in every block: ratios are taken within blocks."""
+    blocks: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for sample in session["samples"]:
-        blocks[sample["model"], sample["kind"]].append(sample["block"])
-    wanted = list(range(1 + max(sample["block"] for sample in session["samples"])))
-    for model in session["models"]:
-        for kind in ("train", "inference", "latency"):
-            if sorted(blocks[model, kind]) != wanted:
-                raise Damaged(f"its {kind} blocks of {inert(model)} are not complete")
+        blocks[sample["model"], sample["kind"], sample["batch_size"]].append(sample["block"])
+    wanted = list(range(session["blocks"]))
+    for (model, kind, batch_size), found in blocks.items():
+        if sorted(found) != wanted:
+            raise Damaged(f"its {kind} blocks of {inert(model)} at batch {batch_size} are not complete")
+    if {model for model, _, _ in blocks} - {*session["models"]}:
+        raise Damaged("it has samples of a model that it does not name")
 
 
 def _migrate_1(old: Record) -> Record:
-    """Schema 1 had no checkpoints, hence one segment a run, and no checksums."""
+    """Schema 1 had no checkpoints, hence one segment a run; ten blocks a session; no checksums, no audit."""
     new = {**old, "schema": 2}
+    if isinstance(old.get("samples"), list) and isinstance(old.get("key"), dict):
+        key = {k: v for k, v in old["key"].items() if k != "setting"}
+        blocks = [s.get("block") for s in old["samples"] if isinstance(s, dict)]
+        new |= {
+            "key": {**key, "policy": f"identical:{old['key'].get('setting')}"},
+            "settings": {},
+            "reference": "seresnet",
+            "stopped": "blocks",
+            "blocks": 1 + max((b for b in blocks if isinstance(b, int)), default=0),
+            "build_seconds": {},
+            "failures": [],
+            "memory": [],
+            "warnings": [],
+            "first_calls": [],
+            "ceilings": None,
+            "bounds": {},
+            "energy": {"source": "", "why_not": "not measured under schema 1"},
+        }
     if old.get("status") == "ok" and isinstance(old.get("metrics"), dict):
         new["metrics"] = {**old["metrics"], "segments": 1, "checkpoint_seconds": 0.0}
         new["files"] = {}
@@ -113,6 +132,7 @@ _PLAIN = {
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1}
 _AMOUNT = {"type": "number", "minimum": 0}
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _MAYBE = {"type": ["number", "null"], "minimum": 0}
 
@@ -152,8 +172,28 @@ def _schemas() -> dict[str, Record]:
         **dict.fromkeys(("model", "kind"), _TEXT),
         **{k: {"type": "integer", "minimum": 0, "maximum": 1_000_000} for k in ("block", "position")},
         **dict.fromkeys(("batch_size", "calls"), _COUNT),
-        "seconds": {"type": "number", "exclusiveMinimum": 0},
+        "seconds": _POSITIVE,
     }
+    failure = {**dict.fromkeys(("model", "kind", "message"), _TEXT), "status": {"enum": list(STATUSES)}}
+    failure |= {"batch_size": {"type": ["integer", "null"], "minimum": 1}}
+    memory = {
+        **dict.fromkeys(("model", "kind"), _TEXT),
+        "batch_size": _COUNT,
+        "bytes": _MAYBE,
+        "reserved_bytes": _MAYBE,
+    }
+    bound = {
+        "name": {"enum": ["launch", "bandwidth", "compute", "loader"]},
+        "share": _AMOUNT,
+        "shares": {"type": "object", "additionalProperties": _AMOUNT},
+        **dict.fromkeys(("flops_per_second", "flops_2x", "twice_the_batch"), _MAYBE),
+        **dict.fromkeys(("operators", "bytes"), _COUNT),
+        "step_seconds": _POSITIVE,
+        "experiment": _TEXT,
+    }
+    ceilings = {"required": ["flops_per_second", "bytes_per_second", "launch_seconds", "loader_images_per_second"]}
+    joules = {"joules_per_1000_images": {"type": "object", "additionalProperties": _AMOUNT}}
+    energy = {"dependencies": {"joules_per_1000_images": {"properties": joules}}}
     texts = {"type": "array", "items": _TEXT}
     return {
         "run": _object(
@@ -162,7 +202,7 @@ def _schemas() -> dict[str, Record]:
         ),
         "finished": _object(
             {
-                "metrics": _object(metrics),
+                "metrics": _object(metrics, additionalProperties={"type": ["number", "string", "null"]}),
                 "history": {"type": "array", "items": epoch, "minItems": 1},
                 "notes": texts,
                 "classes": texts,
@@ -180,6 +220,21 @@ def _schemas() -> dict[str, Record]:
                 "recipe": spec["properties"]["recipe"],
                 "num_classes": _COUNT,
                 "samples": {"type": "array", "items": _object(sample), "minItems": 1},
+                "first_calls": {"type": "array", "items": _object(sample)},
+                "settings": {
+                    "type": "object",
+                    "additionalProperties": {"type": "object", "additionalProperties": _TEXT},
+                },
+                "reference": _TEXT,
+                "stopped": {"enum": ["narrow", "limit", "blocks", "alone"]},
+                "blocks": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+                "build_seconds": {"type": "object", "additionalProperties": _AMOUNT},
+                "failures": {"type": "array", "items": _object(failure)},
+                "memory": {"type": "array", "items": _object(memory)},
+                "warnings": texts,
+                "ceilings": {"type": ["object", "null"], "additionalProperties": _POSITIVE, **ceilings},
+                "bounds": {"type": "object", "additionalProperties": _object(bound)},
+                "energy": _object({"source": _TEXT, "why_not": _TEXT}, **energy),
                 "environment": facts,
             }
         ),

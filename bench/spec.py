@@ -76,6 +76,25 @@ class RunSpec:
         return "-".join([*(slug(p) for p in parts), content_id(to_dict(self))])
 
 
+@dataclass(frozen=True)
+class SessionSpec:
+    """One speed session: models under one set of conditions. Images are random, so that no data set is needed."""
+
+    models: tuple[tuple[str, str], ...]  # (name, model_source)
+    recipe: Recipe  # its batch size is the training step's
+    setting: Setting
+    device: str
+    device_name: str
+    image_size: int
+    num_classes: int
+    reference: str  # ratios are to this one
+    deterministic: bool = False
+    batch_sizes: tuple[int, ...] = ()  # of inference; none: the recipe's
+    half_width: float = 0.02  # of a ratio's 95 % interval, on the logarithm
+    seconds: float = 60.0  # of timing at most
+    thorough: bool = False  # each model tried alone, memory, limits, energy
+
+
 def to_dict(spec: RunSpec) -> dict[str, Any]:
     """As plain data for JSON, with the schema's number."""
     return {"schema": SPEC_SCHEMA, **asdict(spec)}

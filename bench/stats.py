@@ -25,16 +25,42 @@ class Interval(NamedTuple):
     n: int
 
 
-def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
-    """Geometric mean of paired ratios with a t-interval on their logarithms.
+PILOT = 10  # blocks that decide how many there will be
 
-    The pairs are within-block times of two models, so that a drift of the machine cancels.
+
+def log_ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
+    """Logarithms of paired ratios: within-block times of two models, so that a drift of the machine cancels."""
+    return [math.log(a / b) for a, b in zip(numerator, denominator, strict=True)]
+
+
+def t_half(logs: Sequence[float], n: int) -> float:
+    """Half the width of a t-interval for a mean of n, with the spread and the degrees of freedom of `logs`."""
+    df = len(logs) - 1
+    return float(scipy_stats.t.ppf((1 + CONFIDENCE) / 2, df)) * statistics.stdev(logs) / math.sqrt(n)
+
+
+def blocks_needed(pilots: Sequence[Sequence[float]], half_width: float, most: int) -> int:
+    """How many blocks, the pilot's included, bring every interval to at most ± half_width on the logarithm.
+
+    Stein 1945 (Annals of Mathematical Statistics 16:243), two stages: the number depends on the pilot's spread alone,
+    which tells nothing of the mean, so that the interval of `ratio_interval` keeps its coverage.
     """
-    logs = [math.log(a / b) for a, b in zip(numerator, denominator, strict=True)]
+    wanted = [math.ceil(t_half(logs, 1) ** 2 / half_width**2) for logs in pilots if len(logs) > 1]
+    return min(most, max([PILOT, *wanted]))
+
+
+def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
+    """Geometric mean of paired ratios with a 95 % interval on their logarithms, in the order of the blocks.
+
+    Up to PILOT blocks the ordinary t-interval. Beyond, their number was chosen by the pilot's spread: Stein's interval,
+    whose coverage is exact then (pilot's spread and degrees of freedom, all blocks' mean), or the ordinary one where
+    that is wider, as it is when the machine became less quiet after the pilot.
+    """
+    logs = log_ratios(numerator, denominator)
     mean, n = statistics.fmean(logs), len(logs)
     if n < 2:
         return Interval(math.exp(mean), math.nan, math.nan, n)
-    half = scipy_stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * statistics.stdev(logs) / math.sqrt(n)
+    half = max(t_half(logs, n), t_half(logs[:PILOT], n))
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
 
 

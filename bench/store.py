@@ -12,9 +12,10 @@ may use one store: a run is worked on under its lock, which dies with its owner.
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +25,12 @@ from bench import schema
 from bench.errors import Busy, UserError
 from bench.files import holder, lock, remove_leftovers, sha256, to_csv, to_json, write_atomically
 from bench.schema import Damaged, Record
-from bench.spec import RunSpec, to_dict
+from bench.spec import RunSpec, SessionSpec, to_dict
+from bench.stats import ratio_interval
 
+REFERENCE = "seresnet"  # the model that ratios are to, where it is among those compared
 RUN_FILES = ("history.csv", "predictions.npz")  # beside the record, which holds their checksums
-VIEWS = ("results.csv", "history.csv", "timings.csv", "environment.csv")
+VIEWS = ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv")
 VIEWS_WAIT_SECONDS = 60.0
 RELEASE_SECONDS = 5.0  # until the kernel has cleared up after a process that was killed
 
@@ -38,9 +41,19 @@ RESULT_COLUMNS = (
     "val_accuracy", "test_loss", "train_seconds", "segments", "first_step_seconds", "checkpoint_seconds",
     "wall_seconds", "epochs", "samples_seen",
     "train_images_per_second", "inference_images_per_second", "latency_ms", "loop_images_per_second",
-    "speed_session", "flops", "params", "activations", "peak_memory_bytes", "train_images", "test_images",
+    "speed_session", "flops", "flops_2x", "train_flops_2x", "flops_audit", "params", "activations",
+    "peak_memory_bytes", "train_images", "test_images",
     "image_size", "num_classes", "batch_size", "precision", "setting", "torch", "commit", "dirty", "started",
     "message",
+)
+
+# A row for each model, kind and batch size of a session; times are of one call, quartiles and n of its raw samples.
+SPEED_COLUMNS = (
+    "session", "model", "kind", "batch_size", "status", "images_per_second", "median_ms", "q1_ms", "q3_ms", "n",
+    "reference", "ratio", "ratio_low", "ratio_high", "memory_bytes", "reserved_bytes", "bound", "bound_share",
+    "experiment", "flops_per_second", "joules_per_1000_images", "joules_missing", "build_seconds",
+    "first_call_seconds", "setting", "memory_format", "policy", "device_name", "driver", "torch", "precision",
+    "image_size", "num_classes", "stopped", "blocks", "started", "message",
 )
 # fmt: on
 
@@ -200,6 +213,7 @@ class Store:
         sample_columns = ("model", "kind", "block", "position", "batch_size", "calls", "seconds")
         return {
             "results.csv": to_csv(RESULT_COLUMNS, results(runs, sessions)),
+            "speed.csv": to_csv(SPEED_COLUMNS, (row for s in sessions for row in speed_rows(s))),
             "history.csv": to_csv(("run_id", "model", "dataset", "seed", "epoch", "metric", "value"), history),
             "timings.csv": to_csv(("session", "recipe", *sample_columns), timings),
             "environment.csv": to_csv(("record", "fact", "value"), environment),
@@ -231,10 +245,16 @@ def comparability_key(spec: Record, environment: Record) -> Record:
         "precision": spec["recipe"]["precision"],
         "batch_size": spec["recipe"]["batch_size"],
         "image_size": spec["data"]["image_size"],
-        "setting": spec["setting"]["name"],
+        "policy": f"identical:{spec['setting']['name']}",
         "deterministic": spec["deterministic"],
         "threads": environment.get("torch_threads") if spec["device"] == "cpu" else None,
     }
+
+
+def session_key(spec: SessionSpec, environment: Record) -> Record:
+    """A session's comparability key."""
+    about = {"recipe": asdict(spec.recipe), "data": {"image_size": spec.image_size}, "setting": asdict(spec.setting)}
+    return comparability_key({**about, "deterministic": spec.deterministic, "device": spec.device}, environment)
 
 
 def sessions_of(run: Record, sessions: list[Record]) -> list[Record]:
@@ -251,9 +271,12 @@ def sessions_of(run: Record, sessions: list[Record]) -> list[Record]:
     ]
 
 
-def seconds_per_call(session: Record, model: str, kind: str) -> list[float]:
-    """Raw samples of one model and kind, by block."""
-    picked = [s for s in session["samples"] if s["model"] == model and s["kind"] == kind]
+def seconds_per_call(session: Record, model: str, kind: str, batch_size: int | None = None) -> list[float]:
+    """Raw samples of one model and kind, by block; inference at the recipe's batch size unless another is named."""
+    if batch_size is None:
+        batch_size = 1 if kind == "latency" else session["recipe"]["batch_size"]
+    wanted = (model, kind, batch_size)
+    picked = [s for s in session["samples"] if (s["model"], s["kind"], s["batch_size"]) == wanted]
     return [s["seconds"] / s["calls"] for s in sorted(picked, key=lambda s: s["block"])]
 
 
@@ -286,13 +309,63 @@ def _result(run: Record, session: Record | None) -> dict[str, Any]:
     }
     row |= {k: v for k, v in metrics.items() if k in RESULT_COLUMNS}
     if session is not None:
-        median = {
-            kind: statistics.median(seconds_per_call(session, spec["model"], kind))
-            for kind in ("train", "inference", "latency")
-        }
         batch = spec["recipe"]["batch_size"]
-        row["train_images_per_second"] = batch / median["train"]
-        row["inference_images_per_second"] = batch / median["inference"]
-        row["latency_ms"] = 1000 * median["latency"]
+        figures: dict[str, tuple[str, Callable[[float], float]]] = {
+            "train": ("train_images_per_second", lambda s: batch / s),
+            "inference": ("inference_images_per_second", lambda s: batch / s),
+            "latency": ("latency_ms", lambda s: 1000 * s),
+        }
+        for kind, (column, figure) in figures.items():
+            if seconds := seconds_per_call(session, spec["model"], kind):
+                row[column] = figure(statistics.median(seconds))
         row["speed_session"] = session["id"]
     return row
+
+
+def speed_rows(session: Record) -> list[dict[str, Any]]:
+    """The rows of speed.csv for one session; what could not be timed is a row with its status.
+
+    The ratio is of speeds: the reference's time over one's own, above 1 is faster.
+    """
+    key, rows = session["key"], []
+    memory = {(m["model"], m["kind"], m["batch_size"]): m for m in session["memory"]}
+    firsts = {(s["model"], s["kind"], s["batch_size"]): s["seconds"] for s in session["first_calls"]}
+    about = {k: key.get(k) for k in ("policy", "device_name", "driver", "torch", "precision", "image_size")}
+    about |= {k: session[k] for k in ("num_classes", "stopped", "blocks", "started", "reference")}
+    about["session"] = session["id"]
+    for model, kind, batch in dict.fromkeys((s["model"], s["kind"], s["batch_size"]) for s in session["samples"]):
+        seconds = seconds_per_call(session, model, kind, batch)
+        reference = seconds_per_call(session, session["reference"], kind, batch)
+        low, middle, high = quartiles(seconds)
+        row = {**about, "model": model, "kind": kind, "batch_size": batch, "status": "ok", "n": len(seconds)}
+        row |= {"images_per_second": batch / middle, "median_ms": 1e3 * middle, "q1_ms": 1e3 * low, "q3_ms": 1e3 * high}
+        if reference and model != session["reference"]:
+            ratio = ratio_interval(reference, seconds)
+            row |= {"ratio": ratio.value, "ratio_low": finite(ratio.low), "ratio_high": finite(ratio.high)}
+        held = memory.get((model, kind, batch), {})
+        row |= {"memory_bytes": held.get("bytes"), "reserved_bytes": held.get("reserved_bytes")}
+        row |= {"first_call_seconds": firsts.get((model, kind, batch))}
+        row |= {"build_seconds": session["build_seconds"].get(model)}
+        setting = session["settings"].get(model, {})
+        row |= {"setting": setting.get("name"), "memory_format": setting.get("memory_format")}
+        if kind == "train":
+            found, joules = session["bounds"].get(model, {}), session["energy"]
+            row |= {"bound": found.get("name"), "bound_share": found.get("share")}
+            row |= {k: found.get(k) for k in ("experiment", "flops_per_second")}
+            row["joules_per_1000_images"] = joules.get("joules_per_1000_images", {}).get(model)
+            row["joules_missing"] = joules["why_not"]
+        rows.append(row)
+    for failure in session["failures"]:
+        rows.append({**about, **{k: failure[k] for k in ("model", "kind", "batch_size", "status", "message")}})
+    return rows
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile: the spread of raw samples, not an interval for the median."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return low, middle, high
+
+
+def finite(value: float) -> float | None:
+    """None for nan, which is an empty cell."""
+    return value if math.isfinite(value) else None

@@ -22,18 +22,18 @@ from bench.executors.local import Outcome, call
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, duration, make_console
 from bench.runner import (
-    BLOCKS,
     DataSource,
     child_estimate,
     child_probe,
     child_run,
-    child_session,
     failure_record,
     known_seconds,
     save_traceback,
+    session_of,
 )
 from bench.schema import Record
 from bench.spec import Recipe, RunSpec, Setting, expand
+from bench.speed import time_together
 from bench.store import VIEWS, Store, now, sessions_of
 from models import registry
 from models.registry import ModelError
@@ -43,6 +43,7 @@ BUSY = "being run by"
 # Between two rebuilds of the CSV files: at least so long, and at least so many times the last one's duration.
 REFRESH_SECONDS, REFRESH_PAUSE = 60.0, 100.0
 PROBE_SECONDS = 300.0  # a model that has not answered two images by then hangs
+SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough to follow every sweep
 LOOK_SECONDS = 2.0  # between two looks at whether another process has finished a run
 
 
@@ -322,26 +323,17 @@ def execute(
 
 
 def time_if_needed(specs: list[RunSpec], store: Store, display: Display, limit: float | None, again: bool) -> bool:
-    """Time the models that finished, in turns, unless one session has them all. False where the session failed."""
+    """Time the models that finished, in turns, unless one session has them all. False where one could not be timed."""
     finished = {spec.model: spec for spec in specs if store.is_done(spec)}
     if not finished:
         return True
-    while True:
-        records = [r for spec in finished.values() if (r := store.record(spec)) is not None]
-        fitting = [{s["id"] for s in sessions_of(record, store.sessions())} for record in records]
-        if not again and set.intersection(*fitting):
-            return True
-        display.session_started(f"timing {', '.join(finished)} in turns", BLOCKS)
-        outcome = call(child_session, (list(finished.values()), store.root, limit), display.session_event)
-        if outcome.status != "busy":
-            break
-        display.line(f"  {outcome.message} is timing; waiting")  # two at once would spoil both
-        while store.timing_owner():
-            time.sleep(LOOK_SECONDS)
-    if outcome.status != "ok":
-        where = f" (traceback: {save_traceback(store.root / 'speed', outcome.traceback)})" if outcome.traceback else ""
-        display.line(f"  the timing pass failed: {outcome.message}{where}")
-    return outcome.status == "ok"
+    records = [r for spec in finished.values() if (r := store.record(spec)) is not None]
+    fitting = [{s["id"] for s in sessions_of(record, store.sessions())} for record in records]
+    if not again and set.intersection(*fitting):
+        return True
+    spec = session_of(list(finished.values()), limit or SESSION_SECONDS_A_MODEL * len(finished))
+    session = time_together(spec, store, display)
+    return session is not None and not session["failures"]
 
 
 def finish(plan: Plan, store: Store, display: Display) -> bool:

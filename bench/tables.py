@@ -11,19 +11,30 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.files import inert, no_formula
 from bench.schema import Record
+from bench.session_table import inert_record, significant, why_ended
 from bench.stats import Interval, mean_interval, ratio_interval, share_interval
-from bench.store import RESULT_COLUMNS, Store, comparability_key, results, seconds_per_call, sessions_of
+from bench.store import (
+    REFERENCE,
+    RESULT_COLUMNS,
+    Store,
+    comparability_key,
+    quartiles,
+    results,
+    seconds_per_call,
+    sessions_of,
+    speed_rows,
+)
 
 FORMATS = ("text", "markdown", "csv", "latex")
-REFERENCE = "seresnet"
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,6 @@ class Column:
     show: Callable[[float], str]
     spread: tuple[str, str] = ("min", "max")  # over seeds; of speeds the quartiles of the samples, q1 and q3
     ratio: str = "cost"  # "" | "cost": of the figures | "train", "inference", "latency": within a session's blocks
-
-
-def significant(value: float) -> str:
-    """Three significant digits without an exponent."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:.0f}"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 QUARTILES = ("q1", "q3")
@@ -68,6 +72,8 @@ class Row:
     runs: int
     values: dict[str, Interval]
     ratios: dict[str, Interval] = field(default_factory=dict)
+    marked: frozenset[str] = frozenset()  # keys of figures that must not be read without their note
+    facts: dict[str, Any] = field(default_factory=dict)  # for the CSV format: audit, other units
 
 
 @dataclass(frozen=True)
@@ -111,22 +117,13 @@ def history_frame(stores: list[Store]) -> pd.DataFrame:
 
 def _load(stores: list[Store], damaged: list[str] | None = None) -> tuple[list[Record], list[Record]]:
     runs: dict[str, Record] = {}
-    every = [_inert(r) for store in stores for r in store.runs(damaged)]
+    every = [inert_record(r) for store in stores for r in store.runs(damaged)]
     for run in sorted(every, key=lambda r: r["started"]):
         # The same run in two stores is one run: the newest that went well, and a failure only where none did.
         if run["status"] == "ok" or runs.get(run["run_id"], run)["status"] != "ok":
             runs[run["run_id"]] = run
-    sessions = {s["id"]: _inert(s) for store in stores for s in store.sessions(damaged)}
+    sessions = {s["id"]: inert_record(s) for store in stores for s in store.sessions(damaged)}
     return list(runs.values()), sorted(sessions.values(), key=lambda s: s["started"])
-
-
-def _inert(value: Any) -> Any:
-    """A record with every text in it harmless to a terminal, a table or a plot, whoever wrote it."""
-    if isinstance(value, str):
-        return inert(value)
-    if isinstance(value, dict):
-        return {_inert(k): _inert(v) for k, v in value.items()}
-    return [_inert(v) for v in value] if isinstance(value, list) else value
 
 
 def _conditions(run: Record) -> str:
@@ -135,14 +132,20 @@ def _conditions(run: Record) -> str:
     return json.dumps([spec["data"], spec["recipe"], comparability_key(spec, environment)], sort_keys=True)
 
 
-def compare(stores: list[Store], reference: str = REFERENCE) -> list[Comparison]:
-    """One comparison for each set of equal conditions, in the order in which they were first run."""
+def compare(stores: list[Store], reference: str = REFERENCE, by_device: bool = True) -> list[Comparison]:
+    """One comparison for each set of equal conditions, in the order in which they were first run.
+
+    Raises UserError, unless `by_device`, where the same data and recipe were measured under different comparability
+    keys, and says which part differs: their speeds must not be read off one page as if they were one measurement.
+    """
     damaged: list[str] = []
     runs, sessions = _load(stores, damaged)
     groups: dict[str, list[Record]] = {}
     for run in runs:
         if run["status"] == "ok":
             groups.setdefault(_conditions(run), []).append(run)
+    if not by_device:
+        _refuse_mixed_keys([group[0] for group in groups.values()])
     comparisons = [_comparison(group, sessions, reference) for group in groups.values()]
     failed = [r for r in runs if r["status"] != "ok"]
     for index, comparison in enumerate(comparisons):
@@ -156,6 +159,28 @@ def compare(stores: list[Store], reference: str = REFERENCE) -> list[Comparison]
         notes = tuple(f"left out: {inert(line)}" for line in damaged)
         comparisons.append(Comparison("records that cannot be believed (run_bench.py check)", {}, (), (), (), notes))
     return comparisons
+
+
+def _refuse_mixed_keys(firsts: list[Record]) -> None:
+    """Raise UserError where two groups ask the same question under different comparability keys."""
+    questions: dict[str, list[Record]] = {}
+    for run in firsts:
+        recipe = {k: v for k, v in run["spec"]["recipe"].items() if k not in ("precision", "batch_size")}
+        questions.setdefault(json.dumps([run["spec"]["data"], recipe], sort_keys=True), []).append(run)
+    for group in questions.values():
+        keys = [comparability_key(run["spec"], run["environment"]) for run in group]
+        different = [part for part in keys[0] if len({json.dumps(key[part]) for key in keys}) > 1]
+        if different:
+            parts = "; ".join(f"{part}: {' or '.join(_distinct(key[part] for key in keys))}" for part in different)
+            data, recipe = group[0]["spec"]["data"]["name"], group[0]["spec"]["recipe"]["name"]
+            raise UserError(
+                f"{data} under recipe {recipe} was measured under conditions that must not share a table ({parts}); "
+                "--by-device makes one table for each"
+            )
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(map(str, values)))
 
 
 def _same_plan(a: Record, b: Record) -> bool:
@@ -183,7 +208,7 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     rows.sort(key=lambda row: (-row.values["accuracy"].value, row.model))
     base = next((row for row in rows if row.model == reference), None)
     if base is not None:
-        rows = [Row(r.model, r.family, r.runs, r.values, _ratios(r, base, session)) for r in rows]
+        rows = [replace(r, ratios=_ratios(r, base, session)) for r in rows]
     first, spec = runs[0], runs[0]["spec"]
     about = {
         "dataset": spec["data"]["name"],
@@ -233,18 +258,21 @@ def _row(model: str, runs: list[Record], session: Record | None) -> Row:
         if found:
             middle = statistics.median(found)
             values[key] = Interval(middle, min(found), max(found), len(found))
-    if session is not None and model in session["models"]:
+    if session is not None:
+        batch = session["recipe"]["batch_size"]
         for kind, key in (("train", "train_images_per_second"), ("inference", "inference_images_per_second")):
-            seconds = seconds_per_call(session, model, kind)
-            batch = next(s["batch_size"] for s in session["samples"] if s["model"] == model and s["kind"] == kind)
-            values[key] = _quartiles([batch / s for s in seconds])
-        values["latency_ms"] = _quartiles([1000 * s for s in seconds_per_call(session, model, "latency")])
-    return Row(model, runs[0]["family"], len(runs), values)
+            if seconds := seconds_per_call(session, model, kind):
+                values[key] = _spread([batch / s for s in seconds])
+        if seconds := seconds_per_call(session, model, "latency"):
+            values["latency_ms"] = _spread([1000 * s for s in seconds])
+    audits = {r["metrics"].get("flops_audit") for r in runs}
+    facts = {k: runs[-1]["metrics"].get(k) for k in ("flops_2x", "train_flops_2x", "flops_audit")}
+    marked = frozenset({"flops"} if audits & {"mismatch", "failed"} else ())
+    return Row(model, runs[0]["family"], len(runs), values, {}, marked, facts)
 
 
-def _quartiles(values: list[float]) -> Interval:
-    """Median with the quartiles: the spread of raw samples, not an interval for the median."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+def _spread(values: list[float]) -> Interval:
+    low, middle, high = quartiles(values)
     return Interval(middle, low, high, len(values))
 
 
@@ -273,11 +301,11 @@ def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Recor
     if any(row.runs > 1 for row in rows):
         notes.append("Accuracy of several seeds: mean with a 95 % t-interval over seeds, on this test set.")
     if session is not None:
-        blocks = 1 + max(s["block"] for s in session["samples"])
         notes.append(
-            f"Speeds: medians of {blocks} blocks in which the models took turns, on images already on the device; "
-            "loading is not in them, and it is in the training seconds."
+            f"Speeds: medians of {session['blocks']} blocks in which the models took turns ({why_ended(session)}), on "
+            "images already on the device; loading is not in them, and it is in the training seconds."
         )
+        notes += [f"Speed session: {warning}." for warning in session["warnings"]]
     if base is not None:
         notes.append(
             f"× is the ratio to {reference}: above 1 is faster for images/s and more for all else"
@@ -289,6 +317,8 @@ def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Recor
         )
     if session is not None and (apart := [row.model for row in rows if row.model not in session["models"]]):
         notes.append(f"No speed for {', '.join(apart)}: not timed in turns with the others; name all in one command.")
+    if any("flops" in row.marked for row in rows):
+        notes.append("† These FLOPs did not pass the audit against torch's own counter; another note says how.")
     if base is None:
         notes.append(f"No ratios: {reference} is not among these models.")
     if runs[0]["spec"]["device"] == "cpu":
@@ -330,7 +360,7 @@ def to_frame(comparisons: list[Comparison]) -> pd.DataFrame:
                     flat |= {f"{column.key}_ratio": ratio.value}
                 if column.ratio and column.ratio != "cost":
                     flat |= {f"{column.key}_ratio_low": ratio.low, f"{column.key}_ratio_high": ratio.high}
-            rows.append(flat)
+            rows.append(flat | row.facts)
         for failure in comparison.failures:
             about = {"model": failure.model, "runs": 0, "status": failure.status, "message": failure.message}
             rows.append({**about, **comparison.about})
@@ -347,7 +377,7 @@ def _cells(row: Row, column: Column) -> tuple[str, str]:
     if column.key not in row.values:
         return "–", ""
     value = row.values[column.key]
-    shown = column.show(value.value)
+    shown = column.show(value.value) + "†" * (column.key in row.marked)
     if column.key == "accuracy":
         beside = f"{column.show(value.low)}–{column.show(value.high)}" if math.isfinite(value.low) else ""
     else:
@@ -416,6 +446,7 @@ _LATEX = {
     "×": r"$\times$",
     "–": "--",
     "·": r"$\cdot$",
+    "†": r"$\dagger$",
 }
 
 
@@ -435,3 +466,8 @@ def _latex(comparison: Comparison) -> str:
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [f"% {' '.join(t.split())}" for t in (*_failure_lines(comparison), *comparison.notes)]
     return "\n".join(lines) + "\n"
+
+
+def speed_frame(stores: list[Store]) -> pd.DataFrame:
+    """Every row of speed.csv, from the records."""
+    return pd.DataFrame([row for session in _load(stores)[1] for row in speed_rows(session)])

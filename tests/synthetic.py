@@ -108,7 +108,7 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
         for kind, share in (("train", 1), ("inference", 4), ("latency", 10))
     ]
     key = {**{k: ENVIRONMENT.get(k) for k in ("device", "device_name", "driver", "torch")}}
-    key |= {"precision": "fp32", "batch_size": RECIPE.batch_size, "image_size": 32, "setting": "eager"}
+    key |= {"precision": "fp32", "batch_size": RECIPE.batch_size, "image_size": 32, "policy": "identical:eager"}
     key |= {"deterministic": False, "threads": 2}
     return {
         "schema": SCHEMA,
@@ -116,6 +116,18 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
         "started": started,
         "models": list(seconds),
         "sources": dict.fromkeys(seconds, ""),
+        "settings": {model: {"name": "eager", "memory_format": "channels_last"} for model in seconds},
+        "reference": "seresnet",
+        "stopped": "narrow",
+        "blocks": len(next(iter(seconds.values()))),
+        "build_seconds": dict.fromkeys(seconds, 0.1),
+        "first_calls": [],
+        "failures": [],
+        "memory": [],
+        "warnings": [],
+        "ceilings": None,
+        "bounds": {},
+        "energy": {"source": "rapl", "why_not": "this machine has no RAPL counter"},
         "key": key,
         "recipe": asdict(RECIPE),
         "num_classes": 10,
@@ -139,3 +151,37 @@ def write_store(root: Path, accuracies: dict[str, float], seconds: dict[str, lis
         store.write_session(made["id"], made)
     store.rebuild_views()
     return store
+
+
+def thorough_session(seconds: dict[str, list[float]], sizes: tuple[int, ...] = (1, 32, 128)) -> dict[str, Any]:
+    """A session of the `time` command: inference at several batch sizes, limits, memory."""
+    made = session(seconds)
+    samples = [s for s in made["samples"] if s["kind"] != "inference"]
+    for model, blocks in seconds.items():
+        for block, s in enumerate(blocks):
+            for size in sizes:
+                about = {"model": model, "kind": "inference", "block": block, "position": 1, "batch_size": size}
+                samples.append({**about, "calls": 1, "seconds": s * (20 + size) / 1000})
+    ceilings = {"flops_per_second": 6e10, "bytes_per_second": 1.4e10, "launch_seconds": 3e-6}
+    bounds = {
+        model: {
+            "name": "bandwidth",
+            "share": 0.4,
+            "shares": {"launch": 0.1, "bandwidth": 0.4, "compute": 0.3, "loader": 0.01},
+            "flops_per_second": 2e10 / (1 + i),
+            "flops_2x": 750_000_000 * 128,
+            "operators": 900,
+            "bytes": 4 * 10**9 * (1 + i),
+            "step_seconds": blocks[0],
+            "twice_the_batch": 1.02,
+            "experiment": "confirmed",
+        }
+        for i, (model, blocks) in enumerate(seconds.items())
+    }
+    memory = [
+        {"model": m, "kind": "train", "batch_size": 128, "bytes": 9 * 10**8, "reserved_bytes": None} for m in seconds
+    ]
+    made |= {"samples": samples, "bounds": bounds, "memory": memory}
+    made["ceilings"] = {**ceilings, "loader_images_per_second": 20_000.0}
+    made["first_calls"] = [{**s, "calls": 1, "block": 0} for s in samples if s["block"] == 0]
+    return made

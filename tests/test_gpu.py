@@ -50,3 +50,99 @@ def test_a_sweep_on_the_gpu(bench: Callable[..., CompletedProcess[str]], tiny_np
     assert set(results["precision"]) <= {"bf16", "fp32"}
     assert (results["peak_memory_bytes"] > 1e6).all()
     assert (results["train_images_per_second"] > 0).all()
+
+
+def test_events_agree_with_the_wall_clock() -> None:
+    """A long queue of products: both clocks see the same time but for the launch of the first."""
+    import time
+
+    from bench.timing import event_stopwatch, wall_stopwatch
+
+    device = torch.device("cuda")
+    a = torch.randn(4096, 4096, device=device)
+    events, wall = event_stopwatch(device), wall_stopwatch(time.perf_counter, torch.cuda.synchronize)
+    events(lambda: a @ a, 50)
+    by_events, by_wall = events(lambda: a @ a, 200), wall(lambda: a @ a, 200)
+    assert by_events == pytest.approx(by_wall, rel=0.1)
+
+
+def test_a_speed_session_on_the_gpu(bench: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    words = ["--models=resnet20,vit_params", "--batch-size=64", "--batch-sizes=1,64", "--time-limit=20s"]
+    done = bench("time", *words, "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(tmp_path / "speed.csv")
+    train = rows[rows["kind"] == "train"]
+    assert (train["memory_bytes"] > 1e6).all()
+    assert (train["reserved_bytes"] >= train["memory_bytes"]).all()
+    assert train["bound"].isin(["launch", "bandwidth", "compute", "loader"]).all()
+    assert (train["joules_per_1000_images"].notna() | train["joules_missing"].notna()).all()
+
+
+def test_a_batch_that_does_not_fit_is_a_row(bench: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    words = ["--models=resnet20", "--batch-size=8", "--batch-sizes=8,900000", "--image-size=256", "--time-limit=5s"]
+    done = bench("time", *words, "--results", tmp_path)
+    assert done.returncode == 1
+    rows = pd.read_csv(tmp_path / "speed.csv")
+    assert set(rows.loc[rows["batch_size"] == 900_000, "status"]) == {"oom"}
+    assert set(rows.loc[rows["batch_size"] == 8, "status"]) == {"ok"}
+
+
+ASSERTS = """
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, classes, size):
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes))
+
+    def forward(self, x):
+        if x.is_cuda and self.training and len(x) > 2:
+            torch.zeros(2, device=x.device)[torch.tensor([5], device=x.device)]
+        return self.head(x)
+
+def breaks(classes, size): return Model(classes, size)
+"""
+
+
+def test_a_device_assert_ends_one_run(
+    bench: Callable[..., CompletedProcess[str]], tiny_npz: Path, tmp_path: Path
+) -> None:
+    """A CUDA context does not survive it: the next model has another process, and another context."""
+    path = tmp_path / "mine.py"
+    path.write_text(ASSERTS)
+    data = ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "1", "--batch-size", "20"]
+    done = bench(*data, "--models", f"{path}:breaks,resnet20", "--results", tmp_path / "s")
+    assert done.returncode == 1
+    results = pd.read_csv(tmp_path / "s" / "results.csv").set_index("family")
+    assert results.loc["external", "status"] in ("failed", "killed")
+    assert results.loc["cnn", "status"] == "ok"
+
+
+def test_a_continued_run_goes_on_from_its_checkpoint(tiny_npz: Path, tmp_path: Path) -> None:
+    """On a GPU the same history up to the kernels' own order of sums."""
+    from dataclasses import replace
+
+    from bench.errors import Interrupted
+    from bench.recipes import smoke
+    from bench.runner import DataSource, run_one
+    from bench.spec import RunSpec, Setting
+    from bench.store import Store
+
+    source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
+    recipe = replace(smoke(), epochs=3, batch_size=20, precision="fp32")
+    spec = RunSpec("resnet20", source.load().ref, recipe, Setting(), "cuda", "here", 0, deterministic=True)
+    left = [8]
+
+    def stop(event: dict[str, object]) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Interrupted("stopped")
+
+    whole = run_one(spec, source.load(), Store(tmp_path / "a"), lambda event: None)
+    with pytest.raises(Interrupted):
+        run_one(spec, source.load(), Store(tmp_path / "b"), stop)
+    record = run_one(spec, source.load(), Store(tmp_path / "b"), lambda event: None)
+    assert record["metrics"]["segments"] == 2
+    losses = [[row["train_loss"] for row in r["history"]] for r in (whole, record)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPOSERS = {"bench.runner", "bench.store", "bench.cli", "bench.sweep", "bench.executors"}
+MEASURES = ("train", "timing", "cost", "limits", "energy")
+COMPOSERS = {f"bench.{n}" for n in ("runner", "session", "store", "cli", "sweep", "speed", "executors")}
 
 
 def imports(path: Path) -> set[str]:
@@ -46,7 +47,10 @@ def test_models_never_import_bench(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted((ROOT / "bench/data").glob("*.py")), *(ROOT / f"bench/{n}.py" for n in ("train", "timing", "cost"))],
+    [
+        *sorted((ROOT / "bench/data").glob("*.py")),
+        *(ROOT / f"bench/{n}.py" for n in ("train", "timing", "cost", "limits", "energy")),
+    ],
     ids=lambda p: p.name,
 )
 def test_what_measures_never_imports_what_composes(path: Path) -> None:
@@ -72,6 +76,7 @@ assert "torch" not in sys.modules, "torch was imported"
     [
         "import bench.tables, bench.plots",
         "import bench.data.datasets",
+        "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",
         "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress",
         "from models.registry import expand_names; expand_names('vit_*')",
         "from bench.cli import main; assert main(['list', 'models']) == 0",
@@ -82,6 +87,8 @@ assert "torch" not in sys.modules, "torch was imported"
         "from bench.cli import main; assert main(['--models', 'seresnet', '--recipe', 'sharde']) == 2",
         "from bench.cli import main; assert main(['--models', 'seresnet', '--seeds', '1,,2']) == 2",
         "from bench.cli import main; assert main(['table', '--results', 'results/none']) == 2",
+        "from bench.cli import main; assert main(['time', '--models', 'vit_tinny']) == 2",
+        "from bench.cli import main; assert main(['check', '--results', 'results/reference/cpu-2core']) == 0",
     ],
 )
 def test_torch_stays_unloaded(code: str) -> None:

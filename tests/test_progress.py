@@ -30,7 +30,7 @@ def shown(terminal: bool) -> str:
         display.run_event({"event": "step", "step": 15})
         display.run_event({**EPOCH, "epoch": 2, "train_seconds": 20.0, "samples_seen": 2000})
         display._bars.refresh()
-        display.session_started("timing [red]model in turns", 3)
+        display.session_started("timing [red]model in turns")
         display.session_event({"event": "block", "block": 1, "blocks": 3})
     return file.getvalue()
 

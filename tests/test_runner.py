@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import runner
+from bench import runner, session
 from bench.recipes import smoke
-from bench.runner import DataSource, run_one, status_of, time_models
+from bench.runner import DataSource, run_one, session_of
 from bench.spec import RunSpec, Setting
+from bench.status import status_of
 from bench.store import Store, sessions_of
 from bench.train import Diverged, Evaluation
 from models.registry import ModelError
@@ -81,14 +82,13 @@ def test_a_seed_decides_the_weights() -> None:
 def test_a_session_is_found_again_by_the_runs_it_timed(
     source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "BLOCKS", 3)
-    monkeypatch.setitem(runner.SAMPLE_SECONDS, "cpu", 0.0)
+    monkeypatch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
     store, spec = Store(tmp_path), make_spec(source)
     record = run_one(spec, source.load(), store, ignore)
-    session = time_models([spec], store, ignore)
-    assert [s["id"] for s in sessions_of(record, store.sessions())] == [session["id"]]
-    assert {s["kind"] for s in session["samples"]} == {"train", "inference", "latency"}
-    assert len(session["samples"]) == 3 * 3
+    made = session.time_models(session_of([spec], 0.0), session.Found(), store, ignore)
+    assert [s["id"] for s in sessions_of(record, store.sessions())] == [made["id"]]
+    assert {s["kind"] for s in made["samples"]} == {"train", "inference", "latency"}
+    assert len(made["samples"]) == 3 * 3
 
 
 @pytest.mark.parametrize(

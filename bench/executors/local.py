@@ -21,8 +21,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from bench.errors import Interrupted
-from bench.files import inert
+from bench.errors import Busy, Interrupted
 
 # From a polite request to the end: a step and a checkpoint fit in; a compilation or a hang is abandoned.
 GRACE_SECONDS = 20.0
@@ -190,11 +189,9 @@ def _child(sender: Connection, life: Connection, function: Callable[..., None], 
     try:
         function(report, *args)
     except Exception as error:
-        from bench.runner import status_of
+        from bench.status import one_line, status_of
 
-        message = inert(str(error))[:300]
-        named = isinstance(error, Interrupted) or not message
-        text = (message or type(error).__name__) if named else f"{type(error).__name__}: {message}"
+        text = str(error) if isinstance(error, Interrupted | Busy) else one_line(error)
         trace = traceback.format_exc()
         sender.send({"event": "failure", "status": status_of(error), "message": text, "traceback": trace})
     finally:

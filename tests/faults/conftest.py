@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bench import runner
+from bench import session
 from bench.recipes import smoke
-from bench.runner import DataSource, run_one, time_models
+from bench.runner import DataSource, run_one, session_of
 from bench.spec import RunSpec, Setting
 from bench.store import Store
 
@@ -102,11 +102,10 @@ def pristine(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = replace(smoke(), epochs=2, batch_size=20, precision="fp32")
     specs = [RunSpec(m, dataset.ref, recipe, Setting(), "cpu", "here", 0) for m in ("resnet20", "vit_params")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "BLOCKS", 3)
-        patch.setitem(runner.SAMPLE_SECONDS, "cpu", 0.0)
+        patch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
         for spec in specs:
             run_one(spec, dataset, store, lambda event: None)
-        time_models(specs, store, lambda event: None)
+        session.time_models(session_of(specs, 0.0), session.Found(), store, lambda event: None)
     store.rebuild_views()
     return root
 

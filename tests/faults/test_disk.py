@@ -100,7 +100,7 @@ def files_of(root: Path) -> list[str]:
     return [str(sorted(root.glob(kind))[0].relative_to(root)) for kind in (*kinds, *VIEWS)]
 
 
-@pytest.mark.parametrize("index", range(9))
+@pytest.mark.parametrize("index", range(10))
 def test_a_flipped_bit_in_any_file_is_found(store: Store, pristine: Path, index: int) -> None:
     """40 random bits in each kind of file; tables of what is left never fail."""
     name = files_of(pristine)[index]
@@ -130,10 +130,11 @@ def test_views_come_back(store: Store, capsys: pytest.CaptureFixture[str]) -> No
     (store.root / "history.csv").write_bytes(before["history.csv"][:100])
     (store.root / "timings.csv").write_text("edited,by,hand\n1,2,3\n")
     (store.root / "environment.csv").write_bytes(b"\xff\x00\xfe")
+    (store.root / "speed.csv").write_bytes(b"")
     assert main(["check", "--results", str(store.root)]) == 1
     printed = capsys.readouterr().out
     assert all(name in printed for name in VIEWS)
-    assert "4 problems" in printed
+    assert "5 problems" in printed
     assert main(["check", "--rebuild", "--results", str(store.root)]) == 0
     assert "0 problems" in capsys.readouterr().out
     assert {name: (store.root / name).read_bytes() for name in VIEWS} == before
@@ -201,3 +202,39 @@ def test_views_cost_is_linear_in_the_number_of_runs(store: Store, monkeypatch: p
             views.rebuild_if_due()
         # a hundredth of the time, and the one rebuild that the last pause has not yet paid for
         assert 0 < cost[0] <= 0.01 * time[0] + runs / 1000
+
+
+def test_odd_paths(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A store whose path has a space, an umlaut, a line break and a formula in it."""
+    root = tmp_path / "=größe of\nmy store 🚀"
+    assert main([*words, "--models=resnet20", "--epochs=1", "--results", str(root)]) == 0
+    assert main(["table", "--results", str(root)]) == 0
+    assert main(["check", "--results", str(root)]) == 0
+    assert "1 finished and 0 other runs" in capsys.readouterr().out
+
+
+def test_a_sidecar_that_crashes_costs_no_measurement(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plots after a sweep; the FLOP count of a run; NVML while a machine is described."""
+    from bench import environment, plots, runner
+    from bench.runner import run_one
+
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(plots, "save_all", breaks)
+    assert main([*words, "--models=resnet20", "--epochs=1", "--results", str(tmp_path / "s")]) == 1
+    assert "the plots could not be drawn: RuntimeError: broken on purpose" in capsys.readouterr().out
+    assert Store(tmp_path / "s").runs()[0]["status"] == "ok"
+    assert (tmp_path / "s" / "results.csv").is_file()
+
+    monkeypatch.setattr(runner, "count", breaks)
+    source = DataSource(words[0].removeprefix("--dataset="), Path(), None, 1.0)
+    record = run_one(specs_of(source)[0], source.load(), Store(tmp_path / "t"), lambda event: None)
+    assert record["metrics"]["flops"] is None
+    assert any("FLOPs not counted: RuntimeError: broken on purpose" in note for note in record["notes"])
+    assert record["metrics"]["params"] > 0
+
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # its import raises
+    assert environment._driver().startswith("unknown (")

@@ -258,7 +258,7 @@ def test_a_diverged_run_begins_anew(source: DataSource, tmp_path: Path, monkeypa
     original = Restless.forward
 
     def breaks(self: Restless, x: torch.Tensor) -> torch.Tensor:
-        calls[0] += self.training
+        calls[0] += self.training and x.device.type != "meta"  # the FLOP count is no training
         return original(self, x) * (float("nan") if calls[0] > 7 else 1.0)
 
     monkeypatch.setattr(Restless, "forward", breaks)

@@ -1,0 +1,276 @@
+"""One speed session: models in turns, and what limits them. Example: time_models(spec, Found(), store, report)
+
+Everything here runs in child processes: `try_model` alone for each model (it may raise, hang or kill its CUDA context;
+it measures memory on the way), then `time_models` for all that are left. sweep.py and speed.py call them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import energy, environment, limits
+from bench.cost import train_flops
+from bench.schema import SCHEMA, Record
+from bench.spec import SessionSpec, Setting, content_id, slug
+from bench.status import one_line, status_of
+from bench.store import Store, now, session_key
+from bench.timing import KINDS, Rule, Task, Timed, make_tasks, stopwatch_of, time_blocks, warnings_of
+from models import registry
+
+Report = Callable[[dict[str, Any]], None]
+TaskName = tuple[str, str, int]  # model, kind, batch size
+
+SAMPLE_SECONDS = {"cpu": 0.2, "cuda": 0.1}
+LOOK_SECONDS = 0.5  # at the CPU's load before a session
+TWICE_PAIRS = 2  # samples at once and twice the batch, in turns
+
+
+@dataclass
+class Found:
+    """What the trials found: models or tasks that cannot be timed, memory, seconds of building."""
+
+    failures: list[dict[str, Any]] = field(default_factory=list)  # model, kind, batch_size, status, message
+    memory: list[dict[str, Any]] = field(default_factory=list)  # model, kind, batch_size, bytes, reserved_bytes
+
+    def out(self) -> set[TaskName]:
+        """Tasks that failed alone."""
+        return {(f["model"], f["kind"], f["batch_size"]) for f in self.failures if f["kind"]}
+
+    def out_models(self) -> set[str]:
+        """Models that failed as a whole."""
+        return {f["model"] for f in self.failures if not f["kind"]}
+
+
+def build(spec: SessionSpec, name: str, batch_sizes: tuple[int, ...] | None = None) -> tuple[nn.Module, list[Task]]:
+    """A model on the device with its tasks. Raises what building raises."""
+    device = torch.device(spec.device)
+    torch.manual_seed(0)
+    model = lay_out(registry.build(name, spec.num_classes, spec.image_size), spec.setting).to(device)
+    sizes = spec.batch_sizes if batch_sizes is None else batch_sizes
+    made = make_tasks(name, model, spec.recipe, spec.num_classes, spec.image_size, device, spec.setting, sizes)
+    return model, made
+
+
+def lay_out(model: nn.Module, setting: Setting) -> nn.Module:
+    """The model in the setting's memory layout."""
+    if setting.memory_format == "channels_last":
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """Waits until the device has finished; nothing to wait for on a CPU."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+# --- one model alone -----------------------------------------------------------------------------------------------
+
+
+def try_model(report: Report, spec: SessionSpec, name: str) -> None:
+    """What a child process does with one model: every task once, with its peak memory.
+
+    Inference before training and small batches before large ones, so that one that does not fit takes no other with it.
+    """
+    device = torch.device(spec.device)
+    environment.fix_numerics(spec.deterministic)
+    _, tasks = build(spec, name)
+    for task in sorted(tasks, key=lambda t: (t.kind == "train", t.images)):
+        about = {"model": name, "kind": task.kind, "batch_size": task.images}
+        report({"event": "trial", **about})
+        environment.reset_peak_memory(device)
+        try:
+            task.prepare()
+            for _ in range(2):
+                task.call()
+            synchroniser(device)()
+        except Exception as error:
+            report({"event": "untimed", **about, "status": status_of(error), "message": one_line(error)})
+            continue
+        peak, reserved = environment.peak_memory_bytes(device), environment.reserved_memory_bytes(device)
+        report({"event": "memory", **about, "bytes": peak, "reserved_bytes": reserved})
+
+
+# --- all of them in turns ------------------------------------------------------------------------------------------
+
+
+def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -> Record:
+    """One session of the models that are left; writes and returns its record. Raises what a model raises."""
+    started, device = now(), torch.device(spec.device)
+    environment.fix_numerics(spec.deterministic)
+    facts = environment.describe(device)
+    load, before = cpu_load(), energy.gpu_state(device)
+    models: dict[str, nn.Module] = {}
+    tasks: list[Task] = []
+    build_seconds = {}
+    for name, _ in spec.models:
+        if name in found.out_models():
+            continue
+        report({"event": "task", "model": name})
+        begin = time.perf_counter()
+        models[name], made = build(spec, name)
+        build_seconds[name] = time.perf_counter() - begin
+        tasks += [t for t in made if (t.model, t.kind, t.images) not in found.out()]
+    rule = Rule(spec.reference, spec.half_width, spec.seconds, SAMPLE_SECONDS[spec.device])
+    stopwatch = stopwatch_of(device, time.perf_counter)
+    timed = time_blocks(
+        tasks,
+        rule,
+        stopwatch,
+        time.perf_counter,
+        seed=0,
+        on_block=lambda block, of: report({"event": "block", "block": block, "blocks": of}),
+        on_task=lambda task: report({"event": "task", "model": task.model}),
+    )
+    warnings = warnings_of(timed, load)
+    extra: dict[str, Any] = {"ceilings": None, "bounds": {}, "energy": {"source": "", "why_not": "not asked for"}}
+    if spec.thorough:
+        extra = _limits(spec, models, tasks, timed, report) | {"energy": _energy(spec, tasks, report)}
+    after = energy.gpu_state(device)
+    names = list(models)
+    key = session_key(spec, facts)
+    session: Record = {
+        "schema": SCHEMA,
+        "id": f"{slug('-'.join(names))}-{content_id([names, key, started])}",
+        "started": started,
+        "models": names,
+        "sources": {name: source for name, source in spec.models if name in models},
+        "settings": {name: asdict(spec.setting) for name in names},
+        "reference": spec.reference,
+        "kinds": list(KINDS),
+        "key": key,
+        "recipe": asdict(spec.recipe),
+        "num_classes": spec.num_classes,
+        "stopped": timed.stopped,
+        "blocks": timed.blocks,
+        "planned_blocks": timed.planned_blocks,
+        "half_width": spec.half_width,
+        "limit_seconds": spec.seconds,
+        "seconds": timed.seconds,
+        "samples": [asdict(sample) for sample in timed.samples],
+        "first_calls": [asdict(sample) for sample in timed.first_calls],
+        "build_seconds": build_seconds,
+        "failures": found.failures,
+        "memory": found.memory,
+        "warnings": [*warnings, *energy.warnings_of_state(before, after)],
+        "gpu_before": before,
+        "gpu_after": after,
+        **extra,
+        "environment": facts,
+    }
+    store.write_session(session["id"], session)
+    return session
+
+
+def child_session(report: Report, spec: SessionSpec, found: Found, root: Path) -> None:
+    """What a child process does for one speed session, as the only one in its store."""
+    store = Store(root)
+    with store.claim_timing():
+        time_models(spec, found, store, report)
+
+
+def cpu_load() -> float | None:
+    """The share of all cores that others keep busy while this process sleeps; None where /proc does not say."""
+
+    def busy_and_all() -> tuple[int, int]:
+        user, nice, system, idle, iowait, *rest = (int(x) for x in Path("/proc/stat").read_text().split()[1:9])
+        return user + nice + system + sum(rest), user + nice + system + idle + iowait + sum(rest)
+
+    try:
+        before = busy_and_all()
+        time.sleep(LOOK_SECONDS)
+        after = busy_and_all()
+    except (OSError, ValueError):
+        return None
+    return (after[0] - before[0]) / max(1, after[1] - before[1])
+
+
+def _limits(
+    spec: SessionSpec, models: dict[str, nn.Module], tasks: list[Task], timed: Timed, report: Report
+) -> dict[str, Any]:
+    """The ceilings, and for each model's training step its bound and the experiment with twice the batch."""
+    device, recipe = torch.device(spec.device), spec.recipe
+    stopwatch = stopwatch_of(device, time.perf_counter)
+    report({"event": "stage", "text": "measuring what this device can do"})
+    batches = limits.random_batches(recipe.batch_size, spec.image_size, recipe.crop_padding, recipe.flip, device)
+    ceilings = limits.measure_ceilings(device, recipe.precision, batches, stopwatch)
+    bounds = {}
+    for task in (t for t in tasks if t.kind == "train"):
+        report({"event": "task", "model": task.model})
+        report({"event": "stage", "text": f"what limits {task.model}"})
+        one = train_flops(models[task.model], spec.image_size)
+        task.prepare()
+        work = limits.count_work(task.call, None if one is None else one * task.images)
+        seconds = statistics.median(
+            s.seconds_per_call for s in timed.samples if s.model == task.model and s.kind == "train"
+        )
+        found = limits.bound(work, ceilings, task.images, seconds)
+        twice = _twice_the_batch(spec, task)
+        bounds[task.model] = {
+            **asdict(found),
+            "operators": work.operators,
+            "bytes": work.bytes,
+            "flops_2x": work.flops_2x,
+            "step_seconds": seconds,
+            "twice_the_batch": twice,
+            "experiment": limits.confirmed(found.name, twice),
+        }
+    return {"ceilings": asdict(ceilings), "bounds": bounds}
+
+
+def _twice_the_batch(spec: SessionSpec, task: Task) -> float | None:
+    """Images/s at twice the batch over those at once, in turns; None where twice does not fit."""
+    device = torch.device(spec.device)
+    stopwatch = stopwatch_of(device, time.perf_counter)
+    double = replace(spec, recipe=replace(spec.recipe, batch_size=2 * task.images), batch_sizes=(1,))
+    try:
+        _, made = build(double, task.model)
+        twice = next(t for t in made if t.kind == "train")
+        ratios = []
+        for t in (task, twice):
+            t.prepare()
+            stopwatch(t.call, 1)
+        for _ in range(TWICE_PAIRS):
+            task.prepare()
+            once = stopwatch(task.call, 1)
+            twice.prepare()
+            ratios.append(2 * once / stopwatch(twice.call, 1))
+        return statistics.median(ratios)
+    except (RuntimeError, MemoryError):  # out of memory, in any of its disguises: there is no such experiment then
+        return None
+
+
+def _energy(spec: SessionSpec, tasks: list[Task], report: Report) -> dict[str, Any]:
+    """Joules for 1,000 training images of each model, or why there are none."""
+    device = torch.device(spec.device)
+    meter = energy.find_meter(device)
+    if meter.joules is None:
+        return {"source": meter.source, "why_not": meter.why_not}
+    joules = {}
+    for task in (t for t in tasks if t.kind == "train"):
+        report({"event": "stage", "text": f"energy of {task.model}"})
+        task.prepare()
+        sync = synchroniser(device)
+        joules[task.model] = 1000 * energy.joules_per_image(meter, task.call, task.images, sync, time.perf_counter)
+    return {"source": meter.source, "why_not": "", "joules_per_1000_images": joules}
+
+
+def explain_model(report: Report, spec: SessionSpec, name: str) -> None:
+    """What a child process does for `time --explain`: seconds of a training step by group of operators."""
+    device = torch.device(spec.device)
+    environment.fix_numerics(spec.deterministic)
+    _, tasks = build(spec, name)
+    task = next(t for t in tasks if t.kind == "train")
+    task.prepare()
+    task.call()
+    stopwatch = stopwatch_of(device, time.perf_counter)
+    step = min(stopwatch(task.call, 1) for _ in range(3))
+    groups = limits.explain(task.call, device)
+    report({"event": "explained", "step_seconds": step, "groups": groups})

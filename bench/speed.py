@@ -1,0 +1,189 @@
+"""The `time` command, and the timing pass of a sweep. Example: run(arguments, ["seresnet", "vit_tiny"])
+
+The parent's side of bench/session.py: each model alone in a child first, then all of them in turns in another; whoever
+takes that one down is named, left out, and the session begins again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from typing import Any
+
+from bench import environment, plots, recipes
+from bench.errors import UserError
+from bench.executors.local import Outcome, call
+from bench.files import write_atomically
+from bench.progress import Display, make_console
+from bench.schema import Record
+from bench.session import Found, child_session, explain_model, try_model
+from bench.session_table import render_session
+from bench.spec import Recipe, SessionSpec, Setting
+from bench.store import REFERENCE, Store
+from models import registry
+from models.registry import ModelError
+
+EXIT_FAILED = 1
+TRIAL_SECONDS = 600.0  # for one model alone, every task twice
+SECONDS_A_MODEL = 60.0  # of timing, where no --time-limit is given
+SLACK_SECONDS = 900.0  # over the time limit: building, warming up, limits, energy; then the session hangs
+LOOK_SECONDS = 2.0
+BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 32, 128, 512, 2048)}
+
+
+def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None) -> int:
+    """Time models, write the session and its views, print its table. Returns the exit code."""
+    display, store = Display(make_console()), Store(arguments.results)
+    spec = make_spec(arguments, names, batch_sizes)
+    store.check_writable()
+    display.line(
+        f"{spec.image_size} px, {spec.num_classes} classes, training batch {spec.recipe.batch_size}, "
+        f"{spec.recipe.precision}, {spec.setting.name}, on {spec.device_name}"
+    )
+    with display:
+        session = time_together(spec, store, display)
+    store.rebuild_views()
+    if session is None:
+        display.line("nothing could be timed")
+        return EXIT_FAILED
+    display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
+    written = [store.root / "speed.csv", *plots.save_session(session, store.root / "plots")]
+    for path in written:
+        if path.suffix != ".svg":
+            display.line(f"wrote {path}")
+    return EXIT_FAILED if session["failures"] else 0
+
+
+def make_spec(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None) -> SessionSpec:
+    """From arguments to a session. Raises UserError."""
+    device = environment.choose_device(arguments.device)
+    if not 8 <= arguments.image_size <= 1024:
+        raise UserError(f"--image-size must lie in 8..1024, not {arguments.image_size}")
+    if not 1 <= arguments.num_classes <= 100_000:
+        raise UserError(f"--num-classes must lie in 1..100000, not {arguments.num_classes}")
+    if not 0.1 <= arguments.within <= 50:
+        raise UserError(f"--within must lie in 0.1..50 (per cent), not {arguments.within:g}")
+    environment.hide_other_gpus(device)
+    return SessionSpec(
+        models=tuple((name, registry.source_hash(name)) for name in names),
+        recipe=make_recipe(arguments, device),
+        setting=Setting(),
+        device=device.type,
+        device_name=environment.device_name(device),
+        image_size=arguments.image_size,
+        num_classes=arguments.num_classes,
+        reference=REFERENCE if REFERENCE in names else names[0],
+        deterministic=arguments.deterministic,
+        batch_sizes=batch_sizes or BATCH_SIZES[device.type],
+        half_width=arguments.within / 100,
+        seconds=arguments.time_limit or SECONDS_A_MODEL * len(names),
+        thorough=True,
+    )
+
+
+def make_recipe(arguments: argparse.Namespace, device: Any) -> Recipe:
+    """The recipe whose training step is timed, its precision resolved. Raises UserError."""
+    recipe = recipes.load(arguments.recipe)
+    if arguments.batch_size is not None:
+        recipe = replace(recipe, batch_size=arguments.batch_size)
+    recipes.check(recipe, "recipe")
+    return replace(recipe, precision=environment.resolve_precision(recipe.precision, device))
+
+
+def time_together(spec: SessionSpec, store: Store, display: Display) -> Record | None:
+    """The session's record, or None where no model was left. Waits for another session of the same store."""
+    found = try_each(spec, display) if spec.thorough else Found()
+    while left := [name for name, _ in spec.models if name not in found.out_models()]:
+        before = {session["id"] for session in store.sessions()}
+        culprit = [left[0]]
+
+        def hear(event: dict[str, Any], culprit: list[str] = culprit) -> None:
+            if event["event"] == "task":
+                culprit[0] = event["model"]
+            else:
+                display.session_event(event)
+
+        display.session_started(f"timing {', '.join(left)} in turns")
+        if spec.reference not in left:
+            display.line(f"  without {spec.reference} there are no ratios")
+        outcome = call(child_session, (spec, found, store.root), hear, spec.seconds + SLACK_SECONDS, grace=0)
+        if outcome.status == "busy":
+            display.line(f"  {outcome.message} is timing in this store; waiting")  # two at once would spoil both
+            while store.timing_owner():
+                time.sleep(LOOK_SECONDS)
+            continue
+        new = [session for session in store.sessions() if session["id"] not in before]
+        if outcome.status == "ok" and new:
+            return new[-1]
+        if outcome.status == "ok":
+            outcome = Outcome("failed", "its process ended early")
+        where = save_trace(store, outcome)
+        display.line(f"  {culprit[0]}: {outcome.status}: {outcome.message}{where}; again without it")
+        found.failures.append(failed(culprit[0], "", None, outcome.status, outcome.message))
+    return None
+
+
+def try_each(spec: SessionSpec, display: Display) -> Found:
+    """Each model alone in a child: what fails there is a row, and never takes part in the session."""
+    found = Found()
+    for name, _ in spec.models:
+        last: dict[str, Any] = {}
+
+        def hear(event: dict[str, Any], last: dict[str, Any] = last) -> None:
+            kind = event.pop("event")
+            if kind == "trial":
+                last.update(event)
+            elif kind == "memory":
+                found.memory.append(event)
+            elif kind == "untimed":
+                found.failures.append(event)
+                where = f"{event['model']}, {event['kind']}, batch {event['batch_size']}"
+                display.line(f"  {where}: {event['status']}: {event['message']}")
+
+        display.line(f"{name} alone: does it run, what memory does it take")
+        outcome = call(try_model, (spec, name), hear, TRIAL_SECONDS, grace=0)
+        done = {(m["kind"], m["batch_size"]) for m in found.memory + found.failures if m["model"] == name}
+        if outcome.status != "ok" or not done:
+            message = outcome.message or "its process ended early"
+            status = "failed" if outcome.status == "ok" else outcome.status
+            display.line(f"  {name}: {status}: {message}")
+            found.failures.append(failed(name, "", None, status, message))
+    return found
+
+
+def failed(model: str, kind: str, batch_size: int | None, status: str, message: str) -> dict[str, Any]:
+    """A row for what could not be timed; no kind where it is the whole model."""
+    return {"model": model, "kind": kind, "batch_size": batch_size, "status": status, "message": message}
+
+
+def save_trace(store: Store, outcome: Outcome) -> str:
+    """Keep a traceback; returns where, for the line on the screen."""
+    if not outcome.traceback:
+        return ""
+    path = store.root / "speed" / "traceback.txt"
+    write_atomically(path, outcome.traceback.encode())
+    return f" (traceback: {path})"
+
+
+def explain(arguments: argparse.Namespace, name: str) -> int:
+    """Print where a training step of one model spends its time. Raises ModelError where it cannot be run."""
+    spec = make_spec(arguments, [name], (1,))
+    events: list[dict[str, Any]] = []
+    outcome = call(explain_model, (spec, name), events.append, TRIAL_SECONDS, grace=0)
+    if not events:
+        raise ModelError(f"'{name}' cannot be explained: {outcome.status}: {outcome.message}")
+    step, groups = events[0]["step_seconds"], events[0]["groups"]
+    total = sum(groups.values())
+    print(
+        f"{name}: a training step of {spec.recipe.batch_size} images ({spec.image_size} px, {spec.recipe.precision}, "
+        f"{spec.setting.name}) on {spec.device_name}: {1000 * step:.1f} ms"
+    )
+    for group, seconds in groups.items():
+        print(f"  {group:<20}{1000 * seconds:>10.1f} ms{100 * seconds / total:>7.1f} %  {_bar(seconds / total)}")
+    print("self time of operators under torch's profiler, which itself takes time; Python between them is in none")
+    return 0
+
+
+def _bar(share: float) -> str:
+    return "█" * round(40 * share)

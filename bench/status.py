@@ -1,0 +1,26 @@
+"""Failures by name. Example: status_of(MemoryError()) == "oom" """
+
+from __future__ import annotations
+
+import torch
+
+from bench.errors import Busy, Interrupted
+from bench.files import inert
+from bench.train import Diverged
+
+
+def status_of(error: BaseException) -> str:
+    """Expected failures by name: oom, diverged, interrupted, busy, else failed."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return "oom"
+    # torch's CPU allocator, and the C++ library beneath it, raise a plain RuntimeError
+    if isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "std::bad_alloc")):
+        return "oom"
+    named = {Diverged: "diverged", Interrupted: "interrupted", Busy: "busy"}
+    return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as its type and message, without line breaks."""
+    message = inert(str(error))[:300]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,0 +1,190 @@
+"""Can a speed session be believed? Example: python benchmarks/trust.py aa --sessions 200 --starts 4
+
+aa           one model under two names: how often does the 95 % interval of their ratio leave out 1, where it should
+             leave it out in 5 of 100 sessions
+sensitivity  one model against itself with 5 % more time in every step: how often is it found slower
+timm         inference images/s by this harness against timm's own method, in turns, on one model
+
+Sessions run under the stopping rule as shipped (pilot, Stein's number of blocks, 2 %), with short samples, in several
+process starts: layouts in memory differ from one start to the next. Nothing else may run meanwhile. LOG.md has results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from bench import environment  # noqa: E402
+from bench.recipes import shared  # noqa: E402
+from bench.spec import Setting  # noqa: E402
+from bench.stats import Interval, ratio_interval  # noqa: E402
+from bench.timing import Rule, Task, Timed, make_tasks, stopwatch_of, time_blocks  # noqa: E402
+from models.registry import build  # noqa: E402
+
+DEVICE = torch.device("cuda" if environment.has_cuda() else "cpu")
+BATCH = 8 if DEVICE.type == "cpu" else 128
+EXTRA = 0.05
+ATTEMPTS = 20  # of the sensitivity
+
+
+def small_network() -> nn.Module:
+    """A few milliseconds a step on a CPU core, so that hundreds of sessions fit into minutes."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+
+
+def train_task(name: str, model: nn.Module) -> Task:
+    """The training step of `model`, as a session times it."""
+    recipe = replace(shared(), batch_size=BATCH, precision="fp32")
+    tasks = make_tasks(name, model.to(DEVICE), recipe, 10, 32, DEVICE, Setting())
+    return next(task for task in tasks if task.kind == "train")
+
+
+def session(tasks: list[Task], sample_seconds: float, seed: int, seconds: float = 20.0) -> Timed:
+    """One session under the shipped rule."""
+    rule = Rule("a", half_width=0.02, seconds=seconds, sample_seconds=sample_seconds)
+    return time_blocks(tasks, rule, stopwatch_of(DEVICE, time.perf_counter), time.perf_counter, seed)
+
+
+def ratio(timed: Timed) -> Interval:
+    """The speed of b over a's."""
+    a, b = ([s.seconds_per_call for s in timed.samples if s.model == m] for m in ("a", "b"))
+    return ratio_interval(a, b)
+
+
+def one_start(kind: str, sessions: int, seed: int, sample_seconds: float) -> None:
+    """Some sessions in this process; prints a JSON line each."""
+    torch.manual_seed(0)
+    a, b = (train_task(name, small_network()) for name in "ab")
+    if kind == "sensitivity":
+        b = slower(b)
+    for index in range(sessions):
+        timed = session([a, b], sample_seconds, seed * 10_000 + index)
+        found = ratio(timed)
+        row = {"value": found.value, "low": found.low, "high": found.high, "blocks": timed.blocks}
+        print(json.dumps({**row, "stopped": timed.stopped, "seconds": timed.seconds}), flush=True)
+
+
+def slower(task: Task) -> Task:
+    """The task with extra work that takes EXTRA of its time: matrix products, their number calibrated against it."""
+    side = torch.randn(24, 24, device=DEVICE)
+    stopwatch = stopwatch_of(DEVICE, time.perf_counter)
+
+    def extra(times: int) -> None:
+        for _ in range(times):
+            torch.mm(side, side)
+
+    for _ in range(20):
+        task.call()
+    # in turns, so that a drift of the machine is not taken for work
+    pairs = [(stopwatch(task.call, 40) / 40, stopwatch(lambda: extra(2000), 1) / 2000) for _ in range(15)]
+    times = max(1, round(EXTRA * statistics.median(step / product for step, product in pairs)))
+    print(json.dumps({"calibrated": times}), flush=True)
+    return replace(task, call=lambda: (task.call(), extra(times)))
+
+
+def starts(kind: str, sessions: int, number: int, sample_seconds: float) -> list[dict[str, float]]:
+    """`sessions` sessions in `number` fresh processes, one after the other."""
+    rows = []
+    for seed in range(number):
+        share = sessions // number + (seed < sessions % number)
+        words = [sys.executable, __file__, kind, "--child", str(seed), "--sessions", str(share)]
+        done = subprocess.run([*words, "--sample-seconds", str(sample_seconds)], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        rows += [json.loads(line) for line in done.stdout.splitlines()]
+    return rows
+
+
+def report(kind: str, rows: list[dict[str, float]]) -> None:
+    """The verdict, with what a doubter asks for next."""
+    calibrated = [row["calibrated"] for row in rows if "calibrated" in row]
+    rows = [row for row in rows if "low" in row]
+    out = sum(not row["low"] <= 1 <= row["high"] for row in rows)
+    found_slower = sum(row["high"] < 1 for row in rows)
+    blocks, halves = [row["blocks"] for row in rows], [100 * (row["high"] / row["low"] - 1) / 2 for row in rows]
+    limited = sum(row["stopped"] != "narrow" for row in rows)
+    print(f"{kind}: {len(rows)} sessions on {environment.device_name(DEVICE)}, torch {torch.__version__}")
+    if kind == "aa":
+        print(f"the interval leaves out 1 in {out} of {len(rows)} (5 of 100 expected)")
+    else:
+        print(f"found slower in {found_slower} of {len(rows)}; extra products a step {calibrated}")
+    middle = statistics.median(row["value"] for row in rows)
+    print(
+        f"ratio: median {middle:.4f}; half-width: median {statistics.median(halves):.2f} %, largest {max(halves):.2f} %"
+    )
+    print(f"blocks: median {statistics.median(blocks):.0f}, most {max(blocks)}; not narrow when ended: {limited}")
+
+
+def timm_images_per_second(model: nn.Module, images: torch.Tensor) -> float:
+    """As timm's benchmark script times inference: 10 calls to warm up, 40 timed one by one, images over their sum."""
+    stopwatch = stopwatch_of(DEVICE, time.perf_counter)
+    with torch.no_grad():
+        for _ in range(10):
+            model(images)
+        total = sum(stopwatch(lambda: model(images), 1) for _ in range(40))
+    return 40 * len(images) / total
+
+
+def versus_timm(rounds: int) -> None:
+    """Both methods in turns on the same module, the same images."""
+    recipe = replace(shared(), batch_size=32, precision="fp32")
+    for name in ("resnet20", "vit_params"):
+        model = build(name, 10, 32).to(DEVICE, memory_format=torch.channels_last)
+        tasks = make_tasks(name, model, recipe, 10, 32, DEVICE, Setting())
+        task = next(t for t in tasks if t.kind == "inference")
+        images = torch.randn(32, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
+        mine, theirs = [], []
+
+        def ours(task: Task = task) -> float:
+            timed = session([task], 0.2, 0)
+            return 32 / statistics.median(s.seconds_per_call for s in timed.samples)
+
+        def timms(model: nn.Module = model, images: torch.Tensor = images) -> float:
+            return timm_images_per_second(model.eval(), images)
+
+        todo: list[tuple[list[float], Callable[[], float]]] = [(mine, ours), (theirs, timms)]
+        for index in range(rounds):
+            for kept, method in todo if index % 2 else todo[::-1]:
+                kept.append(method())
+        found = ratio_interval(mine, theirs)
+        ours_median, timms_median = statistics.median(mine), statistics.median(theirs)
+        print(f"{name}, batch 32: this harness {ours_median:,.0f}, timm's method {timms_median:,.0f} images/s")
+        print(f"  ratio {found.value:.3f} ({found.low:.3f} to {found.high:.3f}, n = {found.n})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("aa", "sensitivity", "timm"))
+    parser.add_argument("--sessions", type=int, help="default 200; of the sensitivity 20; of timm 8 rounds")
+    parser.add_argument("--starts", type=int, default=4, help="of fresh processes")
+    parser.add_argument("--sample-seconds", type=float, default=0.01)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    sessions = arguments.sessions or {"aa": 200, "sensitivity": ATTEMPTS, "timm": 8}[arguments.kind]
+    environment.fix_numerics(deterministic=False)
+    if arguments.kind == "timm":
+        versus_timm(sessions)
+    elif arguments.child is not None:
+        one_start(arguments.kind, sessions, arguments.child, arguments.sample_seconds)
+    else:
+        report(arguments.kind, starts(arguments.kind, sessions, arguments.starts, arguments.sample_seconds))
+
+
+if __name__ == "__main__":
+    main()

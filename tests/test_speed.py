@@ -1,0 +1,212 @@
+"""The `time` command from end to end: rows, failures, refusals; its table and plots from known sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.cli import main
+from bench.errors import UserError
+from bench.plots import save_session
+from bench.presets import parse_batch_sizes
+from bench.schema import Damaged, seal, validate
+from bench.session_table import render_session
+from bench.store import SPEED_COLUMNS, Store, speed_rows
+from bench.tables import compare
+from tests.synthetic import DATA, ENVIRONMENT, record, session, spec, thorough_session, write_store
+
+Bench = Callable[..., "CompletedProcess[str]"]
+FACTORY = """
+import os
+import torch
+from torch import nn
+
+built = [0]
+
+class Model(nn.Module):
+    def __init__(self, classes, size, how):
+        super().__init__()
+        self.head, self.how, self.calls = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes)), how, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.how == "raises" and self.training:
+            raise ValueError("broken in training")
+        if self.how == "dies":
+            os._exit(7)
+        if self.how == "small" and len(x) > 16:
+            raise MemoryError
+        if self.how == "dies_later" and self.calls > 20:
+            os._exit(9)
+        return self.head(x)
+
+def fine(classes, size): return Model(classes, size, "fine")
+def raises(classes, size): return Model(classes, size, "raises")
+def dies(classes, size): return Model(classes, size, "dies")
+def small(classes, size): return Model(classes, size, "small")
+def dies_later(classes, size): return Model(classes, size, "dies_later")
+"""
+
+
+def test_failures_are_rows_and_the_session_goes_on(bench: Bench, tmp_path: Path) -> None:
+    """One that raises, one that dies, one that is out of memory at a batch, one that dies in the session itself."""
+    path = tmp_path / "mine.py"
+    path.write_text(FACTORY)
+    ways = ("fine", "raises", "dies", "small", "dies_later")
+    names = ",".join(f"{path}:{way}" for way in ways)
+    words = ["--batch-size=8", "--batch-sizes=4,32", "--image-size=16", "--num-classes=3", "--time-limit=3s"]
+    done = bench("time", "--models", names, *words, "--device=cpu", "--results", tmp_path / "s")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    rows = pd.read_csv(tmp_path / "s" / "speed.csv")
+    assert list(rows.columns) == list(SPEED_COLUMNS)
+    rows["way"] = rows["model"].str.rsplit(":", n=1).str[1]
+    ok = rows[rows["status"] == "ok"]
+    kinds = {way: set(zip(part["kind"], part["batch_size"], strict=True)) for way, part in ok.groupby("way")}
+    every = {("train", 8), ("inference", 4), ("inference", 32), ("latency", 1)}
+    assert kinds == {
+        "fine": every,
+        "raises": every - {("train", 8)},
+        "small": every - {("inference", 32)},
+    }
+    bad = {(r.way, r.kind if isinstance(r.kind, str) else ""): (r.status, r.message) for r in rows.itertuples()}
+    assert bad["raises", "train"] == ("failed", "ValueError: broken in training")
+    assert bad["small", "inference"][0] == "oom"
+    assert bad["dies", ""] == ("killed", "its process ended by exit code 7")
+    assert bad["dies_later", ""] == ("killed", "its process ended by exit code 9")
+    train = ok[ok["kind"] == "train"].set_index("way")
+    assert train.loc["fine", "bound"] in ("launch", "bandwidth", "compute", "loader")
+    assert train.loc["fine", "memory_bytes"] > 1e8
+    assert (train["n"] >= 3).all()
+    assert train["joules_missing"].notna().all() or train["joules_per_1000_images"].notna().all()
+    assert ok.loc[ok["way"] == "small", "ratio"].notna().all()
+    (made,) = Store(tmp_path / "s").sessions()
+    assert "again without it" in done.stdout
+    assert len(list((tmp_path / "s" / "plots").glob("*.png"))) == 2
+    assert made["key"]["policy"] == "identical:eager"
+
+
+def test_explain_prints_where_a_step_goes(bench: Bench) -> None:
+    done = bench("time", "--explain", "resnet20", "--batch-size=4", "--device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "resnet20: a training step of 4 images" in done.stdout
+    for group in ("convolution", "normalisation", "optimizer", "elementwise"):
+        assert group in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--models", "vit_tinny"], "did you mean 'vit_tiny'"),
+        (["--explain", "vit_tinny"], "did you mean 'vit_tiny'"),
+        (["--batch-sizes", "1,x"], "whole numbers from 1"),
+        (["--batch-sizes", "0"], "whole numbers from 1"),
+        (["--batch-size", "0"], "at least 1"),
+        (["--image-size", "4"], "8..1024"),
+        (["--num-classes", "0"], "1..100000"),
+        (["--within", "0"], "--within must lie in 0.1..50"),
+        (["--within", "nan"], "--within must lie in 0.1..50"),
+        (["--time-limit", "soon"], "write a time above 0"),
+        (["--recipe", "sharde"], "did you mean 'shared'"),
+        (["--device", "tpu"], "choices: cpu, cuda"),
+    ],
+)
+def test_bad_input_is_one_sentence(words: list[str], says: str, capsys: Any, tmp_path: Path) -> None:
+    assert main(["time", *words, "--results", str(tmp_path / "s")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_batch_sizes() -> None:
+    assert parse_batch_sizes("128, 1,32,1") == (1, 32, 128)
+    for text in ("", "1,,2", "-1", "9999999"):
+        with pytest.raises(UserError):
+            parse_batch_sizes(text)
+
+
+def test_rows_of_speed_csv_by_hand() -> None:
+    """A step of 1.0, 1.1, 1.2 s against one of 2.0, 2.2, 2.4 s at batch 128: half the speed, exactly."""
+    made = thorough_session({"seresnet": [1.0, 1.1, 1.2], "vit_tiny": [2.0, 2.2, 2.4]})
+    rows = {(r["model"], r["kind"], r["batch_size"]): r for r in speed_rows(made)}
+    train = rows["vit_tiny", "train", 128]
+    assert train["images_per_second"] == pytest.approx(128 / 2.2)
+    assert (train["q1_ms"], train["median_ms"], train["q3_ms"]) == pytest.approx((2100, 2200, 2300))
+    assert (train["ratio"], train["ratio_low"], train["ratio_high"]) == pytest.approx((0.5, 0.5, 0.5))
+    assert "ratio" not in rows["seresnet", "train", 128]
+    assert rows["vit_tiny", "inference", 32]["median_ms"] == pytest.approx(2.2 * 52)
+    assert train["joules_per_1000_images"] is None
+    assert "RAPL" in train["joules_missing"]
+
+
+def test_the_table_names_what_a_reader_needs() -> None:
+    made = thorough_session({"seresnet": [1.0, 1.1, 1.2], "vit_tiny": [2.0, 2.2, 2.4]})
+    made["warnings"] = ["the machine became 12 % slower during the session: heat, or other work"]
+    text = render_session(made, 160)
+    for part in ("bandwidth", "0.500×", "confirmed", "58.2", "12 % slower", "60.0 GFLOP/s", "n = 3", "inference at 32"):
+        assert part in text, part
+    assert all(len(line) <= 160 for line in text.splitlines() if not line.startswith("·"))
+
+
+def test_session_plots_are_drawn(tmp_path: Path) -> None:
+    made = thorough_session({"seresnet": [1.0, 1.1, 1.2], "vit_tiny": [2.0, 2.2, 2.4], "a$\\frac{$b": [1.5, 1.4, 1.6]})
+    names = {path.name.rsplit("-", 1)[1] for path in save_session(made, tmp_path)}
+    assert names == {f"{n}.{e}" for n in ("throughput_vs_batch", "roofline") for e in ("png", "svg")}
+    assert save_session(session({"seresnet": [1.0, 1.1]}), tmp_path) == [], "the short session has neither"
+
+
+def test_incomplete_blocks_are_damage() -> None:
+    made = seal(session({"seresnet": [1.0, 1.1], "vit_tiny": [2.0, 2.1]}))
+    validate(made, made["id"])
+    made["samples"].pop()
+    with pytest.raises(Damaged, match="not complete"):
+        validate(seal(made), made["id"])
+
+
+def test_unequal_keys_never_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same question on two devices: refused with what differs; --by-device makes a table for each."""
+    here = write_store(tmp_path / "a", {"seresnet": 0.9, "vit_tiny": 0.8})
+    there, of = Store(tmp_path / "b"), spec("seresnet", device_name="Other CPU")
+    there.write_record(of, {**record(of, 0.9), "environment": {**ENVIRONMENT, "device_name": "Other CPU"}})
+    stores = ["--results", str(here.root), "--results", str(there.root)]
+    for command in ("table", "plot"):
+        assert main([command, *stores]) == 2
+        error = capsys.readouterr().err
+        assert "device_name: Test CPU or Other CPU" in error
+        assert "--by-device" in error
+    assert main(["table", *stores, "--by-device"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Test CPU") == 1
+    assert printed.count("Other CPU") == 1
+
+
+def test_other_questions_may_stand_side_by_side(tmp_path: Path) -> None:
+    """Another data set under another key is another comparison, and no reason to refuse."""
+    from dataclasses import replace
+
+    store = write_store(tmp_path, {"seresnet": 0.9})
+    of = spec("seresnet", data=replace(DATA, name="cifar100", content_hash="d" * 64), device_name="Other CPU")
+    store.write_record(of, {**record(of, 0.5), "environment": {**ENVIRONMENT, "device_name": "Other CPU"}})
+    assert len(compare([store], by_device=False)) == 2
+
+
+def test_a_failed_audit_is_marked_in_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = write_store(tmp_path, {"seresnet": 0.9})
+    of = spec("vit_tiny")
+    made = record(of, 0.8, "vit")
+    made["metrics"]["flops_audit"] = "mismatch"
+    made["notes"] = ["FLOPs do not pass the audit: products 1 by fvcore, 2 by torch (fvcore conv 1; torch bmm 2)"]
+    store.write_record(of, made)
+    for style in ("text", "markdown", "latex", "csv"):
+        assert main(["table", "--results", str(tmp_path), "--format", style]) == 0
+        printed = capsys.readouterr().out
+        mark = {"latex": "127.1$\\dagger$", "csv": "mismatch"}.get(style, "127.1†")
+        assert printed.count(mark) == 1, printed
+        if style != "csv":
+            assert "products 1 by fvcore, 2 by torch" in printed.replace("\n", " ")
