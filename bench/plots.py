@@ -16,6 +16,7 @@ import matplotlib
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -224,11 +225,19 @@ def throughput_vs_batch(axes: Axes, session: Record) -> bool:
         return False
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    _plain_log(axes.yaxis)
     axes.set_xticks(sorted({r["batch_size"] for r in rows}), [str(n) for n in sorted({r["batch_size"] for r in rows})])
     axes.set_xlabel("batch size")
     axes.set_ylabel("inference, images/s (median and quartiles)")
     _label_log_ends(axes, session, ends)
     return True
+
+
+def _plain_log(axis: Axis) -> None:
+    """A log axis that is labelled 1, 2, 5, 10 …, as people read numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _label_log_ends(axes: Axes, session: Record, ends: list[tuple[float, float, str]]) -> None:
@@ -256,8 +265,9 @@ def _label_log_ends(axes: Axes, session: Record, ends: list[tuple[float, float, 
 def roofline(axes: Axes, session: Record) -> bool:
     """Training steps under the ceilings measured beside them (Williams et al. 2009, doi:10.1145/1498765.1498785).
 
-    Across: operations for each byte that goes in or out of an operator. Up: operations a second. Nothing lies above the
-    slope (the copy's bandwidth) or the flat (the matrix product's arithmetic), unless caches help.
+    Beside each name the nearest ceiling and the share of the step that it explains. Across: operations for each byte
+    that goes in or out of an operator. Up: operations a second. Nothing lies above the slope (the copy's bandwidth) or
+    the flat (the matrix product's arithmetic), unless caches help.
     """
     ceilings = session["ceilings"]
     points = {m: b for m, b in session["bounds"].items() if b["flops_2x"] and b["flops_per_second"]}
@@ -271,11 +281,14 @@ def roofline(axes: Axes, session: Record) -> bool:
     axes.plot([left, ridge, right], [left * slope, flat, flat], color="0.35", linewidth=1.2)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _plain_log(axes.xaxis)
+    _plain_log(axes.yaxis)
     texts, dots = [], []
     for model, x in intensities.items():
         y, shade = points[model]["flops_per_second"] / 1e9, _session_colour(session, model)
         dots += axes.plot([x], [y], "o", color=shade, markersize=7, alpha=0.8, zorder=3)
-        texts.append(_write(axes, x, y, f"{model}: {points[model]['name']}", color=shade))
+        nearest = f"{points[model]['name']} {100 * points[model]['share']:.0f} %"
+        texts.append(_write(axes, x, y, f"{model}: {nearest}", color=shade))
     lowest = min(b["flops_per_second"] for b in points.values()) / 1e9
     axes.set_ylim(min(lowest, left * slope) / 2, flat * 2.5)
     _write(
