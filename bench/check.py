@@ -24,16 +24,13 @@ LOSS_TOLERANCE = 1e-4  # relative; a mean of float32 losses summed in another or
 def problems(store: Store) -> Iterator[str]:
     """Everything wrong with a store, a sentence each. Raises UserError for a schema of the future."""
     damaged: list[str] = []
-    runs, sessions = store.runs(damaged), store.sessions(damaged)
+    runs = store.runs(damaged)
+    store.sessions(damaged)
     yield from damaged
     for run in runs:
         for problem in run_problems(store, run):
             yield f"{run['run_id']}: {problem}"
     yield from comparison_problems(store, runs)
-    for session in sessions:
-        known = {r["spec"]["model"] for r in runs}
-        if apart := set(session["models"]) - known:
-            yield f"{session['id']}: times {', '.join(sorted(apart))}, of which there is no run"
     yield from view_problems(store)
 
 

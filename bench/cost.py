@@ -40,46 +40,20 @@ UNCOUNTED = {
 # reported by its name.
 POINTWISE = {
     f"aten::{name}"
-    for name in (
+    for names in (
         # arithmetic of one or two elements
-        *(
-            "abs",
-            "add",
-            "add_",
-            "clamp",
-            "div",
-            "div_",
-            "exp",
-            "log",
-            "maximum",
-            "mul",
-            "mul_",
-            "neg",
-            "pow",
-            "reciprocal",
-        ),
-        *("rsqrt", "rsub", "sqrt", "square", "sub", "sub_", "where"),
+        "abs add add_ addcmul clamp clamp_min cos div div_ exp log maximum mul mul_ neg pow reciprocal rsqrt rsub sin",
+        "sqrt square sub sub_ where",
         # activations
-        *("elu", "gelu", "gelu_", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
-        *(
-            "leaky_relu",
-            "leaky_relu_",
-            "mish",
-            "relu6",
-            "sigmoid",
-            "sigmoid_",
-            "silu",
-            "silu_",
-            "softmax",
-            "softplus",
-            "tanh",
-        ),
+        "elu gelu gelu_ hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ mish",
+        "relu6 sigmoid sigmoid_ silu silu_ softmax softplus tanh",
         # sums, means and maxima over a window or a dimension
-        *("avg_pool2d", "linalg_vector_norm", "max", "max_pool2d", "mean", "std", "sum", "var", "var_mean"),
+        "amax avg_pool2d cumsum linalg_vector_norm max max_pool2d mean std sum var var_mean",
         # making and moving
-        *("copy_", "eye", "index", "index_select", "linspace", "masked_fill", "meshgrid", "ones_like", "pad", "roll"),
-        *("constant_pad_nd", "im2col", "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "zeros_like", "fill_"),
+        "constant_pad_nd copy_ expand_as eye fill_ flip im2col index index_select linspace masked_fill meshgrid one_hot",
+        "ones_like pad pixel_shuffle pixel_unshuffle repeat repeat_interleave roll tile zeros_like",
     )
+    for name in names.split()
 }
 
 
@@ -150,6 +124,11 @@ def matmul_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"matmul": math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]})
 
 
+def padded_convolution_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution with padding="same", which fvcore leaves out: an output takes each weight of its filter once."""
+    return Counter({"conv": math.prod(_shape(outputs[0])) * math.prod(_shape(inputs[1])[1:])})
+
+
 def baddbmm_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     """The product of (b, n, k) and (b, k, m); the sum with the first operand is no multiply-add of its own."""
     return Counter({"baddbmm": math.prod(_shape(inputs[1])) * _shape(inputs[2])[-1]})
@@ -210,6 +189,8 @@ def _analyses(model: nn.Module, image_size: int) -> tuple[FlopCountAnalysis, Act
         matmul_flops,
         "aten::baddbmm",
         baddbmm_flops,
+        "aten::_convolution_mode",
+        padded_convolution_flops,
     )
     activations = ActivationCountAnalysis(model, images).set_op_handle(
         "aten::scaled_dot_product_attention", sdpa_activations

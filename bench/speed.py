@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -91,8 +92,13 @@ def make_recipe(arguments: argparse.Namespace, device: Any) -> Recipe:
     return replace(recipe, precision=environment.resolve_precision(recipe.precision, device))
 
 
-def time_together(spec: SessionSpec, store: Store, display: Display) -> Record | None:
-    """The session's record, or None where no model was left. Waits for another session of the same store."""
+def time_together(
+    spec: SessionSpec, store: Store, display: Display, made_meanwhile: Callable[[], Record | None] = lambda: None
+) -> Record | None:
+    """The session's record, or None where no model was left.
+
+    Waits for another session of the same store, and takes what that one `made_meanwhile` if it will do.
+    """
     found = try_each(spec, display) if spec.thorough else Found()
     while left := [name for name, _ in spec.models if name not in found.out_models()]:
         before = {session["id"] for session in store.sessions()}
@@ -112,6 +118,8 @@ def time_together(spec: SessionSpec, store: Store, display: Display) -> Record |
             display.line(f"  {outcome.message} is timing in this store; waiting")  # two at once would spoil both
             while store.timing_owner():
                 time.sleep(LOOK_SECONDS)
+            if theirs := made_meanwhile():
+                return theirs
             continue
         new = [session for session in store.sessions() if session["id"] not in before]
         if outcome.status == "ok" and new:

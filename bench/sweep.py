@@ -327,12 +327,18 @@ def time_if_needed(specs: list[RunSpec], store: Store, display: Display, limit: 
     finished = {spec.model: spec for spec in specs if store.is_done(spec)}
     if not finished:
         return True
-    records = [r for spec in finished.values() if (r := store.record(spec)) is not None]
-    fitting = [{s["id"] for s in sessions_of(record, store.sessions())} for record in records]
-    if not again and set.intersection(*fitting):
+
+    def fitting() -> Record | None:
+        """The newest session that has all of them, if there is one."""
+        records = [r for spec in finished.values() if (r := store.record(spec)) is not None]
+        sessions = store.sessions()
+        common = set.intersection(*({s["id"] for s in sessions_of(record, sessions)} for record in records))
+        return next((s for s in reversed(sessions) if s["id"] in common), None)
+
+    if not again and fitting():
         return True
     spec = session_of(list(finished.values()), limit or SESSION_SECONDS_A_MODEL * len(finished))
-    session = time_together(spec, store, display)
+    session = time_together(spec, store, display, fitting)
     return session is not None and not session["failures"]
 
 

@@ -110,6 +110,22 @@ def test_torchs_attention_on_every_path(how: str, products: int) -> None:
     assert torch.backends.mha.get_fastpath_enabled(), "put back"
 
 
+def test_a_convolution_padded_to_the_same_size() -> None:
+    """An even kernel: 4x4, 3 to 6 channels in 3 groups, 8x8 outputs. fvcore alone leaves it out (convmixer in timm)."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 4, padding="same", groups=3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x)
+
+    cost = count(Padded(), 8)
+    assert cost.flops == 6 * 8 * 8 * 4 * 4
+    assert cost.audit.verdict == "equal"
+
+
 def test_einsum_with_dots() -> None:
     class Product(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

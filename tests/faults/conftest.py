@@ -37,6 +37,8 @@ class Model(nn.Module):
         if self.how == "hangs":
             print("now it hangs", flush=True)
             time.sleep(1e6)
+        if self.how == "slow":
+            time.sleep(0.02)
         if self.how == "segfaults":
             ctypes.string_at(0)
         if self.how == "is_killed":
@@ -46,6 +48,7 @@ class Model(nn.Module):
 
 def fine(classes, size): return Model(classes, size, "fine")
 def fine_too(classes, size): return Model(classes, size, "fine")
+def slow(classes, size): return Model(classes, size, "slow")
 def hangs(classes, size): return Model(classes, size, "hangs")
 def segfaults(classes, size): return Model(classes, size, "segfaults")
 def is_killed(classes, size): return Model(classes, size, "is_killed")
