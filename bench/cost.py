@@ -50,8 +50,8 @@ POINTWISE = {
         # sums, means and maxima over a window or a dimension
         "amax avg_pool2d cumsum linalg_vector_norm max max_pool2d mean std sum var var_mean",
         # making and moving
-        "constant_pad_nd copy_ expand_as eye fill_ flip im2col index index_select linspace masked_fill meshgrid one_hot",
-        "ones_like pad pixel_shuffle pixel_unshuffle repeat repeat_interleave roll tile zeros_like",
+        "constant_pad_nd copy_ expand_as eye fill_ flip im2col index index_select linspace masked_fill meshgrid",
+        "one_hot ones_like pad pixel_shuffle pixel_unshuffle repeat repeat_interleave roll tile zeros_like",
     )
     for name in names.split()
 }
