@@ -143,7 +143,7 @@ def lock(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
         with _file_lock(path).acquire(timeout=wait_seconds, poll_interval=0.2):
             # Who, for those who have to wait. Only a courtesy: a full disk must not keep anybody from working.
             with contextlib.suppress(OSError):
-                write_atomically(about, f"process {os.getpid()} on {platform.node()}".encode())
+                about.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
             yield
     except Timeout:
         raise Busy(_owner(about)) from None

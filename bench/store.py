@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import schema
 from bench.errors import Busy, UserError
-from bench.files import holder, lock, remove_leftovers, sha256, to_csv, to_json, write_atomically
+from bench.files import TEMPORARY, holder, lock, remove_leftovers, sha256, to_csv, to_json, write_atomically
 from bench.schema import Damaged, Record
 from bench.spec import RunSpec, SessionSpec, to_dict
 from bench.stats import ratio_interval
@@ -192,6 +192,8 @@ class Store:
         paths = [self.root / name for name in VIEWS]
         try:
             with lock(self.root / "locks" / "views.lock", VIEWS_WAIT_SECONDS):
+                for left in self.root.glob(f"{TEMPORARY}*"):  # half a view, of somebody who was killed
+                    left.unlink(missing_ok=True)
                 for path, content in zip(paths, self.views().values(), strict=True):
                     write_atomically(path, content)
         except Busy:  # for a minute: whoever it is writes them after what is here was recorded

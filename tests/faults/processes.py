@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from tests.conftest import ROOT
 def start(*words: str | Path, **more: Any) -> Popen[str]:
     """The command line in a session of its own, with its output to read."""
     command = [sys.executable, "-u", "run_bench.py", *map(str, words)]
+    # A background job of a shell ignores SIGINT, and so would everything below it, pytest and this process included.
+    more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     return Popen(command, cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True, **more)
 
 
