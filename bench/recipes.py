@@ -17,6 +17,7 @@ from bench.spec import Recipe
 from models.registry import suggest
 
 OPTIMIZERS = ("adamw", "sgd")
+POLICIES = ("", "trivialaugment")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -105,6 +106,10 @@ def check(recipe: Recipe, origin: str) -> None:
         (0 <= recipe.warmup_fraction < 1, "warmup_fraction must lie in [0, 1)"),
         (0 <= recipe.label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
         (0 <= recipe.crop_padding <= 64, "crop_padding must lie in 0..64"),
+        (0 <= recipe.cutout <= 1024, "cutout must lie in 0..1024"),
+        (0 <= recipe.mixup <= 100, "mixup must lie in 0..100"),
+        (0 <= recipe.cutmix <= 100, "cutmix must lie in 0..100"),
+        (recipe.policy in POLICIES, "policy must be empty or trivialaugment"),
         (0 <= recipe.clip_grad_norm < float("inf"), "clip_grad_norm must not be negative"),
         (recipe.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
         (recipe.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.files import from_json, inert, sha256
-from bench.spec import DataRef, Recipe, RunSpec, Setting
+from bench.spec import LATER_DEFAULTS, DataRef, Recipe, RunSpec, Setting
 
 Record = dict[str, Any]
 
@@ -54,12 +54,26 @@ def checked(content: bytes, name: str) -> Record:
             f"'{name}' was written by a newer version of this program (schema {version}; this one knows 1 to {SCHEMA});"
             " update the checkout, or name another store with --results"
         )
+    if version >= 2 and found.get("checksum") != _checksum({k: v for k, v in found.items() if k != "checksum"}):
+        raise Damaged("its checksum does not hold")
     for step in range(version, SCHEMA):
         found = MIGRATIONS[step](found)
-    return validate(found, name, sealed=version >= 2)
+    return validate(_filled(found), name)
 
 
-def validate(record: Record, name: str, sealed: bool = True) -> Record:
+def _filled(record: Record) -> Record:
+    """The record with the fields that came later (spec.LATER), at their defaults: it was made under them."""
+
+    def part(holder: Any, name: str) -> Any:
+        if isinstance(holder, dict) and isinstance(holder.get(name), dict):
+            return {**holder, name: {**LATER_DEFAULTS[name], **holder[name]}}
+        return holder
+
+    new = {**record, "spec": part(part(record.get("spec"), "recipe"), "setting")} if "spec" in record else record
+    return part(new, "recipe")
+
+
+def validate(record: Record, name: str) -> Record:
     """A record or session of today's schema. Raises Damaged that names the first thing wrong."""
     import fastjsonschema
 
@@ -70,8 +84,6 @@ def validate(record: Record, name: str, sealed: bool = True) -> Record:
             _validator("finished")(record)
     except fastjsonschema.JsonSchemaValueException as error:
         raise Damaged(inert(error.message)[:200]) from None
-    if sealed and record.get("checksum") != _checksum({k: v for k, v in record.items() if k != "checksum"}):
-        raise Damaged("its checksum does not hold")
     if record["run_id" if kind == "run" else "id"] != name:
         raise Damaged("it stands under another name than its own")
     if kind == "session":
@@ -223,7 +235,7 @@ def _schemas() -> dict[str, Record]:
                 "first_calls": {"type": "array", "items": _object(sample)},
                 "settings": {
                     "type": "object",
-                    "additionalProperties": {"type": "object", "additionalProperties": _TEXT},
+                    "additionalProperties": {"type": "object", "additionalProperties": {"type": ["string", "boolean"]}},
                 },
                 "reference": _TEXT,
                 "stopped": {"enum": ["narrow", "limit", "blocks", "alone"]},

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 SPEC_SCHEMA = 1  # part of every run_id: raise it only when a field changes its meaning; a record's is in schema.py
@@ -31,16 +31,32 @@ class Recipe:
     label_smoothing: float = 0.0
     crop_padding: int = 0  # zero padding before a random crop back to size; 0: no crop
     flip: bool = False  # horizontal, one half
+    policy: str = ""  # one strong augmentation, drawn for each image: trivialaugment, or none
+    cutout: int = 0  # side in pixels of a square set to the mean, anywhere in the image; 0: none
+    mixup: float = 0.0  # alpha of the Beta distribution; with cutmix too, a fair coin picks one for each batch
+    cutmix: float = 0.0
     clip_grad_norm: float = 0.0  # 0: none
     precision: str = "auto"  # auto: bf16 where the device has it natively, else fp32 | fp32 | bf16
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How the same computation is executed; one for all models of a comparison."""
+    """How the same computation is executed. `name`: what was asked for; under `tuned` the rest is each model's own."""
 
-    name: str = "eager"
-    memory_format: str = "channels_last"
+    name: str = "eager"  # eager | compiled | graphed | tuned
+    memory_format: str = "channels_last"  # or contiguous
+    compile_mode: str = ""  # torch.compile's mode; none: not compiled
+    attention: str = "fused"  # fused | math | explicit, where a model has the choice
+    graphed: bool = False  # the whole training step as one CUDA graph
+
+
+# Fields that came after the first records. Those without them were made under their defaults, and a run_id leaves
+# them out at their defaults: so old runs stay themselves.
+LATER = {"recipe": ("policy", "cutout", "mixup", "cutmix"), "setting": ("compile_mode", "attention", "graphed")}
+LATER_DEFAULTS: dict[str, dict[str, Any]] = {
+    part: {f.name: f.default for f in fields(made) if f.name in LATER[part]}
+    for part, made in (("recipe", Recipe), ("setting", Setting))
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class RunSpec:
     def run_id(self) -> str:
         """`<slug>-<hash>`: readable, safe as a folder's name, equal exactly for equal specs."""
         parts = (self.model, self.data.name, self.recipe.name, f"s{self.seed}")
-        return "-".join([*(slug(p) for p in parts), content_id(to_dict(self))])
+        return "-".join([*(slug(p) for p in parts), content_id(_as_first_written(to_dict(self)))])
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,14 @@ class SessionSpec:
 def to_dict(spec: RunSpec) -> dict[str, Any]:
     """As plain data for JSON, with the schema's number."""
     return {"schema": SPEC_SCHEMA, **asdict(spec)}
+
+
+def _as_first_written(spec: dict[str, Any]) -> dict[str, Any]:
+    """Without later fields that have their defaults."""
+    trimmed = dict(spec)
+    for part, defaults in LATER_DEFAULTS.items():
+        trimmed[part] = {k: v for k, v in spec[part].items() if k not in defaults or v != defaults[k]}
+    return trimmed
 
 
 def content_id(data: Any) -> str:
