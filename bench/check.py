@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.files import from_json, sha256
 from bench.schema import Record
-from bench.spec import content_id
+from bench.spec import content_id, spec_id
 from bench.store import RUN_FILES, VIEWS, Store
 from bench.tables import compare
 
@@ -37,7 +37,7 @@ def problems(store: Store) -> Iterator[str]:
 def run_problems(store: Store, run: Record) -> Iterator[str]:
     """What is wrong with one run whose record can be read."""
     folder = store.root / "runs" / run["run_id"]
-    if not run["run_id"].endswith(f"-{content_id(run['spec'])}"):
+    if not run["run_id"].endswith(f"-{spec_id(run['spec'])}"):
         yield "its name is not the hash of its spec"
     try:
         if from_json((folder / "spec.json").read_bytes()) != run["spec"]:

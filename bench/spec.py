@@ -89,7 +89,7 @@ class RunSpec:
     def run_id(self) -> str:
         """`<slug>-<hash>`: readable, safe as a folder's name, equal exactly for equal specs."""
         parts = (self.model, self.data.name, self.recipe.name, f"s{self.seed}")
-        return "-".join([*(slug(p) for p in parts), content_id(_as_first_written(to_dict(self)))])
+        return "-".join([*(slug(p) for p in parts), spec_id(to_dict(self))])
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ def to_dict(spec: RunSpec) -> dict[str, Any]:
     return {"schema": SPEC_SCHEMA, **asdict(spec)}
 
 
-def _as_first_written(spec: dict[str, Any]) -> dict[str, Any]:
-    """Without later fields that have their defaults."""
+def spec_id(spec: dict[str, Any]) -> str:
+    """The hash in a run's name, from its spec as plain data: later fields count only where they are not the default."""
     trimmed = dict(spec)
     for part, defaults in LATER_DEFAULTS.items():
         trimmed[part] = {k: v for k, v in spec[part].items() if k not in defaults or v != defaults[k]}
-    return trimmed
+    return content_id(trimmed)
 
 
 def content_id(data: Any) -> str:

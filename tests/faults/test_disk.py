@@ -60,7 +60,7 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_finishes(
     assert "Traceback" not in done.stdout + done.stderr
     assert "second: 0" in done.stdout, done.stdout + done.stderr
     assert "2 finished and 0 other runs" in done.stdout
-    assert "check: 0" in done.stdout
+    assert "check: 0" in done.stdout, done.stdout
 
 
 def test_a_read_only_store_is_found_before_training(words: list[str], factory: Path, tmp_path: Path) -> None:
