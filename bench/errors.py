@@ -13,5 +13,13 @@ class Busy(Exception):
     """Somebody else has it; the message says who."""
 
 
+class Diverged(Exception):
+    """A loss stopped being finite; `step` counts from 0. Logits of nan would read as class 0, so as some accuracy."""
+
+    def __init__(self, step: int, what: str = "training loss") -> None:
+        super().__init__(f"{what} not finite at step {step}")
+        self.step = step
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a sweep as Ctrl-C does, with an exit code of its own."""

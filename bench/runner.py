@@ -26,14 +26,17 @@ from bench.cost import Audit, count
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.loader import Batches
+from bench.errors import Diverged
 from bench.files import write_atomically
 from bench.schema import SCHEMA, Record
-from bench.session import build, lay_out, synchroniser
+from bench.session import build, synchroniser
+from bench.settings import keep_compiled_code
 from bench.spec import Recipe, RunSpec, SessionSpec, to_dict
 from bench.status import one_line
+from bench.step import arrange, make_optimizer
 from bench.store import REFERENCE, Store, history_csv, now
 from bench.timing import stopwatch_of
-from bench.train import Clock, Diverged, Evaluation, Trained, evaluate, make_optimizer, restore, train
+from bench.train import Clock, Evaluation, Trained, evaluate, restore, train
 from models import registry
 from models.registry import ModelError
 
@@ -60,7 +63,7 @@ def build_model(spec: RunSpec) -> nn.Module:
     random.seed(spec.seed)  # a model from a file may draw from these two
     np.random.seed(spec.seed)
     model = registry.build(spec.model, spec.data.num_classes, spec.data.image_size)
-    return lay_out(model, spec.setting)
+    return arrange(model, spec.setting)
 
 
 def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
@@ -137,6 +140,8 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
         raise RuntimeError(f"the file behind '{spec.model}' changed since the sweep was planned")
     device = torch.device(spec.device)
     environment.fix_numerics(spec.deterministic)
+    if spec.setting.compile_mode:
+        keep_compiled_code()
     facts = environment.describe(device)  # before the work: what is on disk may change while it goes on
     store.write_spec(spec)
     batches = make_batches(spec, dataset, device)
@@ -158,6 +163,12 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
             report({"event": "note", "text": keeper.notes.pop(0)})
         report(event)
 
+    setting_notes: list[str] = []
+
+    def hear(text: str) -> None:
+        setting_notes.append(text)
+        tell({"event": "note", "text": text})
+
     state = keeper.load(lambda found: _try_out(found, model, spec.recipe, batches.steps, device))
     if state is not None:
         tell({"event": "continued", "step": state["progress"]["step"]})
@@ -174,6 +185,8 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
             on_epoch=lambda epoch: tell({"event": "epoch", **asdict(epoch)}),
             keeper=keeper,
             start=state,
+            setting=spec.setting,
+            on_note=hear,
         )
         test = look(arrays.test_x, arrays.test_y)  # the only time that a finished run has looked at the test set
         if not np.isfinite(test.losses).all():
@@ -200,7 +213,8 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
         "started": started,
         "metrics": metrics,
         "history": [asdict(epoch) for epoch in trained.history],
-        "notes": [*dataset.notes, *cost_notes],
+        "setting_used": trained.setting_used,
+        "notes": [*dataset.notes, *cost_notes, *setting_notes],
         "flops_audit": audit,
         "classes": list(arrays.classes),
         "environment": facts,
@@ -360,7 +374,8 @@ def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:
 def session_of(specs: list[RunSpec], seconds: float) -> SessionSpec:
     """The speed session for runs that differ in nothing but model and seed."""
     first = specs[0]
-    assert len({(s.data, s.recipe, s.setting, s.device) for s in specs}) == 1, "one session, one set of conditions"
+    conditions = {(s.data, s.recipe, s.setting.name, s.device) for s in specs}
+    assert len(conditions) == 1, "one session, one set of conditions"
     names = [spec.model for spec in specs]
     return SessionSpec(
         models=tuple((spec.model, spec.model_source) for spec in specs),
@@ -373,6 +388,7 @@ def session_of(specs: list[RunSpec], seconds: float) -> SessionSpec:
         reference=REFERENCE if REFERENCE in names else names[0],
         deterministic=first.deterministic,
         seconds=seconds,
+        own_settings=tuple((spec.model, spec.setting) for spec in specs),
     )
 
 

@@ -19,8 +19,10 @@ from torch import nn
 from bench import energy, environment, limits
 from bench.cost import train_flops
 from bench.schema import SCHEMA, Record
-from bench.spec import SessionSpec, Setting, content_id, slug
+from bench.settings import keep_compiled_code
+from bench.spec import SessionSpec, content_id, slug
 from bench.status import one_line, status_of
+from bench.step import Note, arrange
 from bench.store import Store, now, session_key
 from bench.timing import KINDS, Rule, Task, Timed, make_tasks, stopwatch_of, time_blocks, warnings_of
 from models import registry
@@ -49,21 +51,15 @@ class Found:
         return {f["model"] for f in self.failures if not f["kind"]}
 
 
-def build(spec: SessionSpec, name: str, batch_sizes: tuple[int, ...] | None = None) -> tuple[nn.Module, list[Task]]:
-    """A model on the device with its tasks. Raises what building raises."""
-    device = torch.device(spec.device)
+def build(spec: SessionSpec, name: str, note: Note = lambda text: None) -> tuple[nn.Module, list[Task]]:
+    """A model on the device with its tasks. `note` hears why not as set. Raises what building does."""
+    device, setting = torch.device(spec.device), spec.setting_of(name)
+    if setting.compile_mode:
+        keep_compiled_code()
     torch.manual_seed(0)
-    model = lay_out(registry.build(name, spec.num_classes, spec.image_size), spec.setting).to(device)
-    sizes = spec.batch_sizes if batch_sizes is None else batch_sizes
-    made = make_tasks(name, model, spec.recipe, spec.num_classes, spec.image_size, device, spec.setting, sizes)
-    return model, made
-
-
-def lay_out(model: nn.Module, setting: Setting) -> nn.Module:
-    """The model in the setting's memory layout."""
-    if setting.memory_format == "channels_last":
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    model = arrange(registry.build(name, spec.num_classes, spec.image_size), setting).to(device)
+    about = (spec.recipe, spec.num_classes, spec.image_size, device, setting, spec.batch_sizes)
+    return model, make_tasks(name, model, *about, note=note)
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:
@@ -110,12 +106,14 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
     models: dict[str, nn.Module] = {}
     tasks: list[Task] = []
     build_seconds = {}
+    not_as_set: dict[str, list[str]] = {}
     for name, _ in spec.models:
         if name in found.out_models():
             continue
         report({"event": "task", "model": name})
         begin = time.perf_counter()
-        models[name], made = build(spec, name)
+        not_as_set[name] = []
+        models[name], made = build(spec, name, not_as_set[name].append)
         build_seconds[name] = time.perf_counter() - begin
         tasks += [t for t in made if (t.model, t.kind, t.images) not in found.out()]
     rule = Rule(spec.reference, spec.half_width, spec.seconds, SAMPLE_SECONDS[spec.device])
@@ -134,6 +132,7 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
     if spec.thorough:
         extra = _limits(spec, models, tasks, timed, report) | {"energy": _energy(spec, tasks, report)}
     after = energy.gpu_state(device)
+    notes = [f"{name}: {text}" for name, texts in not_as_set.items() for text in texts]
     names = list(models)
     key = session_key(spec, facts)
     session: Record = {
@@ -142,7 +141,8 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
         "started": started,
         "models": names,
         "sources": {name: source for name, source in spec.models if name in models},
-        "settings": {name: asdict(spec.setting) for name in names},
+        "settings": {name: asdict(spec.setting_of(name)) for name in names},
+        "not_as_set": not_as_set,
         "reference": spec.reference,
         "kinds": list(KINDS),
         "key": key,
@@ -159,7 +159,7 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
         "build_seconds": build_seconds,
         "failures": found.failures,
         "memory": found.memory,
-        "warnings": [*warnings, *energy.warnings_of_state(before, after)],
+        "warnings": [*warnings, *notes, *energy.warnings_of_state(before, after)],
         "gpu_before": before,
         "gpu_after": after,
         **extra,

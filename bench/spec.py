@@ -109,6 +109,11 @@ class SessionSpec:
     half_width: float = 0.02  # of a ratio's 95 % interval, on the logarithm
     seconds: float = 60.0  # of timing at most
     thorough: bool = False  # each model tried alone, memory, limits, energy
+    own_settings: tuple[tuple[str, Setting], ...] = ()  # by model, under `tuned`
+
+    def setting_of(self, model: str) -> Setting:
+        """A model's own setting, or that for all."""
+        return dict(self.own_settings).get(model, self.setting)
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from bench.errors import Busy, Interrupted
+from bench.errors import Busy, Diverged, Interrupted
 from bench.files import inert
-from bench.train import Diverged
 
 
 def status_of(error: BaseException) -> str:

@@ -25,6 +25,7 @@ from bench import schema
 from bench.errors import Busy, UserError
 from bench.files import TEMPORARY, holder, lock, remove_leftovers, sha256, to_csv, to_json, write_atomically
 from bench.schema import Damaged, Record
+from bench.settings import policy
 from bench.spec import RunSpec, SessionSpec, to_dict
 from bench.stats import ratio_interval
 
@@ -43,8 +44,8 @@ RESULT_COLUMNS = (
     "train_images_per_second", "inference_images_per_second", "latency_ms", "loop_images_per_second",
     "speed_session", "flops", "flops_2x", "train_flops_2x", "flops_audit", "params", "activations",
     "peak_memory_bytes", "train_images", "test_images",
-    "image_size", "num_classes", "batch_size", "precision", "setting", "torch", "commit", "dirty", "started",
-    "message",
+    "image_size", "num_classes", "batch_size", "precision", "setting", "setting_used", "runs_at_once",
+    "torch", "commit", "dirty", "started", "message",
 )
 
 # A row for each model, kind and batch size of a session; times are of one call, quartiles and n of its raw samples.
@@ -247,7 +248,7 @@ def comparability_key(spec: Record, environment: Record) -> Record:
         "precision": spec["recipe"]["precision"],
         "batch_size": spec["recipe"]["batch_size"],
         "image_size": spec["data"]["image_size"],
-        "policy": f"identical:{spec['setting']['name']}",
+        "policy": policy(spec["setting"]["name"]),
         "deterministic": spec["deterministic"],
         "threads": environment.get("torch_threads") if spec["device"] == "cpu" else None,
     }
@@ -304,6 +305,7 @@ def _result(run: Record, session: Record | None) -> dict[str, Any]:
         "batch_size": spec["recipe"]["batch_size"],
         "precision": spec["recipe"]["precision"],
         "setting": spec["setting"]["name"],
+        "setting_used": run.get("setting_used"),
         "image_size": spec["data"]["image_size"],
         "num_classes": spec["data"]["num_classes"],
         "started": run["started"],

@@ -13,12 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from bench.spec import Recipe, Setting
 from bench.stats import PILOT, blocks_needed, log_ratios
-from bench.train import autocast, make_optimizer, make_step
+from bench.step import Note, layout, make_inference, make_optimizer, make_step, set_lr
 
 KINDS = ("train", "inference", "latency")
 MOST_BLOCKS = 200  # an interval that is not narrow by then will not be
@@ -195,26 +194,23 @@ def make_tasks(
     device: torch.device,
     setting: Setting,
     batch_sizes: Sequence[int] = (),
+    note: Note = lambda text: None,
 ) -> list[Task]:
     """A training step at the recipe's batch, inference at `batch_sizes` (default: that one too), a single image.
 
     On random images that lie on the device. Dense arithmetic takes the same time whatever the pixels are; loading is
-    not in these figures.
+    not in these figures. `note` hears why the setting could not be had.
     """
-    layout = torch.channels_last if setting.memory_format == "channels_last" else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
     sizes = sorted({*batch_sizes} or {recipe.batch_size})
     most = max(*sizes, recipe.batch_size)
     images = torch.randn(most, 3, image_size, image_size, generator=generator).to(device)
     labels = torch.randint(num_classes, (recipe.batch_size,), generator=generator).to(device)
-    batches = {n: images[:n].contiguous(memory_format=layout) for n in {1, recipe.batch_size, *sizes}}
+    batches = {n: images[:n].contiguous(memory_format=layout(setting)) for n in {1, recipe.batch_size, *sizes}}
     del images
     # lr 0: the arithmetic of a step is the same, and the weights stay finite for ever
-    step = make_step(model, _at_rest(make_optimizer(model, recipe)), recipe, device)
-
-    def infer(batch: torch.Tensor) -> object:
-        with torch.inference_mode(), autocast(device, recipe.precision):
-            return F.softmax(model(batch), dim=1)
+    step = make_step(model, _at_rest(make_optimizer(model, recipe, setting.graphed)), recipe, setting, device, note)
+    infer = make_inference(model, recipe, setting, device, note)
 
     def inference(kind: str, n: int) -> Task:
         return Task(name, kind, n, lambda: infer(batches[n]), model.eval)
@@ -227,8 +223,7 @@ def make_tasks(
 
 
 def _at_rest(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
+    set_lr(optimizer, 0.0)
     return optimizer
 
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.data.loader import Batches
-from bench.errors import Interrupted
-from bench.spec import Recipe
+from bench.errors import Diverged, Interrupted
+from bench.spec import Recipe, Setting
+from bench.step import autocast, make_optimizer, make_step, set_lr
 
 Numbered = tuple[int, tuple[Tensor, Tensor]]  # a batch with its number in the epoch
 
@@ -87,6 +88,7 @@ class Trained:
     train_seconds: float
     samples_seen: int
     segments: int = 1  # one more for every continuation; the first step of each is not in train_seconds
+    setting_used: str = "eager"  # what really ran the steps
 
 
 class Keeper(Protocol):
@@ -113,14 +115,6 @@ class Progress:
     history: list[Epoch] = field(default_factory=list)
 
 
-class Diverged(Exception):
-    """A loss stopped being finite; `step` counts from 0. Logits of nan would read as class 0, so as some accuracy."""
-
-    def __init__(self, step: int, what: str = "training loss") -> None:
-        super().__init__(f"{what} not finite at step {step}")
-        self.step = step
-
-
 def lr_factor(step: int, steps: int, warmup_steps: float) -> float:
     """Share of the recipe's lr at `step` of `steps`: linear warm-up, then a cosine that ends at 0 after the last step.
 
@@ -130,46 +124,6 @@ def lr_factor(step: int, steps: int, warmup_steps: float) -> float:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; biases, norms and other vectors are not decayed, in every model alike."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
-    assert recipe.optimizer == "adamw"
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=True)
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """bf16 autocast where the recipe's precision, already resolved for the device, says so."""
-    assert precision in ("fp32", "bf16")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def make_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """(images, labels) -> loss, one whole training step: forward, loss, backward, clip, update.
-
-    The speed session times this same function, so that what is timed is what trains.
-    """
-
-    def step(images: Tensor, labels: Tensor) -> Tensor:
-        with autocast(device, recipe.precision):
-            loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip_grad_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
-        optimizer.step()
-        return loss.detach()
-
-    return step
 
 
 def random_streams(device: torch.device) -> dict[str, Any]:
@@ -216,7 +170,10 @@ def restore(
     Raises ValueError for a progress that contradicts itself, and what torch raises for another model's weights.
     """
     model.load_state_dict(state["model"])
+    rates = [group["lr"] for group in optimizer.param_groups]  # a graph's tensor stays where the graph reads it
     optimizer.load_state_dict(state["optimizer"])
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
     set_random_streams(state["random"], device)
     saved = state["progress"]
     progress = Progress(**{**saved, "history": [Epoch(**row) for row in saved["history"]]})
@@ -239,16 +196,21 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     keeper: Keeper | None = None,
     start: dict[str, Any] | None = None,
+    setting: Setting | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> Trained:
     """Train for the recipe's epochs, validating after each; from `start`, a snapshot, where one is given.
+
+    `on_note` hears why the setting could not be had; default: eager.
 
     `clock` counts every step but the first of this process, which `first_clock` counts; evaluation and checkpoints
     are on neither. `on_step` gets the number of steps launched, on_epoch each finished row; what they or `validate`
     raise as Interrupted is raised after a last checkpoint. Raises Diverged at the end of an epoch with a bad loss, in
     training or on validation.
     """
-    optimizer = make_optimizer(model, recipe)
-    step_model = make_step(model, optimizer, recipe, device)
+    setting = setting or Setting()
+    optimizer = make_optimizer(model, recipe, capturable=setting.graphed)
+    step_model = make_step(model, optimizer, recipe, setting, device, on_note)
     total = recipe.epochs * batches.steps
     warmup = recipe.warmup_fraction * total
     progress, losses = Progress(), torch.zeros(batches.steps, device=device)
@@ -261,8 +223,7 @@ def train(
     def run(steps: Iterator[Numbered], losses: Tensor) -> None:
         """Steps until the iterator ends or a checkpoint is due."""
         for step, (images, labels) in steps:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * lr_factor(step, total, warmup)
+            set_lr(optimizer, recipe.lr * lr_factor(step, total, warmup))
             losses[step % batches.steps] = step_model(images, labels)
             progress.step = step + 1
             on_step(step + 1)
@@ -321,6 +282,7 @@ def train(
         clock.seconds,
         samples_seen=total * batches.batch_size,
         segments=progress.segments,
+        setting_used=step_model.used,
     )
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from bench import runner, session
+from bench.errors import Diverged
 from bench.recipes import smoke
 from bench.runner import DataSource, run_one, session_of
 from bench.spec import RunSpec, Setting
 from bench.status import status_of
 from bench.store import Store, sessions_of
-from bench.train import Diverged, Evaluation
+from bench.train import Evaluation
 from models.registry import ModelError
 
 

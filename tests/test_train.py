@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.data.loader import Batches
+from bench.errors import Diverged
 from bench.recipes import shared
-from bench.train import Clock, Diverged, Epoch, Evaluation, evaluate, lr_factor, make_optimizer, train
+from bench.step import make_optimizer
+from bench.train import Clock, Epoch, Evaluation, evaluate, lr_factor, train
 
 CPU = torch.device("cpu")
 RECIPE = replace(shared(), epochs=3, batch_size=8, precision="fp32", warmup_fraction=1 / 3, crop_padding=1)

@@ -14,12 +14,11 @@ from torch import nn
 
 from bench import checkpoint, runner
 from bench.checkpoint import Checkpoints
-from bench.errors import Interrupted
+from bench.errors import Diverged, Interrupted
 from bench.recipes import smoke
 from bench.runner import DataSource, run_one
 from bench.spec import RunSpec, Setting
 from bench.store import Store
-from bench.train import Diverged
 from models import registry
 
 ALWAYS = 1e9  # a share of the time that is never used up: a checkpoint at every step

@@ -1,0 +1,297 @@
+"""One training step, executed as a setting says. Example: step = make_step(model, optimizer, recipe, setting, device)
+
+The loop and the speed session use this same step, so that what is timed is what trains. A compiled or graphed step is
+made at its first call, on real images; whatever that leaves behind in weights, statistics, optimizer and random streams
+is undone, so that training begins where an eager one would. Where it cannot be made, the eager step takes over and a
+note says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.spec import Recipe, Setting
+from bench.status import one_line, status_of
+
+Plain = Callable[[Tensor, Tensor], Tensor]
+Note = Callable[[str], None]
+# Takes a call without arguments, returns another that repeats its kernels and gives the same tensor, filled anew.
+Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+WARM_UP = (
+    3  # steps before a capture: allocator, cuBLAS workspaces and the optimizer's state settle (torch's CUDA notes)
+)
+
+
+class Step(Protocol):
+    """(images, targets) -> loss, one whole training step. `used` is the setting that really runs it."""
+
+    used: str
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Targets: classes (B,) or, where images are mixed, shares of classes (B, C)."""
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """bf16 autocast where the recipe's precision, already resolved for the device, says so."""
+    assert precision in ("fp32", "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, capturable: bool = False) -> torch.optim.Optimizer:
+    """The recipe's optimizer, fused; biases, norms and other vectors are not decayed, in every model alike.
+
+    `capturable`: for a CUDA graph, the learning rate is a tensor on the device, which replays read anew.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    lr = torch.tensor(recipe.lr, device=trainable[0].device) if capturable else recipe.lr
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+    assert recipe.optimizer == "adamw"
+    return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999), fused=True, capturable=capturable)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of the next step; into the tensor in place where it is one."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def has_attention_choice(model: nn.Module) -> bool:
+    """Whether a model can compute its attention in more than one way: timm's modules say so by `fused_attn`."""
+    return any(hasattr(module, "fused_attn") for module in model.modules())
+
+
+def arrange(model: nn.Module, setting: Setting) -> nn.Module:
+    """The model in the setting's memory layout, with its way to compute attention where it has the choice.
+
+    timm reads its global switch when a model is built, hence the switch in each module. Returns the same module.
+    """
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = setting.attention != "explicit"  # type: ignore[assignment]
+    return model.to(memory_format=layout(setting))  # type: ignore[call-overload]
+
+
+def layout(setting: Setting) -> torch.memory_format:
+    """torch's name of the setting's memory format."""
+    return {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}[setting.memory_format]
+
+
+def attention(setting: Setting) -> contextlib.AbstractContextManager[object]:
+    """Within, scaled_dot_product_attention is torch's best kernel, or under `math` a sequence of plain operators."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH) if setting.attention == "math" else contextlib.nullcontext()
+
+
+def compiled(function: Callable[..., Tensor], setting: Setting) -> Callable[..., Tensor]:
+    """The function through torch.compile where the setting has a mode; shapes are fixed."""
+    if not setting.compile_mode:
+        return function
+    return torch.compile(function, mode=setting.compile_mode, dynamic=False)
+
+
+def make_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    setting: Setting,
+    device: torch.device,
+    note: Note = lambda text: None,
+    capture: Capture | None = None,
+) -> Step:
+    """Forward, loss, backward, clip, update, as the setting says. `note` hears, once, why it cannot be had.
+
+    A graphed step needs an optimizer made `capturable`, and batches of one shape. `capture`: a test's own.
+    """
+
+    def plain(loss_of: Plain) -> Plain:
+        def step(images: Tensor, targets: Tensor) -> Tensor:
+            loss = loss_of(images, targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_grad_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
+            optimizer.step()
+            return loss.detach()
+
+        return step
+
+    def loss_of(images: Tensor, targets: Tensor) -> Tensor:
+        with attention(setting), autocast(device, recipe.precision):
+            return F.cross_entropy(model(images), targets, label_smoothing=recipe.label_smoothing)
+
+    eager = plain(loss_of)
+    if not (setting.compile_mode or setting.graphed):
+        return Eager(eager)
+    fast = plain(compiled(loss_of, setting))
+
+    def make(images: Tensor, targets: Tensor) -> Plain:
+        if setting.graphed:
+            return graphed(fast, images, targets, capture or cuda_capture)
+        fast(images, targets)
+        return fast
+
+    return Made(setting.name, eager, make, lambda: remember(model, optimizer, device), note)
+
+
+def make_inference(
+    model: nn.Module,
+    recipe: Recipe,
+    setting: Setting,
+    device: torch.device,
+    note: Note = lambda text: None,
+    capture: Capture | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """(B, 3, S, S) images -> (B, C) probabilities, as the setting says; made anew for each B at its first call."""
+
+    def plain(images: Tensor) -> Tensor:
+        with attention(setting), autocast(device, recipe.precision):
+            return F.softmax(model(images), dim=1)
+
+    fast = compiled(plain, setting)
+    made: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def make(images: Tensor) -> Callable[[Tensor], Tensor]:
+        try:
+            if not setting.graphed:
+                fast(images)
+                return fast
+            own = images.clone()
+            replay = (capture or cuda_capture)(lambda: fast(own))
+        except Exception as error:
+            if status_of(error) == "oom":
+                raise
+            note(f"inference of {len(images)}: {setting.name} could not be had, eager instead: {one_line(error)}")
+            return plain
+        return lambda images: (own.copy_(images), replay())[1]
+
+    def infer(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            if not (setting.compile_mode or setting.graphed):
+                return plain(images)
+            if len(images) not in made:
+                made[len(images)] = make(images)
+            return made[len(images)](images)
+
+    return infer
+
+
+class Eager:
+    """A step as torch runs it, operator by operator."""
+
+    used = "eager"
+
+    def __init__(self, step: Plain) -> None:
+        self._step = step
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._step(images, targets)
+
+
+class Made:
+    """A step that is made at its first call, or given up there for the eager one."""
+
+    def __init__(
+        self,
+        name: str,
+        eager: Plain,
+        make: Callable[[Tensor, Tensor], Plain],
+        remember: Callable[[], Callable[[], None]],
+        note: Note,
+    ) -> None:
+        self.used = name
+        self._name, self._eager, self._make, self._remember, self._note = name, eager, make, remember, note
+        self._step: Plain | None = None
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        if self._step is None:
+            self._step = self._first(images, targets)
+        return self._step(images, targets)
+
+    def _first(self, images: Tensor, targets: Tensor) -> Plain:
+        undo = self._remember()
+        try:
+            return self._make(images, targets)
+        except Exception as error:  # compilers and captures fail in many ways; memory is the model's own failure
+            if status_of(error) == "oom":
+                raise
+            self.used = "eager"
+            self._note(f"{self._name} could not be had, eager instead: {one_line(error)}")
+            return self._eager
+        finally:
+            undo()
+
+
+def remember(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[], None]:
+    """Take down what a step changes; the function returned puts it back, in place, as a graph needs it.
+
+    Optimizer state that did not exist is set to zero, from which the first step of SGD and AdamW comes out the same.
+    """
+
+    def changing() -> Iterator[tuple[object, Tensor]]:
+        yield from model.named_parameters()
+        yield from model.named_buffers()
+        for index, state in enumerate(optimizer.state.values()):
+            yield from (((index, name), value) for name, value in state.items() if isinstance(value, Tensor))
+
+    kept = {name: tensor.detach().clone() for name, tensor in changing()}
+    streams = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    @torch.no_grad()
+    def undo() -> None:
+        for name, tensor in changing():
+            if name in kept:
+                tensor.copy_(kept[name])
+            else:
+                tensor.zero_()
+        torch.set_rng_state(streams[0])
+        if streams[1] is not None:
+            torch.cuda.set_rng_state(streams[1], device)
+
+    return undo
+
+
+def graphed(step: Plain, images: Tensor, targets: Tensor, capture: Capture) -> Plain:
+    """The step as a replay over copies of its inputs. Raises what the warm-up or the capture raises."""
+    own_images, own_targets = images.clone(), targets.clone()  # clone keeps the strides
+    replay = capture(lambda: step(own_images, own_targets))
+
+    def again(images: Tensor, targets: Tensor) -> Tensor:
+        own_images.copy_(images)
+        own_targets.copy_(targets)
+        return replay().clone()  # the next replay overwrites it
+
+    return again
+
+
+def cuda_capture(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Capture a call as a CUDA graph, warmed up on a side stream as torch's notes on CUDA graphs ask for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return out
+
+    return replay
