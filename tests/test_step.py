@@ -19,7 +19,7 @@ from bench.settings import SETTINGS, check, parse_settings, policy, space, words
 from bench.spec import Setting
 from bench.step import arrange, has_attention_choice, make_inference, make_optimizer, make_step, set_lr
 from models.registry import build
-from models.seresnet import BasicBlock
+from models.seresnet import BasicBlock, stem
 from models.vit import _timm_vit
 from tests.conftest import ROOT
 
@@ -31,8 +31,8 @@ STEPS = 4
 
 def small_se_resnet() -> nn.Module:
     torch.manual_seed(1)
-    block = BasicBlock(3, 16, 2, se=True)
-    return nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    block = BasicBlock(16, 32, 2, se=True)
+    return nn.Sequential(stem(16, 32), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
 def small_vit() -> nn.Module:
