@@ -40,7 +40,7 @@ class Step(Protocol):
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
     """bf16 autocast where the recipe's precision, already resolved for the device, says so."""
     assert precision in ("fp32", "bf16")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, capturable: bool = False) -> torch.optim.Optimizer:

@@ -137,12 +137,13 @@ def build(name: str, num_classes: int, image_size: int) -> nn.Module:
 
     Raises ModelError for an unknown name, and what a factory raises for a shape that it cannot do.
     """
+    from models.tables import tables_to_buffers
+
     if is_external(name):
         from models.external import build_external
 
-        return build_external(name, num_classes, image_size)
+        return tables_to_buffers(build_external(name, num_classes, image_size))
     if name not in CATALOGUE:
         raise ModelError(f"unknown model '{name}'{suggest(name, CATALOGUE)} (run_bench.py list models)")
     module, _, function = CATALOGUE[name].builder.partition(":")
-    model: nn.Module = getattr(importlib.import_module(module), function)(num_classes, image_size)
-    return model
+    return tables_to_buffers(getattr(importlib.import_module(module), function)(num_classes, image_size))

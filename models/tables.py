@@ -1,0 +1,19 @@
+"""Tables that a model keeps as plain tensors become buffers. Example: tables_to_buffers(model)
+
+A plain tensor stays on the CPU when its model moves, so the model copies it to the device at every forward pass
+(vit-pytorch's SimpleViT does so with its positions), and the device waits for the host each time.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def tables_to_buffers(model: nn.Module) -> nn.Module:
+    """Register each module's plain tensors as buffers outside the state_dict; returns the same model."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor):
+                delattr(module, name)
+                module.register_buffer(name, value, persistent=False)
+    return model
