@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.files import from_json, sha256
-from bench.schema import Record
+from bench.schema import Record, filled
 from bench.spec import content_id, spec_id
 from bench.store import RUN_FILES, VIEWS, Store
 from bench.tables import compare
@@ -26,6 +26,7 @@ def problems(store: Store) -> Iterator[str]:
     damaged: list[str] = []
     runs = store.runs(damaged)
     store.sessions(damaged)
+    store.tunings(damaged)
     yield from damaged
     for run in runs:
         for problem in run_problems(store, run):
@@ -40,7 +41,7 @@ def run_problems(store: Store, run: Record) -> Iterator[str]:
     if not run["run_id"].endswith(f"-{spec_id(run['spec'])}"):
         yield "its name is not the hash of its spec"
     try:
-        if from_json((folder / "spec.json").read_bytes()) != run["spec"]:
+        if filled(from_json((folder / "spec.json").read_bytes())) != run["spec"]:
             yield "spec.json and the record's spec differ"
     except FileNotFoundError:
         if run["status"] == "ok":

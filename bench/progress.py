@@ -5,7 +5,9 @@ Bars on a terminal, plain lines elsewhere (a log, CI), from the same events.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +26,10 @@ def make_console() -> Console:
 
 
 class Display:
-    """One run at a time: `run_started`, then its events, then `line` for what remains on the screen."""
+    """`run` for each run, `session_started` for a session, then their events; `line` for what stays on the screen.
+
+    Runs may be several at once, each from a thread of its own.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -40,9 +45,6 @@ class Display:
             disable=not console.is_terminal,
         )
         self._task: Any = None
-        self._batch = self._steps = self._epochs = 0
-        self._first_step: tuple[float, int] | None = None
-        self._last_epoch = ""
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -57,38 +59,16 @@ class Display:
         """A line, or several, that stay; what comes from elsewhere cannot move the cursor."""
         self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
 
-    def run_started(self, title: str, steps: int, epochs: int, batch_size: int) -> None:
-        """A run of `steps` training steps in all begins."""
+    @contextlib.contextmanager
+    def run(self, title: str, steps: int, epochs: int, batch_size: int, prefix: str = "  ") -> Iterator[RunBar]:
+        """A run of `steps` training steps in all; its lines begin with `prefix`, which tells several at once apart."""
         self._clear()
-        self._batch, self._steps, self._epochs = batch_size, steps, epochs
-        self._first_step, self._last_epoch = None, ""
-        self._task = self._bars.add_task(title, total=steps, note="starting")
         self.line(title)
-
-    def run_event(self, event: dict[str, Any]) -> None:
-        """A step moves the bar; an epoch writes a line."""
-        if event["event"] == "step":
-            self._step(event["step"])
-        elif event["event"] == "note":
-            self.line(f"  note: {event['text']}")
-        elif event["event"] == "continued":
-            self.line(f"  goes on after step {event['step']:,} of {self._steps:,}")
-        elif event["event"] == "epoch":
-            done, seconds = event["epoch"], event["train_seconds"]
-            speed = event["samples_seen"] / seconds if seconds else float("nan")
-            left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs else ""
-            self._last_epoch = f"loss {event['train_loss']:.3f}  validation {100 * event['val_accuracy']:.1f} %"
-            self.line(f"  epoch {done}/{self._epochs}  {self._last_epoch}  {speed:,.0f} images/s{left}")
-
-    def _step(self, step: int) -> None:
-        now = time.monotonic()
-        if self._first_step is None:
-            self._first_step = (now, step)
-        since, first = self._first_step
-        speed = (step - first) * self._batch / (now - since) if now > since and step > first else 0.0
-        epoch = min(self._epochs, 1 + (step - 1) * self._epochs // self._steps)
-        parts = [f"epoch {epoch}/{self._epochs}", self._last_epoch, f"{speed:,.0f} images/s" if speed else ""]
-        self._bars.update(self._task, completed=step, note="  ".join(filter(None, parts)))
+        task = self._bars.add_task(title, total=steps, note="starting")
+        try:
+            yield RunBar(self, self._bars, task, (steps, epochs, batch_size), prefix)
+        finally:
+            self._bars.remove_task(task)
 
     def session_started(self, title: str) -> None:
         """A speed session begins; how many blocks it takes, its pilot says."""
@@ -108,6 +88,45 @@ class Display:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
+
+
+class RunBar:
+    """What one run shows: a step moves its bar, an epoch writes a line."""
+
+    def __init__(self, display: Display, bars: Progress, task: Any, size: tuple[int, int, int], prefix: str) -> None:
+        self._display, self._bars, self._task, self._prefix = display, bars, task, prefix
+        self._steps, self._epochs, self._batch = size
+        self._first_step: tuple[float, int] | None = None
+        self._last_epoch = ""
+
+    def line(self, text: str) -> None:
+        """A line of this run that stays."""
+        self._display.line(f"{self._prefix}{text}")
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Whatever the run's process reports."""
+        if event["event"] == "step":
+            self._step(event["step"])
+        elif event["event"] == "note":
+            self.line(f"note: {event['text']}")
+        elif event["event"] == "continued":
+            self.line(f"goes on after step {event['step']:,} of {self._steps:,}")
+        elif event["event"] == "epoch":
+            done, seconds = event["epoch"], event["train_seconds"]
+            speed = event["samples_seen"] / seconds if seconds else float("nan")
+            left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs else ""
+            self._last_epoch = f"loss {event['train_loss']:.3f}  validation {100 * event['val_accuracy']:.1f} %"
+            self.line(f"epoch {done}/{self._epochs}  {self._last_epoch}  {speed:,.0f} images/s{left}")
+
+    def _step(self, step: int) -> None:
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step = (now, step)
+        since, first = self._first_step
+        speed = (step - first) * self._batch / (now - since) if now > since and step > first else 0.0
+        epoch = min(self._epochs, 1 + (step - 1) * self._epochs // self._steps)
+        parts = [f"epoch {epoch}/{self._epochs}", self._last_epoch, f"{speed:,.0f} images/s" if speed else ""]
+        self._bars.update(self._task, completed=step, note="  ".join(filter(None, parts)))
 
 
 def duration(seconds: float) -> str:

@@ -34,7 +34,7 @@ from bench.settings import keep_compiled_code
 from bench.spec import Recipe, RunSpec, SessionSpec, to_dict
 from bench.status import one_line
 from bench.step import arrange, make_optimizer
-from bench.store import REFERENCE, Store, history_csv, now
+from bench.store import REFERENCE, Store, history_csv, now, shared_device
 from bench.timing import stopwatch_of
 from bench.train import Clock, Evaluation, Trained, evaluate, restore, train
 from models import registry
@@ -55,6 +55,17 @@ class DataSource:
     def load(self) -> Dataset:
         """Raises UserError as datasets.load does."""
         return datasets.load(self.name, self.data_dir, self.image_size, self.train_fraction)
+
+
+@dataclass(frozen=True)
+class Company:
+    """How many runs train on the device at once, and how many threads one alone would have (CPU)."""
+
+    runs: int = 1
+    threads_alone: int | None = None
+
+
+ALONE = Company()
 
 
 def build_model(spec: RunSpec) -> nn.Module:
@@ -127,7 +138,14 @@ def _gradients(model: nn.Module, out: torch.Tensor, name: str) -> int:
     return len(found)
 
 
-def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share: float = SHARE) -> Record:
+def run_one(
+    spec: RunSpec,
+    dataset: Dataset,
+    store: Store,
+    report: Report,
+    share: float = SHARE,
+    company: Company = ALONE,
+) -> Record:
     """Data, model, cost, training, one look at the test set, record; from the last checkpoint where there is one.
 
     `report` may raise Interrupted: the training is saved, and Interrupted passed on. `share` of the time may go into
@@ -143,6 +161,8 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
     if spec.setting.compile_mode:
         keep_compiled_code()
     facts = environment.describe(device)  # before the work: what is on disk may change while it goes on
+    if company.runs > 1:
+        facts["threads_alone"] = company.threads_alone
     store.write_spec(spec)
     batches = make_batches(spec, dataset, device)
     model = build_model(spec)
@@ -201,6 +221,7 @@ def run_one(spec: RunSpec, dataset: Dataset, store: Store, report: Report, share
         "train_images": len(batches.labels),
         "test_images": len(arrays.test_y),
         "checkpoint_seconds": keeper.seconds,
+        "runs_at_once": company.runs,
         "peak_memory_bytes": environment.peak_memory_bytes(device),
         "wall_seconds": time.perf_counter() - begin,
     }
@@ -334,12 +355,14 @@ def child_probe(report: Report, names: list[str], num_classes: int, image_size: 
             report({"event": "unfit", "model": name, "why": str(error)})
 
 
-def child_run(report: Report, spec: RunSpec, source: DataSource, root: Path, again: bool) -> None:
+def child_run(
+    report: Report, spec: RunSpec, source: DataSource, root: Path, again: bool, company: Company = ALONE
+) -> None:
     """What a child process does for one run, as the only one: nothing, where another has done it meanwhile."""
     store = Store(root)
     with store.claim(spec.run_id):
         if again or not store.is_done(spec):
-            run_one(spec, source.load(), store, report)
+            run_one(spec, source.load(), store, report, company=company)
 
 
 def training_images(spec: RunSpec, train_images: int) -> int:
@@ -355,7 +378,7 @@ def known_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> floa
         same = all(other[k] == mine[k] for k in ("model", "model_source", "device_name", "setting"))
         same = same and other["data"]["image_size"] == spec.data.image_size
         same = same and all(other["recipe"][k] == mine["recipe"][k] for k in ("batch_size", "precision", "optimizer"))
-        if same and speed:
+        if same and speed and not shared_device(record):
             return training_images(spec, train_images) / speed
     return None
 

@@ -58,26 +58,25 @@ def checked(content: bytes, name: str) -> Record:
         raise Damaged("its checksum does not hold")
     for step in range(version, SCHEMA):
         found = MIGRATIONS[step](found)
-    return validate(_filled(found), name)
+    return validate(filled(found), name)
 
 
-def _filled(record: Record) -> Record:
-    """The record with the fields that came later (spec.LATER), at their defaults: it was made under them."""
-
-    def part(holder: Any, name: str) -> Any:
-        if isinstance(holder, dict) and isinstance(holder.get(name), dict):
-            return {**holder, name: {**LATER_DEFAULTS[name], **holder[name]}}
-        return holder
-
-    new = {**record, "spec": part(part(record.get("spec"), "recipe"), "setting")} if "spec" in record else record
-    return part(new, "recipe")
+def filled(record: Record) -> Record:
+    """A record, session or spec with the fields that came later (spec.LATER), at their defaults: it was made so."""
+    new = dict(record)
+    for part, defaults in LATER_DEFAULTS.items():
+        if isinstance(new.get(part), dict):
+            new[part] = {**defaults, **new[part]}
+    if isinstance(new.get("spec"), dict):
+        new["spec"] = filled(new["spec"])
+    return new
 
 
 def validate(record: Record, name: str) -> Record:
-    """A record or session of today's schema. Raises Damaged that names the first thing wrong."""
+    """A record, session or search of today's schema. Raises Damaged that names the first thing wrong."""
     import fastjsonschema
 
-    kind = "session" if "samples" in record else "run"
+    kind = "session" if "samples" in record else "tuning" if "candidates" in record else "run"
     try:
         _validator(kind)(record)
         if kind == "run" and record["status"] == "ok":
@@ -88,6 +87,8 @@ def validate(record: Record, name: str) -> Record:
         raise Damaged("it stands under another name than its own")
     if kind == "session":
         _check_samples(record)
+    if kind == "tuning" and record["chosen"] not in [row["setting"] for row in record["candidates"]]:
+        raise Damaged("what it chose is not among its candidates")
     return record
 
 
@@ -207,7 +208,25 @@ def _schemas() -> dict[str, Record]:
     joules = {"joules_per_1000_images": {"type": "object", "additionalProperties": _AMOUNT}}
     energy = {"dependencies": {"joules_per_1000_images": {"properties": joules}}}
     texts = {"type": "array", "items": _TEXT}
+    candidate = {
+        "setting": _of(Setting),
+        "status": {"enum": [*STATUSES, "slower", "untried"]},
+        "message": _TEXT,
+        "seconds": {"type": "array", "items": _POSITIVE},
+    }
     return {
+        "tuning": _object(
+            {
+                **dict.fromkeys(("id", "started", "model", "source"), _TEXT),
+                "key": facts,
+                "recipe": spec["properties"]["recipe"],
+                "num_classes": _COUNT,
+                "limit_seconds": _POSITIVE,
+                "candidates": {"type": "array", "items": _object(candidate), "minItems": 1},
+                "chosen": _of(Setting),
+                "environment": facts,
+            }
+        ),
         "run": _object(
             {"run_id": _TEXT, "status": {"enum": list(STATUSES)}, "spec": spec, "family": _TEXT, "started": _TEXT},
             dependencies={"message": {"properties": {"message": _TEXT}}},

@@ -2,6 +2,7 @@
 
     runs/<run_id>/spec.json record.json history.csv predictions.npz     one folder a run; checkpoints/ until it is done
     speed/<id>.json                                                     one file a speed session
+    tuning/<id>.json                                                    one file a search for a model's best setting
     results.csv history.csv timings.csv environment.csv                 views, rebuilt from the records
     locks/                                                              who is at work on what
 
@@ -102,7 +103,8 @@ class Store:
     def claim_timing(self) -> Iterator[None]:
         """Time as the only one in this store. Raises Busy."""
         with lock(self.root / "locks" / "timing.lock"):
-            remove_leftovers(self.root / "speed")
+            for folder in ("speed", "tuning"):
+                remove_leftovers(self.root / folder)
             yield
 
     def timing_owner(self) -> str | None:
@@ -136,7 +138,22 @@ class Store:
         """A finished speed session, with its checksum."""
         write_atomically(self.root / "speed" / f"{session_id}.json", to_json(schema.seal(session)))
 
+    def write_tuning(self, tuning: Record) -> None:
+        """A finished search for a model's best setting, with its checksum; it replaces an earlier one of its name."""
+        write_atomically(self.root / "tuning" / f"{tuning['id']}.json", to_json(schema.seal(tuning)))
+
     # --- read ----------------------------------------------------------------------------------------------------
+
+    def tuning(self, name: str) -> Record | None:
+        """A search by its name; None where there is none, or none that can be believed."""
+        with contextlib.suppress(Damaged):
+            return self._read(self.root / "tuning" / f"{name}.json", name)
+        return None
+
+    def tunings(self, damaged: list[str] | None = None) -> list[Record]:
+        """Every search, oldest first; what cannot be believed is left out and named in `damaged`."""
+        paths = {path.stem: path for path in self.root.glob("tuning/*.json")}
+        return sorted(self._read_all(paths, damaged), key=lambda t: (t["started"], t["id"]))
 
     def record(self, spec: RunSpec) -> Record | None:
         """The record of a run; None where there is none, or none that can be believed."""
@@ -241,6 +258,15 @@ def long_history(run: Record) -> list[dict[str, Any]]:
     ]
 
 
+# What a run measures of the device, and means nothing where it shared the device with others.
+NOT_SHARED = ("train_seconds", "first_step_seconds", "checkpoint_seconds", "wall_seconds", "loop_images_per_second")
+
+
+def shared_device(run: Record) -> bool:
+    """Whether other runs trained on the same device at the same time (--runs-per-device)."""
+    return bool(run.get("metrics", {}).get("runs_at_once", 1) > 1)
+
+
 def comparability_key(spec: Record, environment: Record) -> Record:
     """What must be equal for two speeds to share an axis."""
     return {
@@ -250,7 +276,10 @@ def comparability_key(spec: Record, environment: Record) -> Record:
         "image_size": spec["data"]["image_size"],
         "policy": policy(spec["setting"]["name"]),
         "deterministic": spec["deterministic"],
-        "threads": environment.get("torch_threads") if spec["device"] == "cpu" else None,
+        # A run that shared the cores had fewer threads than the session that timed its model, which had them all.
+        "threads": environment.get("threads_alone", environment.get("torch_threads"))
+        if spec["device"] == "cpu"
+        else None,
     }
 
 
@@ -311,7 +340,8 @@ def _result(run: Record, session: Record | None) -> dict[str, Any]:
         "started": run["started"],
         **{k: environment.get(k) for k in ("torch", "commit", "dirty")},
     }
-    row |= {k: v for k, v in metrics.items() if k in RESULT_COLUMNS}
+    hidden = NOT_SHARED if shared_device(run) else ()
+    row |= {k: v for k, v in metrics.items() if k in RESULT_COLUMNS and k not in hidden}
     if session is not None:
         batch = spec["recipe"]["batch_size"]
         figures: dict[str, tuple[str, Callable[[float], float]]] = {

@@ -21,8 +21,11 @@ from bench.errors import UserError
 from bench.files import inert, no_formula
 from bench.schema import Record
 from bench.session_table import inert_record, significant, why_ended
+from bench.settings import words
+from bench.spec import Setting
 from bench.stats import Interval, mean_interval, ratio_interval, share_interval
 from bench.store import (
+    NOT_SHARED,
     REFERENCE,
     RESULT_COLUMNS,
     Store,
@@ -31,6 +34,7 @@ from bench.store import (
     results,
     seconds_per_call,
     sessions_of,
+    shared_device,
     speed_rows,
 )
 
@@ -166,8 +170,9 @@ def _refuse_mixed_keys(firsts: list[Record]) -> None:
     questions: dict[str, list[Record]] = {}
     for run in firsts:
         recipe = {k: v for k, v in run["spec"]["recipe"].items() if k not in ("precision", "batch_size")}
-        questions.setdefault(json.dumps([run["spec"]["data"], recipe], sort_keys=True), []).append(run)
-    for group in questions.values():
+        question = [run["spec"]["data"], recipe, run["spec"]["setting"]["name"]]
+        questions.setdefault(json.dumps(question, sort_keys=True), []).append(run)
+    for group in questions.values():  # settings are reported side by side, a table each
         keys = [comparability_key(run["spec"], run["environment"]) for run in group]
         different = [part for part in keys[0] if len({json.dumps(key[part]) for key in keys}) > 1]
         if different:
@@ -184,7 +189,8 @@ def _distinct(values: Iterable[Any]) -> list[str]:
 
 
 def _same_plan(a: Record, b: Record) -> bool:
-    return all(a[k] == b[k] for k in ("data", "recipe", "setting", "device", "device_name", "deterministic"))
+    same = all(a[k] == b[k] for k in ("data", "recipe", "device", "device_name", "deterministic"))
+    return same and a["setting"]["name"] == b["setting"]["name"]
 
 
 def _failures(runs: list[Record]) -> tuple[Failure, ...]:
@@ -220,7 +226,7 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
         "precision": spec["recipe"]["precision"],
         "setting": spec["setting"]["name"],
         "device_name": spec["device_name"],
-        "threads": first["environment"]["torch_threads"] if spec["device"] == "cpu" else None,
+        "threads": comparability_key(spec, first["environment"])["threads"],
         "torch": first["environment"]["torch"],
     }
     notes = _notes(runs, rows, base, session, reference)
@@ -239,10 +245,11 @@ def _common_session(by_model: dict[str, list[Record]], sessions: list[Record]) -
 
 def _title(about: dict[str, Any]) -> str:
     threads = f", {about['threads']} threads" if about["threads"] else ""
+    setting = "" if about["setting"] == "eager" else f" · {about['setting']}"
     return (
         f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images) · "
         f"recipe {about['recipe']}, {about['epochs']} epochs, batch {about['batch_size']}, {about['precision']} · "
-        f"{about['device_name']}{threads}, torch {about['torch']}"
+        f"{about['device_name']}{threads}, torch {about['torch']}{setting}"
     )
 
 
@@ -254,7 +261,8 @@ def _row(model: str, runs: list[Record], session: Record | None) -> Row:
     else:
         values["accuracy"] = mean_interval(accuracies)
     for key in ("train_seconds", "flops", "params", "activations", "peak_memory_bytes"):
-        found = [r["metrics"][key] for r in runs if r["metrics"].get(key) is not None]
+        alone = [r for r in runs if key not in NOT_SHARED or not shared_device(r)]
+        found = [r["metrics"][key] for r in alone if r["metrics"].get(key) is not None]
         if found:
             middle = statistics.median(found)
             values[key] = Interval(middle, min(found), max(found), len(found))
@@ -291,6 +299,10 @@ def _ratios(row: Row, base: Row, session: Record | None) -> dict[str, Interval]:
     return ratios
 
 
+def _found_settings(runs: list[Record]) -> list[str]:
+    return _distinct(f"{run['spec']['model']} {words(Setting(**run['spec']['setting']))}" for run in runs)
+
+
 def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Record | None, reference: str) -> list[str]:
     notes = []
     if any(row.runs == 1 for row in rows):
@@ -319,6 +331,13 @@ def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Recor
         notes.append(f"No speed for {', '.join(apart)}: not timed in turns with the others; name all in one command.")
     if any("flops" in row.marked for row in rows):
         notes.append("† These FLOPs did not pass the audit against torch's own counter; another note says how.")
+    if runs[0]["spec"]["setting"]["name"] == "tuned":
+        notes.append(f"Settings found by the same search for each: {'; '.join(_found_settings(runs))}.")
+    if together := [run for run in runs if shared_device(run)]:
+        notes.append(
+            f"{len(together)} of {len(runs)} runs shared the device with others (--runs-per-device): their seconds "
+            "compare with nothing and are left out."
+        )
     if base is None:
         notes.append(f"No ratios: {reference} is not among these models.")
     if runs[0]["spec"]["device"] == "cpu":

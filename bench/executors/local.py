@@ -46,11 +46,13 @@ def call(
     on_event: Callable[[dict[str, Any]], None],
     timeout: float | None = None,
     grace: float = GRACE_SECONDS,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Run function(report, *args) in a fresh process and wait, at most `timeout` seconds.
 
     `report` sends an event, and raises Interrupted once the child was asked to stop. KeyboardInterrupt asks it to,
-    waits `grace` seconds for it, ends it and goes on; another one ends it at once. So does the timeout.
+    waits `grace` seconds for it, ends it and goes on; another one ends it at once. So does the timeout. `stop` is for
+    callers in other threads, which no KeyboardInterrupt reaches: once it is set, this thread raises one.
     """
     context = multiprocessing.get_context("spawn")  # fork does not survive CUDA or threads
     receiver, sender = context.Pipe(duplex=False)
@@ -59,13 +61,15 @@ def call(
     oom_kills = _oom_kills()
     failures: list[Outcome] = []
 
-    def listen(seconds: float | None) -> bool:
+    def listen(seconds: float | None, stop: threading.Event | None = None) -> bool:
         """Pass events on until the child has closed its end, or died; False where the time is over first."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
             alive = process.is_alive()  # asked for: a grandchild may hold the pipe open after the child's death
             try:
                 if receiver.poll(min(left, LOOK_SECONDS) if alive else 0):
@@ -87,7 +91,7 @@ def call(
     sender.close()
     life.close()
     try:
-        in_time = listen(timeout)
+        in_time = listen(timeout, stop)
         if in_time:
             process.join()
         else:
