@@ -17,6 +17,7 @@ from bench import recipes
 from bench.errors import Terminated, UserError
 from bench.files import inert
 from bench.presets import PRESETS, parse_batch_sizes, parse_duration, parse_seeds
+from bench.settings import SUMMARIES, parse_settings
 from models import registry
 from models.registry import ModelError, suggest
 
@@ -59,6 +60,13 @@ def make_parser() -> Parser:
     run.add_argument("--train-fraction", type=float, default=1.0, metavar="F", help="a stratified share of the images")
     run.add_argument("--image-size", type=int, metavar="PX", help="resize to this; default: the data set's own")
     run.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
+    run.add_argument(
+        "--setting", default="eager", metavar="NAME", help="how all models are executed: see `list settings`"
+    )
+    run.add_argument("--tune-limit", metavar="TIME", help="of the search under --setting tuned; default 3 min a model")
+    run.add_argument(
+        "--runs-per-device", type=int, default=1, metavar="N", help="train N at once, for accuracy alone; default 1"
+    )
     run.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="downloads; default SEVIT_DATA or a cache directory")
     run.add_argument("--results", type=Path, default=Path(DEFAULT_STORE), metavar="DIR", help="the store to write")
@@ -78,6 +86,10 @@ def make_parser() -> Parser:
     timer.add_argument("--image-size", type=int, default=32, metavar="PX")
     timer.add_argument("--num-classes", type=int, default=10, metavar="N")
     timer.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
+    timer.add_argument(
+        "--setting", default="eager", metavar="NAMES", help="by commas, a session each: see `list settings`"
+    )
+    timer.add_argument("--tune-limit", metavar="TIME", help="of the search for `tuned`; default 3 min a model")
     timer.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
     timer.add_argument(
         "--within", type=float, default=2.0, metavar="PERCENT", help="stop at ratios this exact; default 2"
@@ -110,7 +122,7 @@ def make_parser() -> Parser:
     cost.add_argument("--image-size", type=int, default=32, metavar="PX")
 
     lister = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
-    lister.add_argument("what", choices=("models", "datasets", "recipes", "presets"))
+    lister.add_argument("what", choices=("models", "datasets", "recipes", "presets", "settings"))
     return parser
 
 
@@ -170,7 +182,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.recipe:
         recipes.load(arguments.recipe)
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
-    _read_durations(arguments, "run_timeout", "timing_limit")
+    (arguments.setting, *others) = parse_settings(arguments.setting)
+    if others:
+        raise UserError("--setting of run is one for all; `time` takes several")
+    _read_durations(arguments, "run_timeout", "timing_limit", "tune_limit")
     from bench import sweep
 
     return sweep.run(arguments, names, seeds)
@@ -186,7 +201,8 @@ def time_models(arguments: argparse.Namespace) -> int:
     """A speed session, or --explain. Typos answer here, before torch is loaded."""
     names = registry.expand_names(arguments.explain or arguments.models)
     recipes.load(arguments.recipe)
-    _read_durations(arguments, "time_limit")
+    arguments.setting = parse_settings(arguments.setting)
+    _read_durations(arguments, "time_limit", "tune_limit")
     sizes = parse_batch_sizes(arguments.batch_sizes) if arguments.batch_sizes is not None else None
     from bench import speed
 
@@ -302,6 +318,8 @@ def list_choices(arguments: argparse.Namespace) -> int:
             ("npz:FILE", "train_x, train_y, test_x, test_y[, classes]: uint8 images, integer labels"),
             ("folder:DIR", "train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files"),
         ]
+    elif arguments.what == "settings":
+        rows = list(SUMMARIES.items())
     elif arguments.what == "recipes":
         rows = [(name, " ".join((recipe.__doc__ or "").split())) for name, recipe in recipes.RECIPES.items()]
         rows += [("FILE.toml", 'yours: base = "shared", then what differs')]

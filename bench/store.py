@@ -300,6 +300,7 @@ def sessions_of(run: Record, sessions: list[Record]) -> list[Record]:
         and s["num_classes"] == spec["data"]["num_classes"]
         and s["recipe"] == spec["recipe"]
         and s["key"] == key
+        and s["settings"].get(spec["model"], spec["setting"]) == spec["setting"]
     ]
 
 

@@ -8,60 +8,49 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from bench import environment, plots, presets, recipes, tables
+from bench import environment, plots, presets, recipes, settings, tables, tune
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.errors import UserError
-from bench.executors.local import Outcome, call
+from bench.executors.local import call
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, duration, make_console
 from bench.runner import (
     DataSource,
     child_estimate,
     child_probe,
-    child_run,
-    failure_record,
     known_seconds,
-    save_traceback,
     session_of,
 )
+from bench.runs import Manner, Plan, Views, train_all
 from bench.schema import Record
-from bench.spec import Recipe, RunSpec, Setting, expand
+from bench.settings import SETTINGS
+from bench.spec import Recipe, RunSpec, expand, to_dict
 from bench.speed import time_together
-from bench.store import VIEWS, Store, now, sessions_of
+from bench.store import VIEWS, Store, sessions_of
 from models import registry
 from models.registry import ModelError
 
 EXIT_FAILED = 1
-BUSY = "being run by"
-# Between two rebuilds of the CSV files: at least so long, and at least so many times the last one's duration.
-REFRESH_SECONDS, REFRESH_PAUSE = 60.0, 100.0
+MOST_AT_ONCE = 64
 PROBE_SECONDS = 300.0  # a model that has not answered two images by then hangs
 SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough to follow every sweep
-LOOK_SECONDS = 2.0  # between two looks at whether another process has finished a run
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Everything decided before the first training step."""
-
-    specs: list[RunSpec]
-    source: DataSource
-    dataset: Dataset
 
 
 def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None) -> int:
     """Plan, train what is missing, time the models, show the table. Returns the exit code."""
     display, store = Display(make_console()), Store(arguments.results)
     plan = make_plan(arguments, names, seeds, display)
+    tried: list[str] = []
+    if arguments.setting == "tuned":
+        plan, tried = with_best_settings(plan, arguments, store, display)
     todo = [spec for spec in plan.specs if arguments.rerun or not store.is_done(spec)]
-    probe(list(dict.fromkeys(spec.model for spec in todo)), plan, arguments.run_timeout, display)
+    untried = dict.fromkeys(spec.model for spec in todo if spec.model not in tried)
+    probe(list(untried), plan, arguments.run_timeout, display)
     if arguments.dry_run:
         return show_plan(plan, todo, store, display)
     store.check_writable()
@@ -72,35 +61,13 @@ def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None
     views = Views(store)
     try:
         with display:
-            failures = train_all(todo, plan, store, display, views, arguments.run_timeout, arguments.rerun)
+            manner = Manner(arguments.run_timeout, arguments.rerun, arguments.runs_per_device)
+            failures = train_all(todo, plan, store, display, views, manner)
             timed = time_if_needed(plan.specs, store, display, arguments.timing_limit, arguments.rerun)
     finally:
         views.rebuild()
     drawn = finish(plan, store, display)
     return EXIT_FAILED if failures or not (timed and drawn) else 0
-
-
-class Views:
-    """Keeps the CSV files fresh during a sweep at a cost that grows with its length, not with its square.
-
-    A rebuild takes longer the more runs there are; the pause after it is a hundred times as long.
-    """
-
-    def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._now = store, now
-        self._next = now() + REFRESH_SECONDS
-
-    def rebuild(self) -> None:
-        """Now."""
-        start = self._now()
-        self._store.rebuild_views()
-        end = self._now()
-        self._next = end + max(REFRESH_SECONDS, REFRESH_PAUSE * (end - start))
-
-    def rebuild_if_due(self) -> None:
-        """Where the pause is over."""
-        if self._now() >= self._next:
-            self.rebuild()
 
 
 # --- plan ----------------------------------------------------------------------------------------------------------
@@ -112,6 +79,9 @@ def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] 
     Raises UserError and ModelError.
     """
     device = environment.choose_device(arguments.device)
+    settings.check(arguments.setting, device.type)
+    if not 1 <= arguments.runs_per_device <= MOST_AT_ONCE:
+        raise UserError(f"--runs-per-device must lie in 1..{MOST_AT_ONCE}, not {arguments.runs_per_device}")
     preset = choose_preset(arguments, device, display)
     recipe = make_recipe(arguments, preset)
     fraction = arguments.train_fraction
@@ -126,7 +96,7 @@ def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] 
         [(name, registry.source_hash(name)) for name in names],
         dataset.ref,
         fit_recipe(recipe, dataset, device),
-        Setting(),
+        SETTINGS[arguments.setting],
         (device.type, environment.device_name(device)),
         seeds or presets.parse_seeds(preset.seeds),
         arguments.deterministic,
@@ -161,6 +131,29 @@ def probe(names: list[str], plan: Plan, timeout: float | None, display: Display)
             left.remove(current[0])
     if unfit:
         raise ModelError("; ".join(unfit))
+
+
+def with_best_settings(
+    plan: Plan, arguments: argparse.Namespace, store: Store, display: Display
+) -> tuple[Plan, list[str]]:
+    """The plan with each model's own setting, and the models that were tried on the way.
+
+    What earlier searches found is taken; for the others, unless --dry-run, the search is made now.
+    """
+    each = {spec.model: spec for spec in plan.specs}
+    session = session_of(list(each.values()), arguments.tune_limit or tune.SECONDS)
+    found = tune.known_settings(session, store)
+    unknown = [name for name in each if name not in found]
+    if unknown and arguments.dry_run:
+        display.line(f"the best setting is looked for first: {', '.join(unknown)}, about {session.seconds:g} s each")
+        unknown = []
+    if unknown:
+        probe(unknown, plan, arguments.run_timeout, display)
+        store.check_writable()
+    with display:
+        found |= tune.settings_for(session, store, display) if not arguments.dry_run else {}
+    specs = [dataclasses.replace(spec, setting=found.get(spec.model, spec.setting)) for spec in plan.specs]
+    return dataclasses.replace(plan, specs=specs), unknown
 
 
 def choose_preset(arguments: argparse.Namespace, device: torch.device, display: Display) -> Preset:
@@ -213,7 +206,7 @@ def describe(plan: Plan) -> str:
         f"{len(dataset.arrays.test_y):,} test images of {spec.data.image_size} px, {spec.data.num_classes} classes\n"
         f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
         f"lr {recipe.lr:g}, {' and '.join(augmentation) or 'no augmentation'}, {recipe.precision}, "
-        f"on {spec.device_name}"
+        f"{spec.setting.name}, on {spec.device_name}"
     )
 
 
@@ -240,105 +233,40 @@ def show_plan(plan: Plan, todo: list[RunSpec], store: Store, display: Display) -
     return 0
 
 
-def steps_of(spec: RunSpec, dataset: Dataset) -> int:
-    """Training steps of a run."""
-    return spec.recipe.epochs * (len(dataset.train_index) // spec.recipe.batch_size)
-
-
 # --- do ------------------------------------------------------------------------------------------------------------
 
 
-def train_all(
-    todo: list[RunSpec], plan: Plan, store: Store, display: Display, views: Views, timeout: float | None, again: bool
-) -> int:
-    """Every run of `todo` once, here or in another process that has it already; returns how many did not end well."""
-    before = {spec.run_id: store.record(spec) for spec in todo}
-    failures, waiting = 0, list(todo)
-    told: set[str] = set()
-    while waiting:
-        elsewhere = []
-        for spec in waiting:
-            status = execute(spec, before[spec.run_id], plan, store, display, timeout, again)
-            if status.startswith(BUSY):
-                elsewhere.append(spec)
-                if spec.run_id not in told:
-                    display.line(f"{spec.model}, seed {spec.seed}: {status}; going on with the others, then waiting")
-                    told.add(spec.run_id)
-            else:
-                failures += status != "ok"
-            views.rebuild_if_due()
-        if elsewhere == waiting:
-            time.sleep(LOOK_SECONDS)
-        waiting = elsewhere
-    return failures
-
-
-def execute(
-    spec: RunSpec,
-    before: Record | None,
-    plan: Plan,
-    store: Store,
-    display: Display,
-    timeout: float | None,
-    again: bool,
-) -> str:
-    """One run in a child process; a failure becomes a record. Returns its status, or who is at work on it.
-
-    `before`: the record when the sweep began; another one is another process's, and is not repeated.
-    """
-    if owner := store.owner(spec.run_id):
-        return f"{BUSY} {owner}"
-    title = f"{spec.model}, seed {spec.seed} ({plan.specs.index(spec) + 1} of {len(plan.specs)})"
-    record = store.record(spec)
-    if record is not None and record != before and record["status"] not in ("killed", "interrupted"):
-        display.line(f"{title}\n  {record['status']}: done meanwhile by another process")
-        return str(record["status"])
-    recipe, started = spec.recipe, now()
-    display.run_started(title, steps_of(spec, plan.dataset), recipe.epochs, recipe.batch_size)
-    try:
-        outcome = call(child_run, (spec, plan.source, store.root, again), display.run_event, timeout)
-    except KeyboardInterrupt:
-        store.write_failure(spec, failure_record(spec, "interrupted", "stopped by the user", started))
-        raise
-    if outcome.status == "busy":
-        return f"{BUSY} {outcome.message}"
-    record = store.record(spec)
-    if outcome.status == "ok" and (record is None or record["status"] != "ok" or (again and record == before)):
-        outcome = Outcome("failed", "its process ended early and left no record")  # a model that calls sys.exit
-    if outcome.status == "ok":
-        assert record is not None
-        metrics = record["metrics"]
-        (store.run_dir(spec) / "traceback.txt").unlink(missing_ok=True)  # of an earlier attempt
-        display.line(
-            f"  test accuracy {100 * metrics['accuracy']:.2f} %, {metrics['train_seconds']:.1f} s of training, "
-            f"first step {metrics['first_step_seconds']:.1f} s"
-        )
-        return "ok"
-    where = ""
-    if outcome.traceback:
-        where = f" (traceback: {save_traceback(store.run_dir(spec), outcome.traceback)})"
-    store.write_failure(spec, failure_record(spec, outcome.status, outcome.message, started))
-    display.line(f"  {outcome.status}: {outcome.message}{where}")
-    return outcome.status
-
-
 def time_if_needed(specs: list[RunSpec], store: Store, display: Display, limit: float | None, again: bool) -> bool:
-    """Time the models that finished, in turns, unless one session has them all. False where one could not be timed."""
+    """Time the models that finished, in turns, unless one session has them all. False where one could not be timed.
+
+    Under `tuned` they are timed under `eager` too: both are reported.
+    """
     finished = {spec.model: spec for spec in specs if store.is_done(spec)}
     if not finished:
         return True
+    names = ["tuned", "eager"] if specs[0].setting.name == "tuned" else [specs[0].setting.name]
+    timed = [time_under(name, list(finished.values()), store, display, limit, again) for name in names]
+    return all(timed)
+
+
+def time_under(
+    setting: str, specs: list[RunSpec], store: Store, display: Display, limit: float | None, again: bool
+) -> bool:
+    """One session of these runs' models under a setting, unless there is one. False where one could not be timed."""
+    other = setting != specs[0].setting.name
+    as_set = [dataclasses.replace(spec, setting=SETTINGS[setting]) if other else spec for spec in specs]
+    done = [(r, new) for old, new in zip(specs, as_set, strict=True) if (r := store.record(old)) is not None]
 
     def fitting() -> Record | None:
         """The newest session that has all of them, if there is one."""
-        records = [r for spec in finished.values() if (r := store.record(spec)) is not None]
         sessions = store.sessions()
-        common = set.intersection(*({s["id"] for s in sessions_of(record, sessions)} for record in records))
+        fit = ({s["id"] for s in sessions_of({**record, "spec": to_dict(spec)}, sessions)} for record, spec in done)
+        common = set.intersection(*fit)
         return next((s for s in reversed(sessions) if s["id"] in common), None)
 
     if not again and fitting():
         return True
-    spec = session_of(list(finished.values()), limit or SESSION_SECONDS_A_MODEL * len(finished))
-    session = time_together(spec, store, display, fitting)
+    session = time_together(session_of(as_set, limit or SESSION_SECONDS_A_MODEL * len(specs)), store, display, fitting)
     return session is not None and not session["failures"]
 
 
