@@ -7,6 +7,7 @@ takes that one down is named, left out, and the session begins again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
         session = time_together(spec, store, display)
     store.rebuild_views()
     if session is None:
-        display.line("nothing could be timed")
+        display.line("nothing was timed")
         return EXIT_FAILED
     display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
     written = [store.root / "speed.csv", *plots.save_session(session, store.root / "plots")]
@@ -95,14 +96,14 @@ def make_recipe(arguments: argparse.Namespace, device: Any) -> Recipe:
 def time_together(
     spec: SessionSpec, store: Store, display: Display, made_meanwhile: Callable[[], Record | None] = lambda: None
 ) -> Record | None:
-    """The session's record, or None where no model was left.
+    """The session's record, or None where no model was left, or where it failed and no model was to blame.
 
     Waits for another session of the same store, and takes what that one `made_meanwhile` if it will do.
     """
     found = try_each(spec, display) if spec.thorough else Found()
     while left := [name for name, _ in spec.models if name not in found.out_models()]:
         before = {session["id"] for session in store.sessions()}
-        culprit = [left[0]]
+        culprit = [""]  # whose turn it is; "": nobody's
 
         def hear(event: dict[str, Any], culprit: list[str] = culprit) -> None:
             if event["event"] == "task":
@@ -127,6 +128,9 @@ def time_together(
         if outcome.status == "ok":
             outcome = Outcome("failed", "its process ended early")
         where = save_trace(store, outcome)
+        if not culprit[0]:
+            display.line(f"  {outcome.status}: {outcome.message}{where}; no model was at work, so none is left out")
+            return None
         display.line(f"  {culprit[0]}: {outcome.status}: {outcome.message}{where}; again without it")
         found.failures.append(failed(culprit[0], "", None, outcome.status, outcome.message))
     return None
@@ -166,12 +170,13 @@ def failed(model: str, kind: str, batch_size: int | None, status: str, message: 
 
 
 def save_trace(store: Store, outcome: Outcome) -> str:
-    """Keep a traceback; returns where, for the line on the screen."""
-    if not outcome.traceback:
-        return ""
+    """Keep a traceback; returns where, for the line on the screen, or "" where there is none or no room for it."""
     path = store.root / "speed" / "traceback.txt"
-    write_atomically(path, outcome.traceback.encode())
-    return f" (traceback: {path})"
+    if outcome.traceback:
+        with contextlib.suppress(OSError):  # a full disk may be the very failure
+            write_atomically(path, outcome.traceback.encode())
+            return f" (traceback: {path})"
+    return ""
 
 
 def explain(arguments: argparse.Namespace, name: str) -> int:

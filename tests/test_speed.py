@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -14,11 +15,14 @@ from bench.cli import main
 from bench.errors import UserError
 from bench.plots import save_session
 from bench.presets import parse_batch_sizes
+from bench.progress import Display, make_console
+from bench.runner import session_of
 from bench.schema import Damaged, seal, validate
 from bench.session_table import render_session
+from bench.speed import time_together
 from bench.store import SPEED_COLUMNS, Store, speed_rows
 from bench.tables import compare
-from tests.synthetic import DATA, ENVIRONMENT, record, session, spec, thorough_session, write_store
+from tests.synthetic import DATA, ENVIRONMENT, RECIPE, record, session, spec, thorough_session, write_store
 
 Bench = Callable[..., "CompletedProcess[str]"]
 FACTORY = """
@@ -89,6 +93,20 @@ def test_failures_are_rows_and_the_session_goes_on(bench: Bench, tmp_path: Path)
     assert "again without it" in done.stdout
     assert len(list((tmp_path / "s" / "plots").glob("*.png"))) == 2
     assert made["key"]["policy"] == "identical:eager"
+
+
+@pytest.mark.parametrize("blocked", ["locks", "speed"])
+def test_nobody_is_blamed_for_a_disk(blocked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file where a folder must be: no lock before any model's turn, or no session after it. Nothing is repeated."""
+    (tmp_path / blocked).write_text("")
+    names = ("resnet20", "vit_params")
+    runs = [spec(name, recipe=replace(RECIPE, batch_size=4)) for name in names]
+    assert time_together(session_of(runs, 0.0), Store(tmp_path), Display(make_console())) is None
+    printed = capsys.readouterr().out
+    assert printed.count("timing resnet20, vit_params in turns") == 1
+    assert printed.count("failed: FileExistsError") == 1
+    assert f"File exists: '{tmp_path / blocked}'" in printed
+    assert "no model was at work" in printed
 
 
 def test_explain_prints_where_a_step_goes(bench: Bench) -> None:
@@ -188,8 +206,6 @@ def test_unequal_keys_never_share_a_table(tmp_path: Path, capsys: pytest.Capture
 
 def test_other_questions_may_stand_side_by_side(tmp_path: Path) -> None:
     """Another data set under another key is another comparison, and no reason to refuse."""
-    from dataclasses import replace
-
     store = write_store(tmp_path, {"seresnet": 0.9})
     of = spec("seresnet", data=replace(DATA, name="cifar100", content_hash="d" * 64), device_name="Other CPU")
     store.write_record(of, {**record(of, 0.5), "environment": {**ENVIRONMENT, "device_name": "Other CPU"}})
