@@ -25,44 +25,12 @@ from bench.tables import compare
 from tests.synthetic import DATA, ENVIRONMENT, RECIPE, record, session, spec, thorough_session, write_store
 
 Bench = Callable[..., "CompletedProcess[str]"]
-FACTORY = """
-import os
-import torch
-from torch import nn
-
-built = [0]
-
-class Model(nn.Module):
-    def __init__(self, classes, size, how):
-        super().__init__()
-        self.head, self.how, self.calls = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes)), how, 0
-
-    def forward(self, x):
-        self.calls += 1
-        if self.how == "raises" and self.training:
-            raise ValueError("broken in training")
-        if self.how == "dies":
-            os._exit(7)
-        if self.how == "small" and len(x) > 16:
-            raise MemoryError
-        if self.how == "dies_later" and self.calls > 20:
-            os._exit(9)
-        return self.head(x)
-
-def fine(classes, size): return Model(classes, size, "fine")
-def raises(classes, size): return Model(classes, size, "raises")
-def dies(classes, size): return Model(classes, size, "dies")
-def small(classes, size): return Model(classes, size, "small")
-def dies_later(classes, size): return Model(classes, size, "dies_later")
-"""
 
 
-def test_failures_are_rows_and_the_session_goes_on(bench: Bench, tmp_path: Path) -> None:
+def test_failures_are_rows_and_the_session_goes_on(bench: Bench, factory: Path, tmp_path: Path) -> None:
     """One that raises, one that dies, one that is out of memory at a batch, one that dies in the session itself."""
-    path = tmp_path / "mine.py"
-    path.write_text(FACTORY)
-    ways = ("fine", "raises", "dies", "small", "dies_later")
-    names = ",".join(f"{path}:{way}" for way in ways)
+    ways = ("fine", "raises", "dies_at_once", "no_memory_above_16", "dies_later")
+    names = ",".join(f"{factory}:{way}" for way in ways)
     words = ["--batch-size=8", "--batch-sizes=4,32", "--image-size=16", "--num-classes=3", "--time-limit=3s"]
     done = bench("time", "--models", names, *words, "--device=cpu", "--results", tmp_path / "s")
     assert done.returncode == 1, done.stderr
@@ -76,19 +44,19 @@ def test_failures_are_rows_and_the_session_goes_on(bench: Bench, tmp_path: Path)
     assert kinds == {
         "fine": every,
         "raises": every - {("train", 8)},
-        "small": every - {("inference", 32)},
+        "no_memory_above_16": every - {("inference", 32)},
     }
     bad = {(r.way, r.kind if isinstance(r.kind, str) else ""): (r.status, r.message) for r in rows.itertuples()}
     assert bad["raises", "train"] == ("failed", "ValueError: broken in training")
-    assert bad["small", "inference"][0] == "oom"
-    assert bad["dies", ""] == ("killed", "its process ended by exit code 7")
-    assert bad["dies_later", ""] == ("killed", "its process ended by exit code 9")
+    assert bad["no_memory_above_16", "inference"][0] == "oom"
+    assert bad["dies_at_once", ""] == ("killed", "its process ended by exit code 7")
+    assert bad["dies_later", ""] == ("killed", "its process ended by exit code 7")
     train = ok[ok["kind"] == "train"].set_index("way")
     assert train.loc["fine", "bound"] in ("launch", "bandwidth", "compute", "loader")
     assert train.loc["fine", "memory_bytes"] > 1e8
     assert (train["n"] >= 3).all()
     assert train["joules_missing"].notna().all() or train["joules_per_1000_images"].notna().all()
-    assert ok.loc[ok["way"] == "small", "ratio"].notna().all()
+    assert ok.loc[ok["way"] == "no_memory_above_16", "ratio"].notna().all()
     (made,) = Store(tmp_path / "s").sessions()
     assert "again without it" in done.stdout
     assert len(list((tmp_path / "s" / "plots").glob("*.png"))) == 2
