@@ -155,6 +155,16 @@ def test_incomplete_blocks_are_damage() -> None:
         validate(seal(made), made["id"])
 
 
+@pytest.mark.parametrize("field", ["half_width", "planned_blocks", "seconds"])
+@pytest.mark.parametrize("value", ["", None, [], -1])
+def test_figures_of_the_rule_are_numbers_where_given(field: str, value: Any) -> None:
+    """The table's note formats them."""
+    made = session({"seresnet": [1.0, 1.1]})
+    validate(made, made["id"])
+    with pytest.raises(Damaged):
+        validate({**made, field: value}, made["id"])
+
+
 def test_unequal_keys_never_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same question on two devices: refused with what differs; --by-device makes a table for each."""
     here = write_store(tmp_path / "a", {"seresnet": 0.9, "vit_tiny": 0.8})
