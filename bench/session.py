@@ -40,6 +40,10 @@ class Found:
     failures: list[dict[str, Any]] = field(default_factory=list)  # model, kind, batch_size, status, message
     memory: list[dict[str, Any]] = field(default_factory=list)  # model, kind, batch_size, bytes, reserved_bytes
 
+    def tried(self) -> set[TaskName]:
+        """Tasks of which it is known whether they run."""
+        return {(f["model"], f["kind"], f["batch_size"]) for f in self.memory + self.failures}
+
     def out(self) -> set[TaskName]:
         """Tasks that failed alone."""
         return {(f["model"], f["kind"], f["batch_size"]) for f in self.failures if f["kind"]}
@@ -74,8 +78,8 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
 # --- one model alone -----------------------------------------------------------------------------------------------
 
 
-def try_model(report: Report, spec: SessionSpec, name: str) -> None:
-    """What a child process does with one model: every task once, with its peak memory.
+def try_model(report: Report, spec: SessionSpec, name: str, skip: set[TaskName]) -> None:
+    """What a child process does with one model: every task twice but those to skip, with its peak memory.
 
     Inference before training and small batches before large ones, so that one that does not fit takes no other with it.
     """
@@ -83,6 +87,8 @@ def try_model(report: Report, spec: SessionSpec, name: str) -> None:
     environment.fix_numerics(spec.deterministic)
     _, tasks = build(spec, name)
     for task in sorted(tasks, key=lambda t: (t.kind == "train", t.images)):
+        if (name, task.kind, task.images) in skip:
+            continue
         about = {"model": name, "kind": task.kind, "batch_size": task.images}
         report({"event": "trial", **about})
         environment.reset_peak_memory(device)

@@ -140,28 +140,42 @@ def try_each(spec: SessionSpec, display: Display) -> Found:
     """Each model alone in a child: what fails there is a row, and never takes part in the session."""
     found = Found()
     for name, _ in spec.models:
-        last: dict[str, Any] = {}
-
-        def hear(event: dict[str, Any], last: dict[str, Any] = last) -> None:
-            kind = event.pop("event")
-            if kind == "trial":
-                last.update(event)
-            elif kind == "memory":
-                found.memory.append(event)
-            elif kind == "untimed":
-                found.failures.append(event)
-                where = f"{event['model']}, {event['kind']}, batch {event['batch_size']}"
-                display.line(f"  {where}: {event['status']}: {event['message']}")
-
         display.line(f"{name} alone: does it run, what memory does it take")
-        outcome = call(try_model, (spec, name), hear, TRIAL_SECONDS, grace=0)
-        done = {(m["kind"], m["batch_size"]) for m in found.memory + found.failures if m["model"] == name}
-        if outcome.status != "ok" or not done:
-            message = outcome.message or "its process ended early"
-            status = "failed" if outcome.status == "ok" else outcome.status
-            display.line(f"  {name}: {status}: {message}")
-            found.failures.append(failed(name, "", None, status, message))
+        while not try_alone(spec, name, found, display):
+            display.line(f"  {name}: again without that task")
     return found
+
+
+def try_alone(spec: SessionSpec, name: str, found: Found, display: Display) -> bool:
+    """Try a model's untried tasks in a child; into `found`. False where one took the child down and some may be left.
+
+    That one is a row. At the very first task it is the whole model that fails.
+    """
+    current: list[dict[str, Any]] = []  # the task that is being tried, or none
+
+    def hear(event: dict[str, Any]) -> None:
+        kind = event.pop("event")
+        current[:] = [event] if kind == "trial" else []
+        if kind == "memory":
+            found.memory.append(event)
+        elif kind == "untimed":
+            add_failure(event)
+
+    def add_failure(row: dict[str, Any]) -> None:
+        found.failures.append(row)
+        where = f"{name}, {row['kind']}, batch {row['batch_size']}" if row["kind"] else name
+        display.line(f"  {where}: {row['status']}: {row['message']}")
+
+    outcome = call(try_model, (spec, name, found.tried()), hear, TRIAL_SECONDS, grace=0)
+    first = all(model != name for model, _, _ in found.tried())
+    if outcome.status == "ok" and not current and not first:
+        return True
+    if outcome.status == "ok":
+        outcome = Outcome("failed", "its process ended early")
+    whole = first or not current
+    kind, batch_size = ("", None) if whole else (current[0]["kind"], current[0]["batch_size"])
+    add_failure(failed(name, kind, batch_size, outcome.status, outcome.message))
+    return whole
 
 
 def failed(model: str, kind: str, batch_size: int | None, status: str, message: str) -> dict[str, Any]:

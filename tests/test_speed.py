@@ -19,7 +19,7 @@ from bench.progress import Display, make_console
 from bench.runner import session_of
 from bench.schema import Damaged, seal, validate
 from bench.session_table import render_session
-from bench.speed import time_together
+from bench.speed import time_together, try_each
 from bench.store import SPEED_COLUMNS, Store, speed_rows
 from bench.tables import compare
 from tests.synthetic import DATA, ENVIRONMENT, RECIPE, record, session, spec, thorough_session, write_store
@@ -28,8 +28,8 @@ Bench = Callable[..., "CompletedProcess[str]"]
 
 
 def test_failures_are_rows_and_the_session_goes_on(bench: Bench, factory: Path, tmp_path: Path) -> None:
-    """One that raises, one that dies, one that is out of memory at a batch, one that dies in the session itself."""
-    ways = ("fine", "raises", "dies_at_once", "no_memory_above_16", "dies_later")
+    """One that raises, one that dies, two that cannot do a larger batch, one that dies in the session itself."""
+    ways = ("fine", "raises", "dies_at_once", "no_memory_above_16", "dies_above_16", "dies_later")
     names = ",".join(f"{factory}:{way}" for way in ways)
     words = ["--batch-size=8", "--batch-sizes=4,32", "--image-size=16", "--num-classes=3", "--time-limit=3s"]
     done = bench("time", "--models", names, *words, "--device=cpu", "--results", tmp_path / "s")
@@ -45,10 +45,12 @@ def test_failures_are_rows_and_the_session_goes_on(bench: Bench, factory: Path, 
         "fine": every,
         "raises": every - {("train", 8)},
         "no_memory_above_16": every - {("inference", 32)},
+        "dies_above_16": every - {("inference", 32)},
     }
     bad = {(r.way, r.kind if isinstance(r.kind, str) else ""): (r.status, r.message) for r in rows.itertuples()}
     assert bad["raises", "train"] == ("failed", "ValueError: broken in training")
     assert bad["no_memory_above_16", "inference"][0] == "oom"
+    assert bad["dies_above_16", "inference"] == ("killed", "its process ended by exit code 7")
     assert bad["dies_at_once", ""] == ("killed", "its process ended by exit code 7")
     assert bad["dies_later", ""] == ("killed", "its process ended by exit code 7")
     train = ok[ok["kind"] == "train"].set_index("way")
@@ -61,6 +63,20 @@ def test_failures_are_rows_and_the_session_goes_on(bench: Bench, factory: Path, 
     assert "again without it" in done.stdout
     assert len(list((tmp_path / "s" / "plots").glob("*.png"))) == 2
     assert made["key"]["policy"] == "identical:eager"
+
+
+def test_a_model_that_dies_at_large_batches_keeps_the_others(factory: Path) -> None:
+    """Batches of 8, 32, 64: the process dies at 32 and again at 64, each is a row; the training step comes after."""
+    name = f"{factory}:dies_above_16"
+    few = replace(RECIPE, batch_size=8)
+    made = replace(session_of([spec(name, recipe=few)], 0.0), batch_sizes=(8, 32, 64), image_size=8)
+    found = try_each(made, Display(make_console()))
+    assert {(m["kind"], m["batch_size"]) for m in found.memory} == {("latency", 1), ("inference", 8), ("train", 8)}
+    assert [(f["kind"], f["batch_size"], f["status"]) for f in found.failures] == [
+        ("inference", 32, "killed"),
+        ("inference", 64, "killed"),
+    ]
+    assert not found.out_models()
 
 
 @pytest.mark.parametrize("blocked", ["locks", "speed"])
