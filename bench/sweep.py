@@ -151,6 +151,8 @@ def probe(names: list[str], plan: Plan, timeout: float | None, display: Display)
         if event["event"] != "probe":
             left.remove(event["model"])
 
+    if names:  # starting a child and importing torch takes seconds, in which nothing would be seen
+        display.line(f"trying {len(names)} model{'s' * (len(names) > 1)} before anything long begins")
     ref, limit = plan.dataset.ref, min(timeout or PROBE_SECONDS, PROBE_SECONDS)
     while left:
         current[0] = left[0]
