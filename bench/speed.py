@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench import environment, plots, recipes
+from bench import environment, recipes
 from bench.errors import UserError
 from bench.executors.local import Outcome, call
 from bench.files import write_atomically
@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
         display.line("nothing was timed")
         return EXIT_FAILED
     display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
+    from bench import plots  # seconds of matplotlib, which no refusal needs
+
     written = [store.root / "speed.csv", *plots.save_session(session, store.root / "plots")]
     for path in written:
         if path.suffix != ".svg":

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench import environment, plots, presets, recipes, tables
+from bench import environment, presets, recipes, tables
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.errors import UserError
@@ -349,6 +349,8 @@ def finish(plan: Plan, store: Store, display: Display) -> bool:
     drawn, written = False, [store.root / name for name in VIEWS]
     # A sidecar: the measurements are already safe, and whatever goes wrong in a plot is told, not raised.
     try:
+        from bench import plots  # seconds of matplotlib, which no plan and no refusal needs
+
         written = [*written, *(p for p in plots.save_all([store], store.root / "plots") if p.suffix == ".png")]
         drawn = True
     except Exception as error:
