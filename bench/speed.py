@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench import environment, recipes
-from bench.errors import UserError
+from bench import environment, presets, recipes
+from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import Outcome, call
 from bench.files import write_atomically
 from bench.progress import Display, make_console
@@ -26,7 +26,6 @@ from bench.store import REFERENCE, Store
 from models import registry
 from models.registry import ModelError
 
-EXIT_FAILED = 1
 TRIAL_SECONDS = 600.0  # for one model alone, every task twice
 SECONDS_A_MODEL = 60.0  # of timing, where no --time-limit is given
 SLACK_SECONDS = 900.0  # over the time limit: building, warming up, limits, energy; then the session hangs
@@ -62,8 +61,7 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
 def make_spec(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None) -> SessionSpec:
     """From arguments to a session. Raises UserError."""
     device = environment.choose_device(arguments.device)
-    if not 8 <= arguments.image_size <= 1024:
-        raise UserError(f"--image-size must lie in 8..1024, not {arguments.image_size}")
+    presets.check_image_size(arguments.image_size)
     if not 1 <= arguments.num_classes <= 100_000:
         raise UserError(f"--num-classes must lie in 1..100000, not {arguments.num_classes}")
     if not 0.1 <= arguments.within <= 50:

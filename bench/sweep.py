@@ -17,7 +17,7 @@ import torch
 from bench import environment, presets, recipes, tables
 from bench.data import datasets
 from bench.data.datasets import Dataset
-from bench.errors import UserError
+from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import Outcome, call
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, duration, make_console
@@ -38,7 +38,6 @@ from bench.store import VIEWS, Store, now, sessions_of
 from models import registry
 from models.registry import ModelError
 
-EXIT_FAILED = 1
 BUSY = "being run by"
 # Between two rebuilds of the CSV files: at least so long, and at least so many times the last one's duration.
 REFRESH_SECONDS, REFRESH_PAUSE = 60.0, 100.0
@@ -117,8 +116,7 @@ def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] 
     fraction = arguments.train_fraction
     if not 0 < fraction <= 1:
         raise UserError(f"--train-fraction must lie in (0, 1], not {fraction}")
-    if arguments.image_size is not None and not 8 <= arguments.image_size <= 1024:
-        raise UserError(f"--image-size must lie in 8..1024, not {arguments.image_size}")
+    presets.check_image_size(arguments.image_size)
     data_dir = arguments.data_dir or datasets.default_data_dir()
     source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
     dataset = source.load()
