@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bench import recipes
-from bench.errors import Terminated, UserError
+from bench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER, Terminated, UserError
 from bench.files import inert
 from bench.presets import PRESETS, parse_batch_sizes, parse_duration, parse_seeds
 from bench.settings import SUMMARIES, parse_settings
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 COMMANDS = ("run", "time", "table", "plot", "check", "cost", "list")
 DEFAULT_MODELS = "seresnet,vit_tiny"
 DEFAULT_STORE = "results/local"
-EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 class Parser(argparse.ArgumentParser):

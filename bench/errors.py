@@ -1,4 +1,7 @@
-"""The exceptions that have a meaning beyond their module. Example: raise UserError("no file 'x.npz'")"""
+"""The exceptions and exit codes that have a meaning beyond their module. Example: raise UserError("no file 'x.npz'")"""
+
+# A run or a timing failed, or a store has problems; the user's mistake or the world's; Ctrl-C; SIGTERM.
+EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 class UserError(Exception):

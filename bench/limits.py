@@ -118,9 +118,7 @@ class _Counting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not func.is_view and not any(
-            p in func.name() for p in ("aten::empty", "aten::detach", "aten::_unsafe_view")
-        ):
+        if not func.is_view and not any(p in func.name() for p in FREE):
             tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
             self.operators += 1
             self.bytes += sum(t.numel() * t.element_size() for t in tensors)

@@ -40,6 +40,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
 }
 SIZE = (6.4, 4.2)  # inches
+LABEL_HEIGHT = 0.055  # of the axes
 
 
 def colour(comparison: Comparison, model: str) -> str:
@@ -100,8 +101,7 @@ def _spread_axes(axes: Axes, values: list[float]) -> None:
     axes.margins(x=0.2, y=0.15)
     if values and max(values) >= 10 * min(values) > 0:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _plain_log(axes.xaxis)
     axes.autoscale_view()
 
 
@@ -126,7 +126,7 @@ def accuracy_vs_flops(axes: Axes, comparison: Comparison, history: pd.DataFrame)
 
 def accuracy_vs_seconds(axes: Axes, comparison: Comparison, history: pd.DataFrame) -> bool:
     """Validation accuracy after each epoch against seconds on the training clock; a line a seed."""
-    ends: list[tuple[float, float, str]] = []
+    ends: list[tuple[float, float, str, str]] = []
     runs = history[history["run_id"].isin(comparison.run_ids)] if len(history) else history
     for model, lines in runs.groupby("model") if len(runs) else ():
         shade = colour(comparison, str(model))
@@ -134,34 +134,38 @@ def accuracy_vs_seconds(axes: Axes, comparison: Comparison, history: pd.DataFram
         for _, line in lines.groupby("run_id"):
             y = 100 * line["val_accuracy"]
             axes.plot(line["train_seconds"], y, color=shade, marker=marker, markersize=4, linewidth=1.4)
-            end = (line["train_seconds"].iloc[-1], float(y.iloc[-1]), str(model))
+            end = (line["train_seconds"].iloc[-1], float(y.iloc[-1]), str(model), shade)
         ends.append(end)
     axes.set_xlabel("training seconds (evaluation is not counted)")
     axes.set_ylabel("validation accuracy, %")
     axes.set_xlim(left=0)
-    _label_ends(axes, comparison, ends)
+    _name_ends(axes, ends)
     return bool(ends)
 
 
-def _label_ends(axes: Axes, comparison: Comparison, ends: list[tuple[float, float, str]]) -> None:
-    """Names in a column at the right, each as near to its curve's end as the others allow."""
-    bottom, top = axes.get_ylim()
-    gap = (top - bottom) * 0.055
+def _name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Names of curves that end at (x, y), in their colours and in a column at the right, each as near as others allow.
+
+    Heights are shares of the axes, so that a log axis is like any other.
+    """
+    ends = sorted(ends, key=lambda end: end[1])
+    low, high = axes.get_ylim()
+    bottom, *heights, top = axes.yaxis.get_transform().transform([low, *(end[1] for end in ends), high])
     placed: list[float] = []
-    for _, y, _name in sorted(ends, key=lambda e: e[1]):
-        placed.append(max(y, placed[-1] + gap) if placed else y)
-    excess = max(0.0, placed[-1] - top) if placed else 0.0
-    for (x, y, name), at in zip(sorted(ends, key=lambda e: e[1]), placed, strict=True):
-        right = axes.get_xlim()[1]
+    for height in ((h - bottom) / (top - bottom) for h in heights):
+        placed.append(max(height, placed[-1] + LABEL_HEIGHT) if placed else height)
+    excess = max(0.0, placed[-1] - 1) if placed else 0.0
+    for (x, y, name, shade), height in zip(ends, placed, strict=True):
         axes.annotate(
             name,
             xy=(x, y),
-            xytext=(right + 0.03 * (right - axes.get_xlim()[0]), at - excess),
-            color=colour(comparison, name),
+            xytext=(1.03, height - excess),
+            textcoords="axes fraction",
+            color=shade,
             va="center",
             annotation_clip=False,
             parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": colour(comparison, name), "linewidth": 0.5, "alpha": 0.5},
+            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.5, "alpha": 0.5},
         )
 
 
@@ -206,7 +210,7 @@ def _session_colour(session: Record, model: str) -> str:
 
 def throughput_vs_batch(axes: Axes, session: Record) -> bool:
     """Inference images/s against the batch size, both on log axes; bars are the quartiles."""
-    ends: list[tuple[float, float, str]] = []
+    ends: list[tuple[float, float, str, str]] = []
     rows = [r for r in speed_rows(session) if r["status"] == "ok" and r["kind"] == "inference"]
     for model in session["models"]:
         mine = sorted((r for r in rows if r["model"] == model), key=lambda r: r["batch_size"])
@@ -220,7 +224,7 @@ def throughput_vs_batch(axes: Axes, session: Record) -> bool:
         ]
         shade = _session_colour(session, model)
         axes.errorbar(x, y, yerr=spread, color=shade, marker="o", markersize=4, linewidth=1.4, capsize=2)
-        ends.append((x[-1], y[-1], model))
+        ends.append((x[-1], y[-1], model, shade))
     if not ends:
         return False
     axes.set_xscale("log", base=2)
@@ -229,7 +233,7 @@ def throughput_vs_batch(axes: Axes, session: Record) -> bool:
     axes.set_xticks(sorted({r["batch_size"] for r in rows}), [str(n) for n in sorted({r["batch_size"] for r in rows})])
     axes.set_xlabel("batch size")
     axes.set_ylabel("inference, images/s (median and quartiles)")
-    _label_log_ends(axes, session, ends)
+    _name_ends(axes, ends)
     return True
 
 
@@ -238,28 +242,6 @@ def _plain_log(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def _label_log_ends(axes: Axes, session: Record, ends: list[tuple[float, float, str]]) -> None:
-    """Names to the right of the curves' ends, pushed apart on the log axis."""
-    bottom, top = (math.log(v) for v in axes.get_ylim())
-    gap, placed = 0.055 * (top - bottom), list[float]()
-    ordered = sorted(ends, key=lambda e: e[1])
-    for _, y, _name in ordered:
-        placed.append(max(math.log(y), placed[-1] + gap) if placed else math.log(y))
-    excess = max(0.0, placed[-1] - top)
-    for (x, y, name), at in zip(ordered, placed, strict=True):
-        axes.annotate(
-            name,
-            xy=(x, y),
-            xytext=(1.02, (at - excess - bottom) / (top - bottom)),
-            textcoords="axes fraction",
-            color=_session_colour(session, name),
-            va="center",
-            annotation_clip=False,
-            parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": _session_colour(session, name), "linewidth": 0.5, "alpha": 0.5},
-        )
 
 
 def roofline(axes: Axes, session: Record) -> bool:

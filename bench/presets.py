@@ -72,3 +72,9 @@ def parse_duration(text: str, flag: str) -> float:
 def default_preset(has_cuda: bool) -> str:
     """`smoke` needs no GPU and no data set; with a GPU the comparison is on CIFAR-10 at once."""
     return "quick" if has_cuda else "smoke"
+
+
+def check_image_size(pixels: int | None) -> None:
+    """Raise UserError for a size that no image here should have; None is the data set's own."""
+    if pixels is not None and not 8 <= pixels <= 1024:
+        raise UserError(f"--image-size must lie in 8..1024, not {pixels}")

@@ -154,6 +154,11 @@ def _object(required: Record, **more: Any) -> Record:
     return {"type": "object", "required": list(required), "properties": required, **more}
 
 
+def _where_given(**optional: Any) -> Record:
+    """Fields that may be missing, and where they are there are such."""
+    return {"dependencies": {name: {"properties": {name: kind}} for name, kind in optional.items()}}
+
+
 def _of(made: type) -> Record:
     """The fields of a frozen dataclass of bench.spec, whose types are written as text."""
     nested = {"DataRef": DataRef, "Recipe": Recipe, "Setting": Setting}
@@ -205,8 +210,7 @@ def _schemas() -> dict[str, Record]:
         "experiment": _TEXT,
     }
     ceilings = {"required": ["flops_per_second", "bytes_per_second", "launch_seconds", "loader_images_per_second"]}
-    joules = {"joules_per_1000_images": {"type": "object", "additionalProperties": _AMOUNT}}
-    energy = {"dependencies": {"joules_per_1000_images": {"properties": joules}}}
+    joules = {"type": "object", "additionalProperties": _AMOUNT}
     texts = {"type": "array", "items": _TEXT}
     candidate = {
         "setting": _of(Setting),
@@ -229,7 +233,7 @@ def _schemas() -> dict[str, Record]:
         ),
         "run": _object(
             {"run_id": _TEXT, "status": {"enum": list(STATUSES)}, "spec": spec, "family": _TEXT, "started": _TEXT},
-            dependencies={"message": {"properties": {"message": _TEXT}}},
+            **_where_given(message=_TEXT),
         ),
         "finished": _object(
             {
@@ -265,9 +269,10 @@ def _schemas() -> dict[str, Record]:
                 "warnings": texts,
                 "ceilings": {"type": ["object", "null"], "additionalProperties": _POSITIVE, **ceilings},
                 "bounds": {"type": "object", "additionalProperties": _object(bound)},
-                "energy": _object({"source": _TEXT, "why_not": _TEXT}, **energy),
+                "energy": _object({"source": _TEXT, "why_not": _TEXT}, **_where_given(joules_per_1000_images=joules)),
                 "environment": facts,
-            }
+            },
+            **_where_given(half_width=_POSITIVE, planned_blocks=_COUNT, limit_seconds=_AMOUNT, seconds=_AMOUNT),
         ),
     }
 

@@ -37,10 +37,14 @@ TWICE_PAIRS = 2  # samples at once and twice the batch, in turns
 
 @dataclass
 class Found:
-    """What the trials found: models or tasks that cannot be timed, memory, seconds of building."""
+    """What the trials found: models or tasks that cannot be timed, and the memory that the others take."""
 
     failures: list[dict[str, Any]] = field(default_factory=list)  # model, kind, batch_size, status, message
     memory: list[dict[str, Any]] = field(default_factory=list)  # model, kind, batch_size, bytes, reserved_bytes
+
+    def tried(self) -> set[TaskName]:
+        """Tasks of which it is known whether they run."""
+        return {(f["model"], f["kind"], f["batch_size"]) for f in self.memory + self.failures}
 
     def out(self) -> set[TaskName]:
         """Tasks that failed alone."""
@@ -70,8 +74,8 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
 # --- one model alone -----------------------------------------------------------------------------------------------
 
 
-def try_model(report: Report, spec: SessionSpec, name: str) -> None:
-    """What a child process does with one model: every task once, with its peak memory.
+def try_model(report: Report, spec: SessionSpec, name: str, skip: set[TaskName]) -> None:
+    """What a child process does with one model: every task twice but those to skip, with its peak memory.
 
     Inference before training and small batches before large ones, so that one that does not fit takes no other with it.
     """
@@ -79,6 +83,8 @@ def try_model(report: Report, spec: SessionSpec, name: str) -> None:
     environment.fix_numerics(spec.deterministic)
     _, tasks = build(spec, name)
     for task in sorted(tasks, key=lambda t: (t.kind == "train", t.images)):
+        if (name, task.kind, task.images) in skip:
+            continue
         about = {"model": name, "kind": task.kind, "batch_size": task.images}
         report({"event": "trial", **about})
         environment.reset_peak_memory(device)
@@ -98,7 +104,10 @@ def try_model(report: Report, spec: SessionSpec, name: str) -> None:
 
 
 def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -> Record:
-    """One session of the models that are left; writes and returns its record. Raises what a model raises."""
+    """One session of the models that are left; writes and returns its record. Raises what a model raises.
+
+    Reports whose turn it is, "" where it is nobody's, so that a crash is blamed on a model only where one is at work.
+    """
     started, device = now(), torch.device(spec.device)
     environment.fix_numerics(spec.deterministic)
     facts = environment.describe(device)
@@ -127,6 +136,7 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
         on_block=lambda block, of: report({"event": "block", "block": block, "blocks": of}),
         on_task=lambda task: report({"event": "task", "model": task.model}),
     )
+    report({"event": "task", "model": ""})
     warnings = warnings_of(timed, load)
     extra: dict[str, Any] = {"ceilings": None, "bounds": {}, "energy": {"source": "", "why_not": "not asked for"}}
     if spec.thorough:
@@ -222,6 +232,7 @@ def _limits(
             "twice_the_batch": twice,
             "experiment": limits.confirmed(found.name, twice),
         }
+        report({"event": "task", "model": ""})
     return {"ceilings": asdict(ceilings), "bounds": bounds}
 
 
@@ -255,10 +266,12 @@ def _energy(spec: SessionSpec, tasks: list[Task], report: Report) -> dict[str, A
         return {"source": meter.source, "why_not": meter.why_not}
     joules = {}
     for task in (t for t in tasks if t.kind == "train"):
+        report({"event": "task", "model": task.model})
         report({"event": "stage", "text": f"energy of {task.model}"})
         task.prepare()
         sync = synchroniser(device)
         joules[task.model] = 1000 * energy.joules_per_image(meter, task.call, task.images, sync, time.perf_counter)
+        report({"event": "task", "model": ""})
     return {"source": meter.source, "why_not": "", "joules_per_1000_images": joules}
 
 

@@ -7,13 +7,14 @@ takes that one down is named, left out, and the session begins again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench import environment, plots, recipes
-from bench.errors import UserError
+from bench import environment, presets, recipes
+from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import Outcome, call
 from bench.files import write_atomically
 from bench.progress import Display, make_console
@@ -25,7 +26,6 @@ from bench.store import REFERENCE, Store
 from models import registry
 from models.registry import ModelError
 
-EXIT_FAILED = 1
 TRIAL_SECONDS = 600.0  # for one model alone, every task twice
 SECONDS_A_MODEL = 60.0  # of timing, where no --time-limit is given
 SLACK_SECONDS = 900.0  # over the time limit: building, warming up, limits, energy; then the session hangs
@@ -46,9 +46,11 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
         session = time_together(spec, store, display)
     store.rebuild_views()
     if session is None:
-        display.line("nothing could be timed")
+        display.line("nothing was timed")
         return EXIT_FAILED
     display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
+    from bench import plots  # seconds of matplotlib, which no refusal needs
+
     written = [store.root / "speed.csv", *plots.save_session(session, store.root / "plots")]
     for path in written:
         if path.suffix != ".svg":
@@ -59,8 +61,7 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
 def make_spec(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None) -> SessionSpec:
     """From arguments to a session. Raises UserError."""
     device = environment.choose_device(arguments.device)
-    if not 8 <= arguments.image_size <= 1024:
-        raise UserError(f"--image-size must lie in 8..1024, not {arguments.image_size}")
+    presets.check_image_size(arguments.image_size)
     if not 1 <= arguments.num_classes <= 100_000:
         raise UserError(f"--num-classes must lie in 1..100000, not {arguments.num_classes}")
     if not 0.1 <= arguments.within <= 50:
@@ -95,14 +96,14 @@ def make_recipe(arguments: argparse.Namespace, device: Any) -> Recipe:
 def time_together(
     spec: SessionSpec, store: Store, display: Display, made_meanwhile: Callable[[], Record | None] = lambda: None
 ) -> Record | None:
-    """The session's record, or None where no model was left.
+    """The session's record, or None where no model was left, or where it failed and no model was to blame.
 
     Waits for another session of the same store, and takes what that one `made_meanwhile` if it will do.
     """
     found = try_each(spec, display) if spec.thorough else Found()
     while left := [name for name, _ in spec.models if name not in found.out_models()]:
         before = {session["id"] for session in store.sessions()}
-        culprit = [left[0]]
+        culprit = [""]  # whose turn it is; "": nobody's
 
         def hear(event: dict[str, Any], culprit: list[str] = culprit) -> None:
             if event["event"] == "task":
@@ -127,6 +128,9 @@ def time_together(
         if outcome.status == "ok":
             outcome = Outcome("failed", "its process ended early")
         where = save_trace(store, outcome)
+        if not culprit[0]:
+            display.line(f"  {outcome.status}: {outcome.message}{where}; no model was at work, so none is left out")
+            return None
         display.line(f"  {culprit[0]}: {outcome.status}: {outcome.message}{where}; again without it")
         found.failures.append(failed(culprit[0], "", None, outcome.status, outcome.message))
     return None
@@ -136,28 +140,42 @@ def try_each(spec: SessionSpec, display: Display) -> Found:
     """Each model alone in a child: what fails there is a row, and never takes part in the session."""
     found = Found()
     for name, _ in spec.models:
-        last: dict[str, Any] = {}
-
-        def hear(event: dict[str, Any], last: dict[str, Any] = last) -> None:
-            kind = event.pop("event")
-            if kind == "trial":
-                last.update(event)
-            elif kind == "memory":
-                found.memory.append(event)
-            elif kind == "untimed":
-                found.failures.append(event)
-                where = f"{event['model']}, {event['kind']}, batch {event['batch_size']}"
-                display.line(f"  {where}: {event['status']}: {event['message']}")
-
         display.line(f"{name} alone: does it run, what memory does it take")
-        outcome = call(try_model, (spec, name), hear, TRIAL_SECONDS, grace=0)
-        done = {(m["kind"], m["batch_size"]) for m in found.memory + found.failures if m["model"] == name}
-        if outcome.status != "ok" or not done:
-            message = outcome.message or "its process ended early"
-            status = "failed" if outcome.status == "ok" else outcome.status
-            display.line(f"  {name}: {status}: {message}")
-            found.failures.append(failed(name, "", None, status, message))
+        while not try_alone(spec, name, found, display):
+            display.line(f"  {name}: again without that task")
     return found
+
+
+def try_alone(spec: SessionSpec, name: str, found: Found, display: Display) -> bool:
+    """Try a model's untried tasks in a child; into `found`. False where one took the child down and some may be left.
+
+    That one is a row. At the very first task it is the whole model that fails.
+    """
+    current: list[dict[str, Any]] = []  # the task that is being tried, or none
+
+    def hear(event: dict[str, Any]) -> None:
+        kind = event.pop("event")
+        current[:] = [event] if kind == "trial" else []
+        if kind == "memory":
+            found.memory.append(event)
+        elif kind == "untimed":
+            add_failure(event)
+
+    def add_failure(row: dict[str, Any]) -> None:
+        found.failures.append(row)
+        where = f"{name}, {row['kind']}, batch {row['batch_size']}" if row["kind"] else name
+        display.line(f"  {where}: {row['status']}: {row['message']}")
+
+    outcome = call(try_model, (spec, name, found.tried()), hear, TRIAL_SECONDS, grace=0)
+    first = all(model != name for model, _, _ in found.tried())
+    if outcome.status == "ok" and not current and not first:
+        return True
+    if outcome.status == "ok":
+        outcome = Outcome("failed", "its process ended early")
+    whole = first or not current
+    kind, batch_size = ("", None) if whole else (current[0]["kind"], current[0]["batch_size"])
+    add_failure(failed(name, kind, batch_size, outcome.status, outcome.message))
+    return whole
 
 
 def failed(model: str, kind: str, batch_size: int | None, status: str, message: str) -> dict[str, Any]:
@@ -166,12 +184,13 @@ def failed(model: str, kind: str, batch_size: int | None, status: str, message: 
 
 
 def save_trace(store: Store, outcome: Outcome) -> str:
-    """Keep a traceback; returns where, for the line on the screen."""
-    if not outcome.traceback:
-        return ""
+    """Keep a traceback; returns where, for the line on the screen, or "" where there is none or no room for it."""
     path = store.root / "speed" / "traceback.txt"
-    write_atomically(path, outcome.traceback.encode())
-    return f" (traceback: {path})"
+    if outcome.traceback:
+        with contextlib.suppress(OSError):  # a full disk may be the very failure
+            write_atomically(path, outcome.traceback.encode())
+            return f" (traceback: {path})"
+    return ""
 
 
 def explain(arguments: argparse.Namespace, name: str) -> int:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from bench import environment, plots, presets, recipes, settings, tables, tune
+from bench import environment, presets, recipes, settings, tables, tune
 from bench.data import datasets
 from bench.data.datasets import Dataset
-from bench.errors import UserError
+from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import call
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, duration, make_console
@@ -35,7 +35,6 @@ from bench.store import VIEWS, Store, sessions_of
 from models import registry
 from models.registry import ModelError
 
-EXIT_FAILED = 1
 MOST_AT_ONCE = 64
 PROBE_SECONDS = 300.0  # a model that has not answered two images by then hangs
 SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough to follow every sweep
@@ -87,8 +86,7 @@ def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] 
     fraction = arguments.train_fraction
     if not 0 < fraction <= 1:
         raise UserError(f"--train-fraction must lie in (0, 1], not {fraction}")
-    if arguments.image_size is not None and not 8 <= arguments.image_size <= 1024:
-        raise UserError(f"--image-size must lie in 8..1024, not {arguments.image_size}")
+    presets.check_image_size(arguments.image_size)
     data_dir = arguments.data_dir or datasets.default_data_dir()
     source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
     dataset = source.load()
@@ -121,6 +119,8 @@ def probe(names: list[str], plan: Plan, timeout: float | None, display: Display)
         if event["event"] != "probe":
             left.remove(event["model"])
 
+    if names:  # starting a child and importing torch takes seconds, in which nothing would be seen
+        display.line(f"trying {len(names)} model{'s' * (len(names) > 1)} before anything long begins")
     ref, limit = plan.dataset.ref, min(timeout or PROBE_SECONDS, PROBE_SECONDS)
     while left:
         current[0] = left[0]
@@ -275,6 +275,8 @@ def finish(plan: Plan, store: Store, display: Display) -> bool:
     drawn, written = False, [store.root / name for name in VIEWS]
     # A sidecar: the measurements are already safe, and whatever goes wrong in a plot is told, not raised.
     try:
+        from bench import plots  # seconds of matplotlib, which no plan and no refusal needs
+
         written = [*written, *(p for p in plots.save_all([store], store.root / "plots") if p.suffix == ".png")]
         drawn = True
     except Exception as error:

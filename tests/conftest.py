@@ -43,6 +43,12 @@ def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def factory() -> Path:
+    """The file of the models that do what they should not, as in `--models {factory}:raises`."""
+    return ROOT / "tests" / "misbehaving.py"
+
+
+@pytest.fixture(scope="session")
 def bench() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python run_bench.py …` as a user does, in the checkout."""
 

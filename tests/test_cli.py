@@ -20,37 +20,6 @@ from bench.presets import parse_seeds
 from bench.store import Store
 
 Bench = Callable[..., "CompletedProcess[str]"]
-FACTORY = """
-import os
-from torch import nn
-
-class Model(nn.Module):
-    def __init__(self, classes, size, how):
-        super().__init__()
-        self.head, self.how = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes)), how
-
-    def forward(self, x):
-        if len(x) > 2 and self.training and self.how == "raises":
-            raise ValueError("broken in training")
-        if len(x) > 2 and self.training and self.how == "leaves":
-            raise SystemExit(0)
-        if len(x) > 2 and self.training and self.how == "dies":
-            os._exit(7)
-        return self.head(x) * (float("nan") if self.training and len(x) > 2 and self.how == "diverges" else 1.0)
-
-def fine(classes, size): return Model(classes, size, "fine")
-def raises(classes, size): return Model(classes, size, "raises")
-def leaves(classes, size): return Model(classes, size, "leaves")
-def dies(classes, size): return Model(classes, size, "dies")
-def diverges(classes, size): return Model(classes, size, "diverges")
-"""
-
-
-@pytest.fixture(scope="module")
-def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "mine.py"
-    path.write_text(FACTORY)
-    return path
 
 
 @pytest.fixture(scope="module")

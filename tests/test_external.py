@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,43 +11,27 @@ import torch
 from bench.runner import check_model
 from models.external import parse_options
 from models.registry import ModelError, build
-
-FACTORY = """
-from torch import nn
-
-def good(num_classes, image_size):
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, num_classes))
-
-def wide(num_classes, image_size):
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, 1000))
-
-def raises(num_classes, image_size):
-    raise ZeroDivisionError("my own\\nmistake")
-
-def text(num_classes, image_size):
-    return "no module"
-"""
+from tests.conftest import ROOT
 
 
 @pytest.fixture
 def factory(tmp_path: Path) -> Path:
     path = tmp_path / "my models" / "größe.py"  # a space and an umlaut: paths are not ours to choose
     path.parent.mkdir()
-    path.write_text(FACTORY, encoding="utf-8")
-    return path
+    return Path(shutil.copy(ROOT / "tests" / "misbehaving.py", path))
 
 
 def test_a_file(factory: Path) -> None:
-    assert build(f"{factory}:good", 7, 16)(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
+    assert build(f"{factory}:fine", 7, 16)(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
 
 
 @pytest.mark.parametrize(
     ("function", "says"),
     [
         ("wide", r"puts out \(2, 1000\) for 2 images, not \(2, 10\)"),
-        ("raises", "ZeroDivisionError: my own mistake"),
+        ("breaks", "ZeroDivisionError: my own mistake"),
         ("text", "returned a str"),
-        ("god", "no function 'god'; did you mean 'good'"),
+        ("fien", "no function 'fien'; did you mean 'fine'"),
     ],
 )
 def test_a_bad_factory_is_told_in_a_sentence(factory: Path, function: str, says: str) -> None:

@@ -98,6 +98,22 @@ def test_torch_stays_unloaded(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "unloaded"),
+    [
+        ("bench.store", "scipy"),  # in every child
+        ("bench.timing", "scipy"),
+        ("bench.sweep", "matplotlib"),  # before every plan, and every refusal
+        ("bench.speed", "matplotlib"),
+        ("bench.tables", "scipy.stats"),
+    ],
+)
+def test_what_is_slow_to_import_waits_until_it_is_needed(module: str, unloaded: str) -> None:
+    code = f"import sys, {module}\nassert {unloaded!r} not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
 def test_help_needs_no_torch() -> None:
     code = "import sys, contextlib\nfrom bench.cli import main\nwith contextlib.suppress(SystemExit):\n"
     code += "    main(['--help'])"

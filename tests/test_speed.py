@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -14,51 +15,22 @@ from bench.cli import main
 from bench.errors import UserError
 from bench.plots import save_session
 from bench.presets import parse_batch_sizes
+from bench.progress import Display, make_console
+from bench.runner import session_of
 from bench.schema import Damaged, seal, validate
 from bench.session_table import render_session
+from bench.speed import time_together, try_each
 from bench.store import SPEED_COLUMNS, Store, speed_rows
 from bench.tables import compare
-from tests.synthetic import DATA, ENVIRONMENT, record, session, spec, thorough_session, write_store
+from tests.synthetic import DATA, ENVIRONMENT, RECIPE, record, session, spec, thorough_session, write_store
 
 Bench = Callable[..., "CompletedProcess[str]"]
-FACTORY = """
-import os
-import torch
-from torch import nn
-
-built = [0]
-
-class Model(nn.Module):
-    def __init__(self, classes, size, how):
-        super().__init__()
-        self.head, self.how, self.calls = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes)), how, 0
-
-    def forward(self, x):
-        self.calls += 1
-        if self.how == "raises" and self.training:
-            raise ValueError("broken in training")
-        if self.how == "dies":
-            os._exit(7)
-        if self.how == "small" and len(x) > 16:
-            raise MemoryError
-        if self.how == "dies_later" and self.calls > 20:
-            os._exit(9)
-        return self.head(x)
-
-def fine(classes, size): return Model(classes, size, "fine")
-def raises(classes, size): return Model(classes, size, "raises")
-def dies(classes, size): return Model(classes, size, "dies")
-def small(classes, size): return Model(classes, size, "small")
-def dies_later(classes, size): return Model(classes, size, "dies_later")
-"""
 
 
-def test_failures_are_rows_and_the_session_goes_on(bench: Bench, tmp_path: Path) -> None:
-    """One that raises, one that dies, one that is out of memory at a batch, one that dies in the session itself."""
-    path = tmp_path / "mine.py"
-    path.write_text(FACTORY)
-    ways = ("fine", "raises", "dies", "small", "dies_later")
-    names = ",".join(f"{path}:{way}" for way in ways)
+def test_failures_are_rows_and_the_session_goes_on(bench: Bench, factory: Path, tmp_path: Path) -> None:
+    """One that raises, one that dies, two that cannot do a larger batch, one that dies in the session itself."""
+    ways = ("fine", "raises", "dies_at_once", "no_memory_above_16", "dies_above_16", "dies_later")
+    names = ",".join(f"{factory}:{way}" for way in ways)
     words = ["--batch-size=8", "--batch-sizes=4,32", "--image-size=16", "--num-classes=3", "--time-limit=3s"]
     done = bench("time", "--models", names, *words, "--device=cpu", "--results", tmp_path / "s")
     assert done.returncode == 1, done.stderr
@@ -72,23 +44,53 @@ def test_failures_are_rows_and_the_session_goes_on(bench: Bench, tmp_path: Path)
     assert kinds == {
         "fine": every,
         "raises": every - {("train", 8)},
-        "small": every - {("inference", 32)},
+        "no_memory_above_16": every - {("inference", 32)},
+        "dies_above_16": every - {("inference", 32)},
     }
     bad = {(r.way, r.kind if isinstance(r.kind, str) else ""): (r.status, r.message) for r in rows.itertuples()}
     assert bad["raises", "train"] == ("failed", "ValueError: broken in training")
-    assert bad["small", "inference"][0] == "oom"
-    assert bad["dies", ""] == ("killed", "its process ended by exit code 7")
-    assert bad["dies_later", ""] == ("killed", "its process ended by exit code 9")
+    assert bad["no_memory_above_16", "inference"][0] == "oom"
+    assert bad["dies_above_16", "inference"] == ("killed", "its process ended by exit code 7")
+    assert bad["dies_at_once", ""] == ("killed", "its process ended by exit code 7")
+    assert bad["dies_later", ""] == ("killed", "its process ended by exit code 7")
     train = ok[ok["kind"] == "train"].set_index("way")
     assert train.loc["fine", "bound"] in ("launch", "bandwidth", "compute", "loader")
     assert train.loc["fine", "memory_bytes"] > 1e8
     assert (train["n"] >= 3).all()
     assert train["joules_missing"].notna().all() or train["joules_per_1000_images"].notna().all()
-    assert ok.loc[ok["way"] == "small", "ratio"].notna().all()
+    assert ok.loc[ok["way"] == "no_memory_above_16", "ratio"].notna().all()
     (made,) = Store(tmp_path / "s").sessions()
     assert "again without it" in done.stdout
     assert len(list((tmp_path / "s" / "plots").glob("*.png"))) == 2
     assert made["key"]["policy"] == "identical:eager"
+
+
+def test_a_model_that_dies_at_large_batches_keeps_the_others(factory: Path) -> None:
+    """Batches of 8, 32, 64: the process dies at 32 and again at 64, each is a row; the training step comes after."""
+    name = f"{factory}:dies_above_16"
+    few = replace(RECIPE, batch_size=8)
+    made = replace(session_of([spec(name, recipe=few)], 0.0), batch_sizes=(8, 32, 64), image_size=8)
+    found = try_each(made, Display(make_console()))
+    assert {(m["kind"], m["batch_size"]) for m in found.memory} == {("latency", 1), ("inference", 8), ("train", 8)}
+    assert [(f["kind"], f["batch_size"], f["status"]) for f in found.failures] == [
+        ("inference", 32, "killed"),
+        ("inference", 64, "killed"),
+    ]
+    assert not found.out_models()
+
+
+@pytest.mark.parametrize("blocked", ["locks", "speed"])
+def test_nobody_is_blamed_for_a_disk(blocked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file where a folder must be: no lock before any model's turn, or no session after it. Nothing is repeated."""
+    (tmp_path / blocked).write_text("")
+    names = ("resnet20", "vit_params")
+    runs = [spec(name, recipe=replace(RECIPE, batch_size=4)) for name in names]
+    assert time_together(session_of(runs, 0.0), Store(tmp_path), Display(make_console())) is None
+    printed = capsys.readouterr().out
+    assert printed.count("timing resnet20, vit_params in turns") == 1
+    assert printed.count("failed: FileExistsError") == 1
+    assert f"File exists: '{tmp_path / blocked}'" in printed
+    assert "no model was at work" in printed
 
 
 def test_explain_prints_where_a_step_goes(bench: Bench) -> None:
@@ -169,6 +171,16 @@ def test_incomplete_blocks_are_damage() -> None:
         validate(seal(made), made["id"])
 
 
+@pytest.mark.parametrize("field", ["half_width", "planned_blocks", "seconds"])
+@pytest.mark.parametrize("value", ["", None, [], -1])
+def test_figures_of_the_rule_are_numbers_where_given(field: str, value: Any) -> None:
+    """The table's note formats them."""
+    made = session({"seresnet": [1.0, 1.1]})
+    validate(made, made["id"])
+    with pytest.raises(Damaged):
+        validate({**made, field: value}, made["id"])
+
+
 def test_unequal_keys_never_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same question on two devices: refused with what differs; --by-device makes a table for each."""
     here = write_store(tmp_path / "a", {"seresnet": 0.9, "vit_tiny": 0.8})
@@ -188,8 +200,6 @@ def test_unequal_keys_never_share_a_table(tmp_path: Path, capsys: pytest.Capture
 
 def test_other_questions_may_stand_side_by_side(tmp_path: Path) -> None:
     """Another data set under another key is another comparison, and no reason to refuse."""
-    from dataclasses import replace
-
     store = write_store(tmp_path, {"seresnet": 0.9})
     of = spec("seresnet", data=replace(DATA, name="cifar100", content_hash="d" * 64), device_name="Other CPU")
     store.write_record(of, {**record(of, 0.5), "environment": {**ENVIRONMENT, "device_name": "Other CPU"}})

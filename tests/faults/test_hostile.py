@@ -36,6 +36,13 @@ from tests.conftest import ROOT
 from tests.synthetic import record, spec, write_store
 
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def examples(count: int) -> settings:
+    """So many examples of a fuzz test, or the profile's if it asks for more: `make faults` does."""
+    return settings(SHARED, max_examples=max(count, SHARED.max_examples))
+
+
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "=cmd|' /C calc'!A0",
@@ -129,7 +136,7 @@ def mutate(original: Any, data: st.DataObject) -> Any:
     return changed
 
 
-@settings(SHARED, max_examples=150)
+@examples(150)
 @given(data=st.data())
 def test_a_mutated_record_is_read_or_left_out(data: st.DataObject, pristine: Path, tmp_path_factory: Any) -> None:
     """Sealed again after the change, as somebody would who means harm: the fields must be enough to be safe."""
@@ -148,7 +155,7 @@ def test_a_mutated_record_is_read_or_left_out(data: st.DataObject, pristine: Pat
     shutil.rmtree(root)
 
 
-@settings(SHARED, max_examples=300)
+@examples(300)
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | JSON.map(to_json))
 @example(b'{"schema": 1e999}')
 @example(b'{"schema": ' + b"9" * 5000 + b"}")
@@ -159,7 +166,7 @@ def test_any_bytes_are_a_record_or_damaged(content: bytes) -> None:
         checked(content, "x")
 
 
-@settings(SHARED, max_examples=300)
+@examples(300)
 @given(
     changes=st.dictionaries(
         st.sampled_from(["epochs", "lr", "flip", "name", "base", "optimizer", "batch_size", "precision", "x"]),
@@ -177,7 +184,7 @@ def test_any_recipe_file_is_a_recipe_or_a_sentence(changes: dict[str, Any], nois
         assert tomllib.loads(path.read_text(encoding="utf-8")).get("epochs", recipe.epochs) == recipe.epochs
 
 
-@settings(SHARED, max_examples=200)
+@examples(200)
 @given(
     text=st.text(max_size=8) | st.sampled_from(["1e400", "nan", "inf", "-1", "0", "1h", "2 min", "1e9h", "_1", "1_0"])
 )
@@ -186,7 +193,7 @@ def test_any_duration_is_seconds_or_a_sentence(text: str) -> None:
         assert 0 < parse_duration(text, "--run-timeout") < 1e9
 
 
-@settings(SHARED, max_examples=150)
+@examples(150)
 @given(data=st.data())
 def test_any_npz_is_data_or_a_sentence(data: st.DataObject, tiny_npz: Path, tmp_path: Path) -> None:
     content = bytearray(tiny_npz.read_bytes())
@@ -216,7 +223,7 @@ def test_an_npz_of_absurd_size_is_refused(tmp_path: Path) -> None:
         from_npz(path)
 
 
-@settings(SHARED, max_examples=100)
+@examples(100)
 @given(data=st.data())
 def test_any_checkpoint_is_a_state_or_passed_over(data: st.DataObject, tmp_path_factory: Any) -> None:
     """Under a name whose checksum holds: what is left is torch's reader, allowed to read weights only."""
