@@ -8,6 +8,8 @@ from typing import Any
 
 from bench.files import inert
 from bench.schema import Record
+from bench.settings import words
+from bench.spec import Setting
 from bench.store import speed_rows
 
 TRAIN_HEADS = [
@@ -77,6 +79,31 @@ def render_session(session: Record, width: int = 140) -> str:
     return f"{title}\n\n{train}\n{inference}\n" + "".join(f"{line}\n" for line in (*lines, *_session_notes(session)))
 
 
+def render_settings(sessions: list[Record], width: int = 140) -> str:
+    """The training step's images/s under several settings, a column each; they were not timed in turns."""
+    sessions = [inert_record(session) for session in sessions]
+    models = list(dict.fromkeys(model for session in sessions for model in session["models"]))
+    speeds = []
+    for session in sessions:
+        rows = (row for row in speed_rows(session) if row["status"] == "ok" and row["kind"] == "train")
+        speeds.append({row["model"]: row["images_per_second"] for row in rows})
+    names = [_setting_name(session) for session in sessions]
+    heads = ["model", *(f"{name}\nimages/s" for name in names)]
+    cells = [[model, *(significant(s[model]) if model in s else "–" for s in speeds)] for model in models]
+    if "tuned" in names:
+        found = sessions[names.index("tuned")]["settings"]
+        heads.append("tuned: what was found")
+        cells = [[*row, words(Setting(**found[row[0]])) if row[0] in found else "–"] for row in cells]
+    grid = _grid(heads, cells, width)
+    return (
+        f"{grid}· a training step under each setting, in sessions one after the other: a drift of the machine shows.\n"
+    )
+
+
+def _setting_name(session: Record) -> str:
+    return str(session["key"]["policy"]).removeprefix("identical:")
+
+
 def _train_cells(model: str, row: Record | None, session: Record) -> list[str]:
     if row is None:
         return [model, *("–",) * 9]
@@ -135,6 +162,9 @@ def _session_notes(session: Record) -> list[str]:
             "· limited by: the ceiling that a training step, operator by operator, comes nearest to, and the share of "
             "the step that it explains; twice the batch: images/s at twice the batch over those at once."
         )
+    if _setting_name(session) == "tuned":
+        found = (f"{model} {words(Setting(**setting))}" for model, setting in session["settings"].items())
+        notes.append(f"· settings found by the same search for each: {'; '.join(found)}.")
     if session["energy"]["why_not"]:
         notes.append(f"· no energy: {session['energy']['why_not']}.")
     return notes + [f"· warning: {warning}." for warning in session["warnings"]]

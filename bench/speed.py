@@ -13,54 +13,72 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench import environment, presets, recipes
+from bench import environment, presets, recipes, settings, tune
 from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import Outcome, call
 from bench.files import write_atomically
 from bench.progress import Display, make_console
 from bench.schema import Record
 from bench.session import Found, child_session, explain_model, try_model
-from bench.session_table import render_session
-from bench.spec import Recipe, SessionSpec, Setting
+from bench.session_table import render_session, render_settings
+from bench.spec import Recipe, SessionSpec
 from bench.store import REFERENCE, Store
 from models import registry
 from models.registry import ModelError
 
-TRIAL_SECONDS = 600.0  # for one model alone, every task twice
+TRIAL_SECONDS = 1800.0  # for one model alone, every task twice; each may be compiled
 SECONDS_A_MODEL = 60.0  # of timing, where no --time-limit is given
-SLACK_SECONDS = 900.0  # over the time limit: building, warming up, limits, energy; then the session hangs
+# Over the time limit, with this much for each model: building, compiling, limits, energy; then the session hangs.
+SLACK_SECONDS, SLACK_A_MODEL = 900.0, 300.0
 LOOK_SECONDS = 2.0
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 32, 128, 512, 2048)}
 
 
 def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None) -> int:
-    """Time models, write the session and its views, print its table. Returns the exit code."""
+    """Time models under each setting asked for, write sessions and views, print tables. Returns the exit code."""
     display, store = Display(make_console()), Store(arguments.results)
-    spec = make_spec(arguments, names, batch_sizes)
+    specs = [make_spec(arguments, names, batch_sizes, setting) for setting in arguments.setting]
     store.check_writable()
-    display.line(
-        f"{spec.image_size} px, {spec.num_classes} classes, training batch {spec.recipe.batch_size}, "
-        f"{spec.recipe.precision}, {spec.setting.name}, on {spec.device_name}"
-    )
-    with display:
-        session = time_together(spec, store, display)
-    store.rebuild_views()
-    if session is None:
-        display.line("nothing was timed")
-        return EXIT_FAILED
-    display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
+    sessions = []
+    for spec in specs:
+        display.line(
+            f"{spec.image_size} px, {spec.num_classes} classes, training batch {spec.recipe.batch_size}, "
+            f"{spec.recipe.precision}, {spec.setting.name}, on {spec.device_name}"
+        )
+        with display:
+            session = time_together(as_found(spec, arguments.tune_limit, store, display), store, display)
+        store.rebuild_views()
+        if session is None:
+            display.line("nothing was timed")
+            continue
+        sessions.append(session)
+        display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
+    if len(sessions) > 1:
+        display.line(render_settings(sessions, display.console.width).rstrip() + "\n")
     from bench import plots  # seconds of matplotlib, which no refusal needs
 
-    written = [store.root / "speed.csv", *plots.save_session(session, store.root / "plots")]
-    for path in written:
+    written = [path for session in sessions for path in plots.save_session(session, store.root / "plots")]
+    for path in [store.root / "speed.csv", *written] if sessions else []:
         if path.suffix != ".svg":
             display.line(f"wrote {path}")
-    return EXIT_FAILED if session["failures"] else 0
+    fine = len(sessions) == len(specs) and not any(session["failures"] for session in sessions)
+    return 0 if fine else EXIT_FAILED
 
 
-def make_spec(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None) -> SessionSpec:
+def as_found(spec: SessionSpec, limit: float | None, store: Store, display: Display) -> SessionSpec:
+    """The session with each model's best setting, searched for where it must be, if that is what was asked for."""
+    if spec.setting.name != "tuned":
+        return spec
+    found = tune.settings_for(replace(spec, seconds=limit or tune.SECONDS), store, display)
+    return replace(spec, own_settings=tuple(found.items()))
+
+
+def make_spec(
+    arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None, setting: str
+) -> SessionSpec:
     """From arguments to a session. Raises UserError."""
     device = environment.choose_device(arguments.device)
+    settings.check(setting, device.type)
     presets.check_image_size(arguments.image_size)
     if not 1 <= arguments.num_classes <= 100_000:
         raise UserError(f"--num-classes must lie in 1..100000, not {arguments.num_classes}")
@@ -70,7 +88,7 @@ def make_spec(arguments: argparse.Namespace, names: list[str], batch_sizes: tupl
     return SessionSpec(
         models=tuple((name, registry.source_hash(name)) for name in names),
         recipe=make_recipe(arguments, device),
-        setting=Setting(),
+        setting=settings.SETTINGS[setting],
         device=device.type,
         device_name=environment.device_name(device),
         image_size=arguments.image_size,
@@ -114,7 +132,8 @@ def time_together(
         display.session_started(f"timing {', '.join(left)} in turns")
         if spec.reference not in left:
             display.line(f"  without {spec.reference} there are no ratios")
-        outcome = call(child_session, (spec, found, store.root), hear, spec.seconds + SLACK_SECONDS, grace=0)
+        timeout = spec.seconds + SLACK_SECONDS + SLACK_A_MODEL * len(left)
+        outcome = call(child_session, (spec, found, store.root), hear, timeout, grace=0)
         if outcome.status == "busy":
             display.line(f"  {outcome.message} is timing in this store; waiting")  # two at once would spoil both
             while store.timing_owner():
@@ -195,7 +214,14 @@ def save_trace(store: Store, outcome: Outcome) -> str:
 
 def explain(arguments: argparse.Namespace, name: str) -> int:
     """Print where a training step of one model spends its time. Raises ModelError where it cannot be run."""
-    spec = make_spec(arguments, [name], (1,))
+    (setting, *others) = arguments.setting
+    if others:
+        raise UserError("--explain takes one --setting")
+    spec = make_spec(arguments, [name], (1,), setting)
+    if setting == "tuned":
+        display = Display(make_console())
+        with display:
+            spec = as_found(spec, arguments.tune_limit, Store(arguments.results), display)
     events: list[dict[str, Any]] = []
     outcome = call(explain_model, (spec, name), events.append, TRIAL_SECONDS, grace=0)
     if not events:
@@ -204,7 +230,7 @@ def explain(arguments: argparse.Namespace, name: str) -> int:
     total = sum(groups.values())
     print(
         f"{name}: a training step of {spec.recipe.batch_size} images ({spec.image_size} px, {spec.recipe.precision}, "
-        f"{spec.setting.name}) on {spec.device_name}: {1000 * step:.1f} ms"
+        f"{settings.words(spec.setting_of(name))}) on {spec.device_name}: {1000 * step:.1f} ms"
     )
     for group, seconds in groups.items():
         print(f"  {group:<20}{1000 * seconds:>10.1f} ms{100 * seconds / total:>7.1f} %  {_bar(seconds / total)}")

@@ -28,6 +28,7 @@ from bench.runner import (
 )
 from bench.runs import Manner, Plan, Views, train_all
 from bench.schema import Record
+from bench.session_table import render_settings
 from bench.settings import SETTINGS
 from bench.spec import Recipe, RunSpec, expand, to_dict
 from bench.speed import time_together
@@ -286,6 +287,11 @@ def finish(plan: Plan, store: Store, display: Display) -> bool:
         c for c in tables.compare([store]) if wanted & {*c.run_ids, *(failure.run_id for failure in c.failures)}
     ]
     display.line("\n" + tables.render(comparisons, "text", display.console.width).rstrip() + "\n")
+    if plan.specs[0].setting.name == "tuned":
+        models = {spec.model for spec in plan.specs}
+        named = {s["key"]["policy"]: s for s in store.sessions() if models >= {*s["models"]}}
+        both = [named[policy] for policy in map(settings.policy, ("eager", "tuned")) if policy in named]
+        display.line(render_settings(both, display.console.width))
     for path in written:
         display.line(f"wrote {path}")
     return drawn

@@ -24,12 +24,12 @@ def shown(terminal: bool) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=140, markup=False, highlight=False, soft_wrap=True)
     with Display(console) as display:
-        display.run_started("[red]model, seed 0 (1 of 1)", 20, 2, 100)
-        display.run_event({"event": "step", "step": 10})
-        display.run_event(EPOCH)
-        display.run_event({"event": "step", "step": 15})
-        display.run_event({**EPOCH, "epoch": 2, "train_seconds": 20.0, "samples_seen": 2000})
-        display._bars.refresh()
+        with display.run("[red]model, seed 0 (1 of 1)", 20, 2, 100) as bar:
+            bar.event({"event": "step", "step": 10})
+            bar.event(EPOCH)
+            bar.event({"event": "step", "step": 15})
+            bar.event({**EPOCH, "epoch": 2, "train_seconds": 20.0, "samples_seen": 2000})
+            display._bars.refresh()
         display.session_started("timing [red]model in turns")
         display.session_event({"event": "block", "block": 1, "blocks": 3})
     return file.getvalue()
@@ -49,6 +49,22 @@ def test_a_bar_says_where_it_is() -> None:
     assert "75 %" in text
     assert "epoch 2/2  loss 1.500  validation 25.0 %" in text
     assert "[red]model" in text, "a name is no markup"
+
+
+def test_runs_at_once_are_told_apart() -> None:
+    file = io.StringIO()
+    with Display(Console(file=file, width=140, markup=False, highlight=False, soft_wrap=True)) as display:
+        with display.run("one (1 of 2)", 20, 2, 100, "  one: ") as one, display.run("two (2 of 2)", 20, 2, 100) as two:
+            one.event(EPOCH)
+            two.event({"event": "note", "text": "graphed could not be had"})
+            one.event({"event": "continued", "step": 3})
+    assert file.getvalue().splitlines() == [
+        "one (1 of 2)",
+        "two (2 of 2)",
+        "  one: epoch 1/2  loss 1.500  validation 25.0 %  100 images/s  10 s left",
+        "  note: graphed could not be had",
+        "  one: goes on after step 3 of 20",
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
