@@ -3,7 +3,7 @@
 Whole runs of a small network on random images, timed over epochs, images and batch size; speed sessions over models;
 stores over runs. Each series is fitted on logarithms: seconds = c * work^exponent, so 1 is linear, below is better. The
 sizes of a series come in a fresh random order in every round. A fixed cost (counting FLOPs, say) draws an exponent
-below 1, so the series begin where the work outweighs it; the plot shows whether that is so.
+below 1, so the last stretch, between the two largest sizes, is printed beside it, and the plot shows the rest.
 
 Then what a user waits for: table and plot of the largest store, --help, and a typo, each as a command of its own.
 """
@@ -69,9 +69,17 @@ def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Interval:
     return Interval(float(found.slope), float(found.slope) - half, float(found.slope) + half, len(sizes))
 
 
-def verdict(exponent: Interval) -> str:
-    """Linear or better by the whole interval, worse by the whole interval, or open."""
-    return "linear or better" if exponent.high <= LINEAR else "WORSE than linear" if exponent.low > LINEAR else "open"
+def last_stretch(points: Sequence[tuple[int, float]]) -> Interval:
+    """The exponent between the two largest sizes alone, where a fixed cost hides the least; a wider interval."""
+    largest = sorted({size for size, _ in points})[-2:]
+    return fit(*zip(*(p for p in points if p[0] in largest), strict=True))
+
+
+def verdict(exponent: Interval, last: Interval) -> str:
+    """Linear or better by the whole interval, worse where either interval lies above; else open."""
+    if exponent.low > LINEAR or last.low > LINEAR:
+        return "WORSE than linear"
+    return "linear or better" if exponent.high <= LINEAR else "open"
 
 
 def series(measure: Measure, sizes: Sequence[int], rounds: int, seed: int = 0) -> list[tuple[int, float]]:
@@ -211,6 +219,8 @@ def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
         panel.loglog(ends, level * (ends / middle) ** exponent.value, color="#0072B2", label="fit")
         panel.loglog(ends, level * (ends / middle), "--", color="0.6", label="linear")
         panel.set_title(f"{name}: {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f})", fontsize=9)
+        panel.set_xticks(sorted(set(sizes)), [f"{size:,.0f}" for size in sorted(set(sizes))], fontsize=8)
+        panel.minorticks_off()
         panel.set_ylabel("seconds", fontsize=8)
         panel.legend(frameon=False, fontsize=8)
     for panel in panels:
@@ -234,7 +244,9 @@ def main() -> None:
     for name, points in found.items():
         exponent = fit(*zip(*points, strict=True))
         told = f"exponent {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f}, n = {exponent.n})"
-        print(f"{name:<20} {told}  {verdict(exponent)}")
+        last = last_stretch(points)
+        told += f"; last stretch {last.value:.2f} ({last.low:.2f} to {last.high:.2f})"
+        print(f"{name:<20} {told}: {verdict(exponent, last)}")
     for name, seconds in waits.items():
         middle, asked = statistics.median(seconds), ASKED_SECONDS[name]
         told = f"median {middle:.2f} s, most {max(seconds):.2f} s, n = {len(seconds)}"
@@ -249,7 +261,7 @@ def measure(folder: Path, rounds: int, only: str) -> tuple[dict[str, list[tuple[
     """Raw samples: (size, seconds) by series, seconds by command."""
     file = folder / "networks.py"
     file.write_text(NETWORKS, encoding="utf-8")
-    model, sizes = f"{file}:build", (10, 100, 1000)
+    model, sizes = f"{file}:build", (10, 30, 100, 300, 1000)
     dataset = random_data(folder, 6_000)
     kinds: dict[str, tuple[Measure, Sequence[int]]] = {
         "epochs": (lambda n: run_seconds(dataset, model, folder, n, 640, BATCH), (4, 8, 16, 32)),

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.contenders import Over, Task, Turn, best
 from benchmarks.duel import Plan, at_least, at_most, fight
-from benchmarks.scaling import fit, series, verdict
+from benchmarks.scaling import fit, last_stretch, series, verdict
 from benchmarks.versus_best import percent
 from tests.conftest import ROOT
 
@@ -124,8 +124,17 @@ def test_a_target_is_met_by_the_whole_interval_only() -> None:
 def test_an_exponent_is_found() -> None:
     square = fit([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0])
     assert square.value == pytest.approx(2)
-    assert verdict(square) == "WORSE than linear"
-    assert verdict(fit([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0])) == "linear or better"
+    assert verdict(square, square) == "WORSE than linear"
+    line = fit([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0])
+    assert verdict(line, line) == "linear or better"
+
+
+def test_a_square_beneath_a_fixed_cost_is_found() -> None:
+    points = [(n, 100 + n**2) for n in (1, 2, 4, 8, 16, 32) for _ in range(2)]
+    whole, last = fit(*zip(*points, strict=True)), last_stretch(points)
+    assert whole.high < 1
+    assert last.low > 1.05
+    assert verdict(whole, last) == "WORSE than linear"
 
 
 def test_a_series_visits_every_size_once_a_round() -> None:
