@@ -24,7 +24,10 @@ def test_every_test_that_a_promise_names_exists() -> None:
         assert f"def {name}(" in path.read_text(encoding="utf-8"), f"{file}::{name}"
 
 
-@pytest.mark.parametrize("path", [ROOT / "docs/measurement.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+DOCUMENTS = [ROOT / name for name in ("docs/measurement.md", "docs/performance.md", "CONTRIBUTING.md")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_files_named_in_documents_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:bench|models|tests|benchmarks)/[\w/]+\.py)`", text))

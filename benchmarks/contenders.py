@@ -1,0 +1,358 @@
+"""Training loops that benchmarks/duel.py sets against each other, each in a process of its own. Not called by hand.
+
+plain  as most CIFAR repositories have it: PIL images, transforms in a DataLoader with 2 workers, fp32, eager,
+       contiguous, an optimizer with its defaults, loss.item() and accuracy.item() at every step
+best   written by hand for this one purpose, none of our code but the model's builder: arrays in memory, a gather crop,
+       channels_last, a fused optimizer, the recipe's precision, one transfer of losses an epoch
+ours   bench.runner.run_one as a sweep's child process runs it: progress events, checkpoints, clocks and all
+
+All three do the same work: the same model, the same number of training images, AdamW with decay on matrices only,
+crop + flip, label smoothing, clipping, and validation after each epoch. Each calls turn.step_done() after each step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BEGIN = time.perf_counter()
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+# Of CIFAR-10, as every repository has them; which ones they are costs no time.
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+LR, WEIGHT_DECAY, SMOOTHING, CLIP, PADDING = 1e-3, 0.05, 0.1, 1.0, 4  # the recipe `shared`
+EPOCHS = 1000  # more than any duel lasts
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both sides of a duel do. `images` and `held_out` of the training part: to train and to validate on."""
+
+    model: str
+    data: str  # an .npz file
+    device: str  # cpu | cuda
+    precision: str  # fp32 | bf16, of best and ours; plain is fp32
+    setting: str  # one of SETTINGS, of best and ours
+    batch_size: int
+    images: int
+    held_out: int
+    folder: str  # where ours may write its store
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return self.images // self.batch_size
+
+
+class Over(BaseException):
+    """The duel has ended. No Exception: what the harness does with a failing run is not to happen."""
+
+
+class Turn:
+    """A contender's side of the duel: `start` before the first step, `step_done` after each.
+
+    Both block while it is the other's turn, or raise Over. The clock runs from "go" to the last of its steps, and the
+    device has finished before it is read. `ask` waits for the next line: a number of steps, or nothing at the end.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], str],
+        answer: Callable[[dict[str, Any]], None],
+        now: Callable[[], float],
+        synchronize: Callable[[], None],
+    ) -> None:
+        self._ask, self._answer, self._now, self._synchronize = ask, answer, now, synchronize
+        self._left, self._begin, self._worked = 0, 0.0, 0.0
+
+    def start(self) -> None:
+        """Everything is built; the next thing is the first step."""
+        self._synchronize()
+        self._answer({"ready_seconds": self._now() - BEGIN})
+        self._wait()
+
+    def step_done(self) -> None:
+        """A step was launched."""
+        self._left -= 1
+        if self._left:
+            return
+        self._synchronize()
+        seconds = self._now() - self._begin
+        self._worked += seconds
+        self._answer({"seconds": seconds})
+        self._wait()
+
+    def worked(self) -> float:
+        """Seconds of this contender's own turns: the time that passes for it."""
+        return self._worked + (self._now() - self._begin if self._left else 0.0)
+
+    def _wait(self) -> None:
+        line = self._ask().strip()
+        if not line:
+            raise Over
+        self._left, self._begin = int(line), self._now()
+
+
+def split(task: Task) -> tuple[Any, Any, Any, Any, int]:
+    """Training images and labels, held-out ones, and the number of classes; any images will do for a duel."""
+    with np.load(task.data) as data:
+        images, labels = data["train_x"], data["train_y"].astype(np.int64)
+    assert task.images + task.held_out <= len(labels), f"{task.data} has only {len(labels)} training images"
+    held_out = slice(len(labels) - task.held_out, len(labels))
+    # copies, so that the whole of it can go
+    parts = (images[: task.images].copy(), labels[: task.images].copy(), images[held_out].copy(), labels[held_out])
+    return *parts, int(labels.max()) + 1
+
+
+def groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Decay for matrices only, as the recipe has it."""
+    matrices, vectors = [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+
+
+# --- as most repositories have it ----------------------------------------------------------------------------------
+
+
+class Pictures(torch.utils.data.Dataset[Any]):
+    """PIL images one by one, as torchvision.datasets.CIFAR10 gives them."""
+
+    def __init__(self, images: Any, labels: Any, transform: Callable[[Any], Tensor]) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def plain(task: Task, turn: Turn) -> None:
+    from models.registry import build
+    from models.torchvision_import import ensure_torchvision
+
+    ensure_torchvision()
+    from torchvision import transforms as T
+
+    device = torch.device(task.device)
+    train_x, train_y, val_x, val_y, classes = split(task)
+    size = train_x.shape[1]
+    usual = [T.ToTensor(), T.Normalize(MEAN, STD)]
+    augment = T.Compose([T.RandomCrop(size, padding=PADDING), T.RandomHorizontalFlip(), *usual])
+    made = {"batch_size": task.batch_size, "num_workers": 2, "pin_memory": device.type == "cuda"}
+    loader = torch.utils.data.DataLoader(Pictures(train_x, train_y, augment), shuffle=True, drop_last=True, **made)
+    held_out = torch.utils.data.DataLoader(Pictures(val_x, val_y, T.Compose(usual)), **made)
+    model = build(task.model, classes, size).to(device)
+    criterion = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
+    optimizer = torch.optim.AdamW(groups(model), lr=LR)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS)
+    turn.start()
+    for _ in range(EPOCHS):
+        model.train()
+        running_loss, running_accuracy = 0.0, 0.0
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            outputs = model(images)
+            loss = criterion(outputs, labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            running_loss += loss.item()
+            running_accuracy += (outputs.argmax(1) == labels).float().mean().item()
+            turn.step_done()
+        scheduler.step()
+        model.eval()
+        correct = 0
+        with torch.no_grad():
+            for images, labels in held_out:
+                outputs = model(images.to(device))
+                correct += (outputs.argmax(1) == labels.to(device)).sum().item()
+
+
+# --- by hand, as fast as we know ----------------------------------------------------------------------------------
+
+
+def best(task: Task, turn: Turn) -> None:
+    from models.registry import build
+
+    device = torch.device(task.device)
+    torch.backends.cudnn.benchmark = True
+    train_x, train_y, val_x, val_y, classes = split(task)
+    size, batch = train_x.shape[1], task.batch_size
+    padded = F.pad(torch.from_numpy(train_x), (0, 0, PADDING, PADDING, PADDING, PADDING)).to(device)
+    labels = torch.from_numpy(train_y).to(device)
+    val_x, val_y = torch.from_numpy(val_x).to(device), torch.from_numpy(val_y).to(device)
+    del train_x, train_y
+    mean = 255 * torch.tensor(MEAN, device=device)[:, None, None]
+    std = 255 * torch.tensor(STD, device=device)[:, None, None]
+    # Everything here follows the setting word for word, and shares no code with it.
+    model = build(task.model, classes, size).to(device, memory_format=torch.channels_last)
+    if task.setting.endswith("explicit"):
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):  # timm's switch
+                module.fused_attn = False
+    forward = torch.compile(model) if task.setting.startswith("compiled") else model
+    optimizer = torch.optim.AdamW(groups(model), lr=LR, fused=True)
+    bf16 = task.precision == "bf16"
+    total, warmup = EPOCHS * task.steps, 0.05 * EPOCHS * task.steps
+    steps = torch.arange(size, device=device)
+    backwards = steps.flip(0)
+    turn.start()
+    done = 0
+    for _ in range(EPOCHS):
+        model.train()
+        order = torch.randperm(len(labels), device=device)
+        offsets = torch.randint(0, 2 * PADDING + 1, (2, len(labels)), device=device)
+        coins = torch.rand(len(labels), device=device) < 0.5
+        losses = torch.zeros(task.steps, device=device)
+        for step in range(task.steps):
+            part = slice(step * batch, (step + 1) * batch)
+            index = order[part]
+            rows = offsets[0, part, None] + steps
+            columns = offsets[1, part, None] + torch.where(coins[part, None], backwards, steps)
+            images = padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+            images = images.float().sub_(mean).div_(std)
+            share = (done - warmup) / (total - warmup)
+            lr = LR * ((done + 1) / (warmup + 1) if done < warmup else 0.5 * (1 + math.cos(math.pi * share)))
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = F.cross_entropy(forward(images), labels[index], label_smoothing=SMOOTHING)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            losses[step] = loss.detach()
+            done += 1
+            turn.step_done()
+        losses.mean().item()
+        model.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        with torch.no_grad():
+            for images, truth in zip(val_x.split(500), val_y.split(500), strict=True):
+                images = images.permute(0, 3, 1, 2).float().sub_(mean).div_(std)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    correct += (forward(images).argmax(1) == truth).sum()
+        correct.item()
+
+
+# --- the harness ---------------------------------------------------------------------------------------------------
+
+# The settings of a duel in our words; `best` reads the same names.
+SETTINGS: dict[str, dict[str, Any]] = {"eager": {}}
+
+
+def ours(task: Task, turn: Turn) -> None:
+    from multiprocessing import Pipe
+    from multiprocessing.connection import Connection
+
+    from bench.executors import local
+
+    # The very child of a sweep, its reports thrown away after they were sent. `lifeline` is never used, and must live.
+    nowhere = Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
+    life, lifeline = Pipe(duplex=False)
+    local._child(nowhere, life, _child, (task, turn))
+    lifeline.close()
+
+
+def _child(report: Callable[[dict[str, Any]], None], task: Task, turn: Turn) -> None:
+    import traceback
+
+    from bench import runner
+    from bench.checkpoint import Checkpoints
+    from bench.store import Store
+
+    make_keeper = runner.make_keeper
+
+    def keeper(*arguments: Any) -> Checkpoints:
+        """The last thing before training. Its share is of the time in which this contender works."""
+        made = make_keeper(*arguments)
+        made._now, made._start = turn.worked, 0.0
+        turn.start()
+        return made
+
+    def tell(event: dict[str, Any]) -> None:
+        report(event)
+        if event["event"] == "step":
+            turn.step_done()
+
+    runner.make_keeper = keeper
+    try:
+        spec, dataset = our_run(task)
+        runner.run_one(spec, dataset, Store(Path(task.folder)), tell)
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+def our_run(task: Task) -> tuple[Any, Any]:
+    """(spec, dataset) of the task in the harness's words."""
+    from dataclasses import replace
+
+    from bench import environment, recipes
+    from bench.data import datasets
+    from bench.spec import RunSpec, Setting
+    from models import registry
+
+    device = torch.device(task.device)
+    dataset = datasets.load(f"npz:{task.data}", Path(task.folder))
+    assert task.images <= len(dataset.train_index), f"at most {len(dataset.train_index)} images: the rest validates"
+    train, held_out = dataset.train_index[: task.images], dataset.val_index[: task.held_out]
+    dataset = replace(dataset, train_index=train, val_index=held_out)
+    # whatever else `shared` may have: crop and flip are what the other two do
+    recipe = replace(recipes.shared(), epochs=EPOCHS, batch_size=task.batch_size, precision=task.precision)
+    recipe = replace(recipe, crop_padding=PADDING, flip=True, policy="", cutout=0, mixup=0.0, cutmix=0.0)
+    told = (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.label_smoothing, recipe.clip_grad_norm)
+    assert told == ("adamw", LR, WEIGHT_DECAY, SMOOTHING, CLIP), "the recipe is not the other contenders' any more"
+    setting = Setting(**SETTINGS[task.setting])
+    where = (task.device, environment.device_name(device))
+    source = registry.source_hash(task.model)
+    return RunSpec(task.model, dataset.ref, recipe, setting, *where, seed=0, model_source=source), dataset
+
+
+# `again`: against itself a contender must be as fast as itself, or the duel is not to be believed
+CONTENDERS: dict[str, Callable[[Task, Turn], None]] = {"plain": plain, "best": best, "ours": ours, "again": best}
+
+
+def main() -> None:
+    """A contender's process: `contenders.py NAME TASK-AS-JSON`, asked on its input, answering on its output."""
+    name, text = sys.argv[1:]
+    task = Task(**json.loads(text))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+
+    def answer(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=answers, flush=True)
+
+    sync = torch.cuda.synchronize if task.device == "cuda" else lambda: None
+    try:
+        CONTENDERS[name](task, Turn(sys.stdin.readline, answer, time.perf_counter, sync))
+    except Over:
+        from bench import environment  # only now: a hand-written loop's memory has none of it
+
+        peak = environment.peak_memory_bytes(torch.device(task.device))
+        about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        answer({"peak_memory_bytes": peak, **about, "device_name": environment.device_name(torch.device(task.device))})
+        # Nothing is to be cleared up: workers of a DataLoader, or a thread that waits for a parent's end.
+        answers.close()
+        os._exit(0)
+    raise SystemExit(f"{name} ended before the duel did")
+
+
+if __name__ == "__main__":
+    main()
