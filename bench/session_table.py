@@ -95,9 +95,7 @@ def render_settings(sessions: list[Record], width: int = 140) -> str:
         heads.append("tuned: what was found")
         cells = [[*row, words(Setting(**found[row[0]])) if row[0] in found else "–"] for row in cells]
     grid = _grid(heads, cells, width)
-    return (
-        f"{grid}· a training step under each setting, in sessions one after the other: a drift of the machine shows.\n"
-    )
+    return f"{grid}· a training step under each setting, in sessions one after the other: a drift shows.\n"
 
 
 def _setting_name(session: Record) -> str:

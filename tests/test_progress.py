@@ -53,11 +53,11 @@ def test_a_bar_says_where_it_is() -> None:
 
 def test_runs_at_once_are_told_apart() -> None:
     file = io.StringIO()
-    with Display(Console(file=file, width=140, markup=False, highlight=False, soft_wrap=True)) as display:
-        with display.run("one (1 of 2)", 20, 2, 100, "  one: ") as one, display.run("two (2 of 2)", 20, 2, 100) as two:
-            one.event(EPOCH)
-            two.event({"event": "note", "text": "graphed could not be had"})
-            one.event({"event": "continued", "step": 3})
+    display = Display(Console(file=file, width=140, markup=False, highlight=False, soft_wrap=True))
+    with display.run("one (1 of 2)", 20, 2, 100, "  one: ") as one, display.run("two (2 of 2)", 20, 2, 100) as two:
+        one.event(EPOCH)
+        two.event({"event": "note", "text": "graphed could not be had"})
+        one.event({"event": "continued", "step": 3})
     assert file.getvalue().splitlines() == [
         "one (1 of 2)",
         "two (2 of 2)",
