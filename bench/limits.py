@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.data.loader import Batches
+from bench.spec import Recipe
 from bench.timing import Stopwatch
 
 # Large enough that starting an operator is nothing beside it, small enough to be over in a second or two.
@@ -99,11 +100,11 @@ def measure_ceilings(device: torch.device, precision: str, batches: Batches, sto
         )
 
 
-def random_batches(batch_size: int, image_size: int, crop_padding: int, flip: bool, device: torch.device) -> Batches:
-    """A training part of random pixels, to time the loader on."""
-    count = max(LOADER_IMAGES // batch_size, 1) * batch_size
+def random_batches(recipe: Recipe, num_classes: int, image_size: int, device: torch.device) -> Batches:
+    """A training part of random pixels, to time the recipe's loading on."""
+    count = max(LOADER_IMAGES // recipe.batch_size, 1) * recipe.batch_size
     images = np.random.default_rng(0).integers(0, 256, (count, image_size, image_size, 3), dtype=np.uint8)
-    return Batches.create(images, np.zeros(count, np.int64), batch_size, 0, crop_padding, flip, device)
+    return Batches.create(images, np.zeros(count, np.int64), recipe, num_classes, 0, device)
 
 
 FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view")  # no kernel, no byte moved

@@ -25,7 +25,7 @@ from bench.checkpoint import SHARE, Checkpoints
 from bench.cost import Audit, count
 from bench.data import datasets
 from bench.data.datasets import Dataset
-from bench.data.loader import Batches
+from bench.data.loader import Batches, HeldOut
 from bench.errors import Diverged
 from bench.files import write_atomically
 from bench.schema import SCHEMA, Record
@@ -173,10 +173,11 @@ def run_one(
     clock, first_clock = Clock(time.perf_counter, sync), Clock(time.perf_counter, sync)
     arrays = dataset.arrays
 
-    def look(images: Any, labels: Any) -> Evaluation:
+    validation = HeldOut.create(arrays.train_x[dataset.val_index], arrays.train_y[dataset.val_index], batches)
+
+    def look(part: HeldOut) -> Evaluation:
         tick = {"event": "tick"}
-        plain = batches.plain(images, labels)
-        return evaluate(model, plain, device, spec.recipe.precision, on_batch=lambda: report(tick))
+        return evaluate(model, part.batches(), device, spec.recipe.precision, on_batch=lambda: report(tick))
 
     def tell(event: dict[str, Any]) -> None:
         while keeper.notes:
@@ -196,7 +197,7 @@ def run_one(
         trained = train(
             model,
             batches,
-            lambda: look(arrays.train_x[dataset.val_index], arrays.train_y[dataset.val_index]),
+            lambda: look(validation),
             spec.recipe,
             device,
             clock,
@@ -208,12 +209,14 @@ def run_one(
             setting=spec.setting,
             on_note=hear,
         )
-        test = look(arrays.test_x, arrays.test_y)  # the only time that a finished run has looked at the test set
+        # the only time that a finished run has looked at the test set
+        test = look(HeldOut.create(arrays.test_x, arrays.test_y, batches))
         if not np.isfinite(test.losses).all():
             raise Diverged(spec.recipe.epochs * batches.steps, "test loss")
     except Diverged:
         keeper.clear()  # the next attempt must not begin where this one went wrong
         raise
+    streaming = [] if batches.resident else ["training images do not fit on the device: they were streamed to it"]
     metrics = {
         **measured(trained, test, spec.recipe.batch_size),
         **cost,
@@ -235,7 +238,7 @@ def run_one(
         "metrics": metrics,
         "history": [asdict(epoch) for epoch in trained.history],
         "setting_used": trained.setting_used,
-        "notes": [*dataset.notes, *cost_notes, *setting_notes],
+        "notes": [*dataset.notes, *cost_notes, *streaming, *setting_notes],
         "flops_audit": audit,
         "classes": list(arrays.classes),
         "environment": facts,
@@ -257,10 +260,10 @@ def _try_out(state: dict[str, Any], model: nn.Module, recipe: Recipe, steps: int
 
 
 def make_batches(spec: RunSpec, dataset: Dataset, device: torch.device) -> Batches:
-    """The training part as batches on the device."""
+    """The training part as batches on the device, augmented there as the recipe says."""
     images, labels = dataset.arrays.train_x[dataset.train_index], dataset.arrays.train_y[dataset.train_index]
-    recipe = spec.recipe
-    return Batches.create(images, labels, recipe.batch_size, spec.seed, recipe.crop_padding, recipe.flip, device)
+    layout = spec.setting.memory_format
+    return Batches.create(images, labels, spec.recipe, spec.data.num_classes, spec.seed, device, layout)
 
 
 def make_keeper(spec: RunSpec, model: nn.Module, store: Store, facts: dict[str, Any], share: float) -> Checkpoints:

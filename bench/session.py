@@ -209,7 +209,7 @@ def _limits(
     device, recipe = torch.device(spec.device), spec.recipe
     stopwatch = stopwatch_of(device, time.perf_counter)
     report({"event": "stage", "text": "measuring what this device can do"})
-    batches = limits.random_batches(recipe.batch_size, spec.image_size, recipe.crop_padding, recipe.flip, device)
+    batches = limits.random_batches(recipe, spec.num_classes, spec.image_size, device)
     ceilings = limits.measure_ceilings(device, recipe.precision, batches, stopwatch)
     bounds = {}
     for task in (t for t in tasks if t.kind == "train"):

@@ -201,14 +201,25 @@ def describe(plan: Plan) -> str:
     """The conditions that all runs of a plan share, in two lines."""
     spec, dataset = plan.specs[0], plan.dataset
     recipe = spec.recipe
-    augmentation = [f"crop from {recipe.crop_padding} px padding"] * bool(recipe.crop_padding) + ["flip"] * recipe.flip
     return (
         f"{spec.data.name}: {len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, "
         f"{len(dataset.arrays.test_y):,} test images of {spec.data.image_size} px, {spec.data.num_classes} classes\n"
         f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
-        f"lr {recipe.lr:g}, {' and '.join(augmentation) or 'no augmentation'}, {recipe.precision}, "
-        f"{spec.setting.name}, on {spec.device_name}"
+        f"lr {recipe.lr:g}, {augmentation(recipe)}, {recipe.precision}, {spec.setting.name}, on {spec.device_name}"
     )
+
+
+def augmentation(recipe: Recipe) -> str:
+    """What is done to the training images, in words."""
+    parts = [
+        (recipe.crop_padding, f"crop from {recipe.crop_padding} px padding"),
+        (recipe.flip, "flip"),
+        (recipe.policy, recipe.policy),
+        (recipe.cutout, f"cutout of {recipe.cutout} px"),
+        (recipe.mixup, f"mixup {recipe.mixup:g}"),
+        (recipe.cutmix, f"cutmix {recipe.cutmix:g}"),
+    ]
+    return " + ".join(words for used, words in parts if used) or "no augmentation"
 
 
 def show_plan(plan: Plan, todo: list[RunSpec], store: Store, display: Display) -> int:

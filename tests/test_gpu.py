@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from bench.data.loader import Batches
+from bench.recipes import shared
 from models.registry import CATALOGUE, build
 
 pytestmark = [
@@ -35,10 +37,66 @@ def test_every_model_trains_in_bf16(name: str) -> None:
 def test_batches_are_those_of_the_cpu() -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8), np.arange(64)
-    made = [Batches.create(images, labels, 16, 0, 2, True, torch.device(d)) for d in ("cpu", "cuda")]
-    for (x, y), (gx, gy) in zip(made[0].epoch(1), made[1].epoch(1), strict=True):
-        assert torch.equal(y, gy.cpu())
-        torch.testing.assert_close(x, gx.cpu())
+    recipe = replace(shared(), batch_size=16, crop_padding=2)
+    for resident in (True, False):
+        made = [
+            Batches.create(images, labels, recipe, 64, 0, torch.device(d), resident=resident) for d in ("cpu", "cuda")
+        ]
+        for (x, y), (gx, gy) in zip(made[0].epoch(1), made[1].epoch(1), strict=True):
+            assert torch.equal(y, gy.cpu())
+            torch.testing.assert_close(x, gx.cpu())
+
+
+STRONG = replace(shared(), batch_size=64, policy="trivialaugment", cutout=8, mixup=0.2, cutmix=1.0)
+
+
+def cifar_like(count: int = 64 * 20) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_strong_batches_are_those_of_the_cpu(deterministic: bool) -> None:
+    """Without the mix of two images: nearly all pixels equal, a few a grey level or a tie of a rotation apart."""
+    recipe = replace(STRONG, mixup=0.0, cutmix=0.0)
+    made = [Batches.create(*cifar_like(), recipe, 10, 0, torch.device(d)) for d in ("cpu", "cuda")]
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.use_deterministic_algorithms(deterministic)
+        gpu = torch.cat([x.cpu() for x, _ in made[1].epoch(0)])
+    finally:
+        torch.use_deterministic_algorithms(before)
+    cpu = torch.cat([x for x, _ in made[0].epoch(0)])
+    assert float(((cpu - gpu).abs() > 1e-5).float().mean()) < 1e-3
+
+
+def test_streamed_batches_are_the_resident_ones() -> None:
+    """While the GPU is busy, so that copies, buffers and steps do overlap."""
+    device = torch.device("cuda")
+    made = [Batches.create(*cifar_like(), STRONG, 10, 0, device, resident=resident) for resident in (True, False)]
+    load = torch.randn(4096, 4096, device=device)
+    kept = []
+    for epoch in range(3):
+        for part in zip(made[0].epoch(epoch), made[1].epoch(epoch), strict=True):
+            kept.append(part)
+            load @ load
+    assert not made[1].images.is_cuda
+    for (x, y), (sx, sy) in kept:
+        assert torch.equal(x, sx)
+        assert torch.equal(y, sy)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_no_batch_waits_for_the_gpu(resident: bool) -> None:
+    """torch's own alarm: within an epoch nothing is read back and nothing copied but from page-locked memory."""
+    batches = Batches.create(*cifar_like(), STRONG, 10, 0, torch.device("cuda"), resident=resident)
+    list(batches.epoch(0))
+    epoch = batches.epoch(1)
+    next(epoch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len(list(epoch)) == 19
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_sweep_on_the_gpu(bench: Callable[..., CompletedProcess[str]], tiny_npz: Path, tmp_path: Path) -> None:
@@ -121,8 +179,6 @@ def test_a_device_assert_ends_one_run(
 
 def test_a_continued_run_goes_on_from_its_checkpoint(tiny_npz: Path, tmp_path: Path) -> None:
     """On a GPU the same history up to the kernels' own order of sums."""
-    from dataclasses import replace
-
     from bench.errors import Interrupted
     from bench.recipes import smoke
     from bench.runner import DataSource, run_one

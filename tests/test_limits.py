@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from bench.limits import (
     measure_ceilings,
     random_batches,
 )
+from bench.recipes import shared
 from bench.timing import wall_stopwatch
 
 CEILINGS = Ceilings(flops_per_second=1e12, bytes_per_second=1e11, launch_seconds=1e-5, loader_images_per_second=1e5)
@@ -80,7 +83,7 @@ def test_ceilings_are_measured_and_positive(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(limits.COPY_BYTES, "cpu", 64)
     ticks = iter(range(10**6))
     stopwatch = wall_stopwatch(lambda: float(next(ticks)), lambda: None)
-    batches = random_batches(16, 8, 1, True, torch.device("cpu"))
+    batches = random_batches(replace(shared(), batch_size=16), 10, 8, torch.device("cpu"))
     found = measure_ceilings(torch.device("cpu"), "fp32", batches, stopwatch)
     assert found.flops_per_second == 2 * 8**3 * 2
     assert found.bytes_per_second == 2 * 64 * 2

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.data.loader import Batches
 from bench.recipes import shared
+from bench.spec import Recipe
 from bench.train import Clock, train
 from models.registry import CATALOGUE, build
 from models.tables import tables_to_buffers
@@ -43,14 +44,16 @@ class Transfers(TorchDispatchMode):
         return out
 
 
-def one_epoch(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[int, int], Exception | None]:
+def one_epoch(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, recipe: Recipe = RECIPE
+) -> tuple[int, dict[int, int], Exception | None]:
     """Steps taken, transfers by step, and what ended the epoch."""
 
     def no_fused(model: nn.Module, recipe: Any, capturable: bool = False) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=0.1)  # torch has no fused one for this device
 
     monkeypatch.setattr("bench.train.make_optimizer", no_fused)
-    batches = Batches.create(IMAGES, LABELS, 4, 0, RECIPE.crop_padding, RECIPE.flip, META)
+    batches = Batches.create(IMAGES, LABELS, recipe, 10, 0, META, resident=True)
     clock = Clock(lambda: 0.0, lambda: None)
     seen, steps, error = {0: 0}, 0, None
 
@@ -61,7 +64,7 @@ def one_epoch(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, d
 
     with Transfers() as transfers:
         try:
-            train(model, batches, lambda: None, RECIPE, META, clock, clock, on_step=on_step)  # type: ignore[arg-type]
+            train(model, batches, lambda: None, recipe, META, clock, clock, on_step=on_step)  # type: ignore[arg-type]
         except (NotImplementedError, RuntimeError) as raised:
             error = raised
     return steps, {step: seen[step] - seen[step - 1] for step in range(2, steps + 1)}, error
@@ -70,7 +73,16 @@ def one_epoch(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, d
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_an_epoch_without_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps are taken; the first to read anything is the look at the losses after the last one."""
-    steps, transfers, error = one_epoch(build(name, 10, 32).to(META), monkeypatch)
+    check_epoch(*one_epoch(build(name, 10, 32).to(META), monkeypatch))
+
+
+def test_strong_augmentation_without_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    strong = replace(RECIPE, policy="trivialaugment", cutout=8, mixup=0.8, cutmix=1.0)
+    check_epoch(*one_epoch(build("resnet20", 10, 32).to(META), monkeypatch, strong))
+
+
+def check_epoch(steps: int, transfers: dict[int, int], error: Exception | None) -> None:
+    """Three steps, no transfer after the first, which follows the epoch's draws, and a read at the end."""
     assert steps == 3, error
     assert error is not None
     assert "isfinite" in _source(error), "the epoch's end reads the losses"

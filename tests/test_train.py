@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.data.loader import Batches
+from bench.data.augment import Mix, mix_labels
+from bench.data.loader import Batches, HeldOut
 from bench.errors import Diverged
 from bench.recipes import shared
-from bench.step import make_optimizer
+from bench.spec import Setting
+from bench.step import make_optimizer, make_step
 from bench.train import Clock, Epoch, Evaluation, evaluate, lr_factor, train
 
 CPU = torch.device("cpu")
@@ -31,7 +33,7 @@ def small_model() -> nn.Module:
 
 
 def small_batches() -> Batches:
-    return Batches.create(IMAGES, LABELS, RECIPE.batch_size, 0, RECIPE.crop_padding, RECIPE.flip, CPU)
+    return Batches.create(IMAGES, LABELS, RECIPE, 3, 0, CPU)
 
 
 class FakeTime:
@@ -160,15 +162,26 @@ def test_vectors_are_not_decayed(name: str, kind: type) -> None:
 
 def test_evaluation_against_a_plain_count() -> None:
     model = small_model()
-    found = evaluate(model, small_batches().plain(IMAGES, LABELS), CPU, "fp32")
+    held_out = HeldOut.create(IMAGES, LABELS, small_batches())
+    found = evaluate(model, held_out.batches(), CPU, "fp32")
     assert not model.training
-    (images, labels), *rest = small_batches().plain(IMAGES, LABELS)
+    (images, labels), *rest = held_out.batches()
     assert not rest
     with torch.no_grad():
         logits = model(images)
     assert found.accuracy == (logits.argmax(1) == labels).float().mean()
     assert found.loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
     assert np.array_equal(found.labels, LABELS)
+
+
+def test_mixed_labels_weigh_the_losses_of_both() -> None:
+    """Zhang et al. 2018: the loss of a mixed label is the mixed loss; with label smoothing too."""
+    images, labels, share = torch.randn(8, 3, 8, 8), torch.arange(8) % 3, 0.3
+    mix = Mix(*torch.tensor([share, share, 0, 0, 0, 0]))
+    one, other = (F.cross_entropy(small_model()(images), y, label_smoothing=0.1) for y in (labels, labels.roll(1)))
+    model = small_model()
+    loss = make_step(model, make_optimizer(model, RECIPE), RECIPE, Setting(), CPU)(images, mix_labels(labels, 3, mix))
+    torch.testing.assert_close(loss, (share * one + (1 - share) * other).detach())
 
 
 def test_bf16_runs_under_autocast() -> None:

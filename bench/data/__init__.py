@@ -1,1 +1,1 @@
-"""Images as uint8 arrays: datasets.py fetches, checks and decodes them, loader.py makes batches of them."""
+"""Images as uint8 arrays: datasets.py fetches, checks and decodes them, augment.py and loader.py make batches."""

@@ -1,13 +1,16 @@
 """Batches from images that stay on the device as uint8. Example: for images, labels in batches.epoch(0): …
 
-Cropping, flipping and normalising happen on the device, on whole batches. Order, crops and flips come from a CPU
-generator seeded by (seed, epoch) alone: the same for every model, device and batch of models.
+All augmentation (augment.py) happens on the device, on whole batches. Everything random comes from a CPU generator
+seeded by (seed, epoch) alone: the same for every model, device and batch of models. Images too big for the device
+stay on the host and stream, a batch ahead of the training; the batches are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,91 +18,206 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.data import augment
+from bench.data.augment import Mix, Ways
+from bench.spec import Recipe
+
 EVAL_BATCH = 500
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that a data set may take: the rest is for training
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def gather_crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Crop, flip and collect images in one indexing step.
+class Draws(NamedTuple):
+    """Everything random in an epoch, for `count` images in `steps` batches; drawn whether the recipe uses it or not."""
 
-    padded: (N, S + 2p, S + 2p, 3) uint8; index, top, left: (B,) int64; flip: (B,) bool.
-    Returns (B, 3, size, size) uint8 in channels-last memory. Each image has its own offsets and its own coin, which
-    torchvision's batched transforms do not give (pytorch/vision#8484).
-    """
-    steps = torch.arange(size, device=padded.device)
-    rows = top[:, None] + steps
-    columns = left[:, None] + torch.where(flip[:, None], steps.flip(0), steps)
-    return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    order: Tensor  # (count,) int64, indices of images
+    offsets: Tensor  # (2, count) int64, top and left of the crop
+    coins: Tensor  # (count,) bool, flip
+    ways: Tensor  # (count,) int64, op, strength and sign of the policy
+    centres: Tensor  # (2, count) int64, row and column of the cutout
+    mixes: Tensor  # (6, steps) float32, rows of a Mix; (6, 0) where nothing is mixed
 
-
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 to float32 with the training part's channel means 0 and standard deviations 1."""
-    return (images.float() - mean[:, None, None]) / std[:, None, None]
+    def to(self, device: torch.device) -> Draws:
+        """Moved: a few small copies an epoch instead of as many a step."""
+        return Draws(*(drawn.to(device) for drawn in self))
 
 
 @dataclass
 class Batches:
-    """Training batches of one seed. `images` (N, S, S, 3) uint8 and `labels` (N,) int64 are moved to `device` once.
+    """Training batches of one seed. `images` (N, S + 2p, S + 2p, 3) uint8 with their padding p and `labels` (N,) int64.
 
     The last batch of an epoch is dropped where it is not full: every step has the same shape.
     """
 
-    images: Tensor
-    labels: Tensor
-    batch_size: int
+    images: Tensor  # on the device, or on the host and streamed
+    labels: Tensor  # on the device
+    recipe: Recipe
+    num_classes: int
     seed: int
-    crop_padding: int
-    flip: bool
     mean: Tensor
     std: Tensor
+    ways: Ways | None  # the policy's, where the recipe has one
+    memory_format: str
+    resident: bool
 
     @classmethod
     def create(
         cls,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
-        batch_size: int,
+        recipe: Recipe,
+        num_classes: int,
         seed: int,
-        crop_padding: int,
-        flip: bool,
         device: torch.device,
+        memory_format: str = "channels_last",
+        resident: bool | None = None,
     ) -> Batches:
-        """Pad once, measure mean and deviation once, move once."""
-        mean, std = channel_stats(images)
-        pad = crop_padding
+        """Pad once, measure mean and deviation once, move once. `resident` None: whether it fits decides."""
+        mean, std = (torch.tensor(figures, device=device) for figures in channel_stats(images))
+        pad = recipe.crop_padding
         padded = F.pad(torch.from_numpy(images), (0, 0, pad, pad, pad, pad))
-        stats = (torch.tensor(mean, device=device), torch.tensor(std, device=device))
-        return cls(padded.to(device), torch.from_numpy(labels).to(device), batch_size, seed, crop_padding, flip, *stats)
+        resident = fits(padded, device) if resident is None else resident
+        padded = padded.to(device) if resident else padded
+        ways = augment.trivial_ways(images.shape[1]).to(device) if recipe.policy else None
+        on_device = torch.from_numpy(labels).to(device)
+        return cls(padded, on_device, recipe, num_classes, seed, mean, std, ways, memory_format, resident)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        return self.recipe.batch_size
 
     @property
     def steps(self) -> int:
         """Batches an epoch."""
         return len(self.labels) // self.batch_size
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, cropped, flipped, normalised (B, 3, S, S) float32 batches with their (B,) labels.
+    @property
+    def size(self) -> int:
+        """S, the side of an image in pixels."""
+        return self.images.shape[1] - 2 * self.recipe.crop_padding
 
-        From the `first`-th batch on: the same ones as if those before had been drawn too.
-        """
-        count, device = self.steps * self.batch_size, self.images.device
-        size = self.images.shape[1] - 2 * self.crop_padding
+    def draw(self, epoch: int) -> Draws:
+        """All draws of an epoch, on the CPU. Later ones come last: they leave the earlier as they always were."""
+        recipe, count = self.recipe, self.steps * self.batch_size
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
-        # All draws of the epoch at once: three small copies to the device instead of as many a step.
-        order = torch.randperm(len(self.labels), generator=generator)[:count].to(device)
-        offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator).to(device)
-        coins = torch.rand(count, generator=generator).lt(0.5 if self.flip else 0.0).to(device)
-        for start in range(first * self.batch_size, count, self.batch_size):
-            part = slice(start, start + self.batch_size)
-            index = order[part]
-            images = gather_crop(self.images, index, offsets[0, part], offsets[1, part], coins[part], size)
-            yield normalise(images, self.mean, self.std), self.labels[index]
+        order = torch.randperm(len(self.labels), generator=generator)[:count]
+        offsets = torch.randint(0, 2 * recipe.crop_padding + 1, (2, count), generator=generator)
+        coins = torch.rand(count, generator=generator).lt(0.5 if recipe.flip else 0.0)
+        ways = torch.randint(0, augment.WAYS, (count,), generator=generator)
+        centres = torch.randint(0, self.size, (2, count), generator=generator)
+        steps = self.steps if recipe.mixup or recipe.cutmix else 0
+        uniform = torch.rand(4, steps, generator=generator, dtype=torch.float64)
+        mixes = augment.draw_mixes(recipe.mixup, recipe.cutmix, uniform, self.size)
+        return Draws(order, offsets, coins, ways, centres, mixes)
 
-    def plain(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Other images in their own order, only normalised as the training images are: for evaluation."""
-        device = self.images.device
-        for start in range(0, len(labels), EVAL_BATCH):
-            part = slice(start, start + EVAL_BATCH)
-            batch = torch.from_numpy(images[part]).to(device).permute(0, 3, 1, 2)
-            yield normalise(batch, self.mean, self.std), torch.from_numpy(labels[part]).to(device)
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented, normalised (B, 3, S, S) float32 batches with their labels.
+
+        Labels are (B,) int64, or (B, num_classes) float32 where the recipe mixes images. From the `first`-th batch on:
+        the same ones as if those before had been drawn too.
+        """
+        drawn = self.draw(epoch)
+        draws = drawn.to(self.labels.device)
+        for step, (images, index) in enumerate(self._rows(drawn.order, draws.order, first), first):
+            part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            made, labels = self._augmented(images, index, draws, part), self.labels[draws.order[part]]
+            if self.recipe.mixup or self.recipe.cutmix:
+                mix = Mix(*draws.mixes[:, step])
+                made, labels = augment.mix_images(made, mix), augment.mix_labels(labels, self.num_classes, mix)
+            yield made.contiguous(memory_format=FORMATS[self.memory_format]), labels
+
+    def _augmented(self, images: Tensor, index: Tensor, draws: Draws, part: slice) -> Tensor:
+        """Images `index` of `images`, each by its own draws: (B, 3, S, S) float32."""
+        top, left = draws.offsets[:, part]
+        coins = draws.coins[part]
+        if self.ways is None:
+            found = augment.gather_crop(images, index, top, left, coins, self.size)
+        else:
+            ways = self.ways.take(draws.ways[part])
+            found = augment.trivialaugment(images, index, top, left, coins, self.size, ways)
+        made = augment.normalise(found, self.mean, self.std)
+        return augment.cutout(made, draws.centres[:, part], self.recipe.cutout) if self.recipe.cutout else made
+
+    def _rows(self, order: Tensor, order_on_device: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each batch from the `first`: images on the device, and the batch's indices (B,) into them."""
+        parts = [slice(s, s + self.batch_size) for s in range(first * self.batch_size, len(order), self.batch_size)]
+        if self.resident:
+            for part in parts:
+                yield self.images, order_on_device[part]
+        else:
+            every = torch.arange(self.batch_size, device=self.labels.device)
+            for rows in streamed(self.images, [order[part] for part in parts], self.labels.device):
+                yield rows, every
+
+
+def streamed(images: Tensor, batches: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """images[index] on the device for each index (B,) of `batches`, collected by a thread while the one before is used.
+
+    Two buffers take turns; on CUDA they are page-locked, and copies run on a stream of their own.
+    """
+    if not batches:
+        return
+    cuda = device.type == "cuda"
+    shape = (len(batches[0]), *images.shape[1:])
+    buffers = [torch.empty(shape, dtype=images.dtype, pin_memory=cuda) for _ in range(2)]
+    copied: list[torch.cuda.Event | None] = [None, None]
+    side = torch.cuda.Stream(device) if cuda else None
+
+    def collect(number: int) -> Tensor:
+        buffer, last_copy = buffers[number % 2], copied[number % 2]
+        if last_copy is not None:
+            last_copy.synchronize()  # this thread waits, the training does not
+        torch.index_select(images, 0, batches[number], out=buffer)
+        if side is None:
+            return buffer
+        with torch.cuda.stream(side):
+            rows = buffer.to(device, non_blocking=True)
+            copied[number % 2] = side.record_event()
+        return rows
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(collect, 0)
+        for number in range(len(batches)):
+            rows, copy = coming.result(), copied[number % 2]
+            if number + 1 < len(batches):
+                coming = pool.submit(collect, number + 1)
+            if copy is not None:
+                stream = torch.cuda.current_stream(device)
+                stream.wait_event(copy)
+                rows.record_stream(
+                    stream
+                )  # its memory is the side stream's: not to be used again before this one is done
+            yield rows
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images for evaluation, in their own order, only normalised as the training images are."""
+
+    images: Tensor  # (N, S, S, 3) uint8, on the device if they fit
+    labels: Tensor  # (N,) int64
+    training: Batches
+
+    @classmethod
+    def create(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], training: Batches) -> HeldOut:
+        """Move once what would else be moved after every epoch."""
+        device, stored = training.labels.device, torch.from_numpy(images)
+        stored = stored.to(device) if fits(stored, device) else stored
+        return cls(stored, torch.from_numpy(labels).to(device), training)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(B, 3, S, S) float32 and (B,) int64, EVAL_BATCH at a time, the last as many as are left."""
+        training = self.training
+        for images, labels in zip(self.images.split(EVAL_BATCH), self.labels.split(EVAL_BATCH), strict=True):
+            on_device = images.to(labels.device).permute(0, 3, 1, 2)
+            made = augment.normalise(on_device, training.mean, training.std)
+            yield made.contiguous(memory_format=FORMATS[training.memory_format]), labels
+
+
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether uint8 images may stay on the device; on a CPU they are there already."""
+    return device.type == "cpu" or images.numel() <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def channel_stats(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
@@ -107,7 +225,8 @@ def channel_stats(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     mean, std = [], []
     values = np.arange(256)
     for channel in range(3):
-        counts = np.bincount(images[..., channel].reshape(-1), minlength=256)
+        parts = (images[start : start + 1024, ..., channel] for start in range(0, len(images), 1024))
+        counts = np.sum([np.bincount(part.reshape(-1), minlength=256) for part in parts], axis=0)  # it counts in int64
         m = float((counts * values).sum() / counts.sum())
         mean.append(m)
         # a constant channel has no scale: 1 keeps it finite
