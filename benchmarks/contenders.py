@@ -254,7 +254,12 @@ def best(task: Task, turn: Turn) -> None:
 # --- the harness ---------------------------------------------------------------------------------------------------
 
 # The settings of a duel in our words; `best` reads the same names.
-SETTINGS: dict[str, dict[str, Any]] = {"eager": {}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "eager-explicit": {"attention": "explicit"},
+    "compiled": {"name": "compiled", "compile_mode": "default"},
+    "compiled-explicit": {"name": "compiled", "compile_mode": "default", "attention": "explicit"},
+}
 
 
 def ours(task: Task, turn: Turn) -> None:
