@@ -15,8 +15,8 @@ import numpy as np
 from bench.files import from_json, sha256
 from bench.schema import Record, filled
 from bench.spec import content_id, spec_id
-from bench.store import RUN_FILES, VIEWS, Store
-from bench.tables import compare
+from bench.store import RUN_FILES, VIEWS, Store, views_of
+from bench.tables import Loaded, compare_loaded
 
 LOSS_TOLERANCE = 1e-4  # relative; a mean of float32 losses summed in another order
 
@@ -25,14 +25,14 @@ def problems(store: Store) -> Iterator[str]:
     """Everything wrong with a store, a sentence each. Raises UserError for a schema of the future."""
     damaged: list[str] = []
     runs = store.runs(damaged)
-    store.sessions(damaged)
+    sessions = store.sessions(damaged)
     store.tunings(damaged)
     yield from damaged
     for run in runs:
         for problem in run_problems(store, run):
             yield f"{run['run_id']}: {problem}"
-    yield from comparison_problems(store, runs)
-    yield from view_problems(store)
+    yield from comparison_problems(runs, sessions)
+    yield from view_problems(store, views_of(runs, sessions))
 
 
 def run_problems(store: Store, run: Record) -> Iterator[str]:
@@ -101,17 +101,16 @@ def prediction_problems(content: bytes, run: Record) -> Iterator[str]:
         yield "the losses give another mean than the record's"
 
 
-def comparison_problems(store: Store, runs: list[Record]) -> Iterator[str]:
+def comparison_problems(runs: list[Record], sessions: list[Record]) -> Iterator[str]:
     """Comparisons whose runs were not trained under one and the same recipe and on the same data."""
     conditions = {r["run_id"]: (content_id(r["spec"]["recipe"]), content_id(r["spec"]["data"])) for r in runs}
-    for comparison in compare([store]):
+    for comparison in compare_loaded(Loaded(runs, sessions, [])):
         if len({conditions[run_id] for run_id in comparison.run_ids}) > 1:
             yield f"{comparison.title}: compares runs of different recipes or data"
 
 
-def view_problems(store: Store) -> Iterator[str]:
+def view_problems(store: Store, wanted: dict[str, bytes]) -> Iterator[str]:
     """Views that are not what the records make of them."""
-    wanted = store.views()
     for name in VIEWS:
         path = store.root / name
         if not path.is_file():

@@ -16,6 +16,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ def no_formula(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
+@lru_cache(maxsize=4096)  # records repeat their few names a thousand times
 def inert(text: str) -> str:
     """A text from elsewhere on one line, unable to move a cursor, colour a terminal or turn the reading direction."""
     return inert_line(" ".join(text.split()))

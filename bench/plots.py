@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -25,7 +27,7 @@ from bench.schema import Record
 from bench.session_table import inert_record, significant
 from bench.spec import slug
 from bench.store import Store, speed_rows
-from bench.tables import Comparison, Row, compare, history_frame
+from bench.tables import Comparison, Row, compare_loaded, history_of, load
 
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that white paper swallows; black first.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -41,6 +43,8 @@ STYLE: Any = {
 }
 SIZE = (6.4, 4.2)  # inches
 LABEL_HEIGHT = 0.055  # of the axes
+ADJUST_STEPS = 100  # of placing names; by default they end after a second, so elsewhere on a slower machine
+CONNECTED_PIXELS = 8  # from a name to its point; nearer ones need no line
 
 
 def colour(comparison: Comparison, model: str) -> str:
@@ -73,9 +77,7 @@ def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row],
     axes.set_ylabel("test accuracy and 95 % interval, %")
     _spread_axes(axes, [row.values[key].value for row in _with(comparison, key)])
     if texts:
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        figure.draw_without_rendering()  # the layout must be final before names are placed in it
+        figure = _lay_out(axes)  # it must be final before names are placed in it
         anchors = [text.get_position() for text in texts]
         for text, point, anchor in zip(texts, points, anchors, strict=True):
             x, y = axes.transData.transform(anchor)
@@ -91,9 +93,28 @@ def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row],
             expand=(1.15, 1.3),
             force_text=(0.4, 0.6),
             force_static=(0.3, 0.5),
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+            iter_lim=ADJUST_STEPS,
         )
+        _connect(axes, texts, anchors)
     return bool(texts)
+
+
+def _lay_out(axes: Axes) -> Figure:
+    """Give the axes the room that their labels leave. Once: a figure with a layout engine does it at every drawing."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    ConstrainedLayoutEngine().execute(figure)
+    return figure
+
+
+def _connect(axes: Axes, texts: list[Text], anchors: list[tuple[float, float]]) -> None:
+    """A thin line from each name that was moved away to its point; an arrow would be clipped anew at every drawing."""
+    for text, anchor in zip(texts, anchors, strict=True):
+        box, (x, y) = text.get_window_extent(), axes.transData.transform(anchor)
+        near = min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
+        if math.dist(near, (x, y)) > CONNECTED_PIXELS:
+            (left, bottom), (right, top) = axes.transData.inverted().transform([near, (x, y)])
+            axes.plot([left, right], [bottom, top], color="0.6", linewidth=0.6, zorder=2, scalex=False, scaley=False)
 
 
 def _spread_axes(axes: Axes, values: list[float]) -> None:
@@ -131,11 +152,12 @@ def accuracy_vs_seconds(axes: Axes, comparison: Comparison, history: pd.DataFram
     for model, lines in runs.groupby("model") if len(runs) else ():
         shade = colour(comparison, str(model))
         marker = MARKERS[next(row.family for row in comparison.rows if row.model == model)]
-        for _, line in lines.groupby("run_id"):
-            y = 100 * line["val_accuracy"]
-            axes.plot(line["train_seconds"], y, color=shade, marker=marker, markersize=4, linewidth=1.4)
-            end = (line["train_seconds"].iloc[-1], float(y.iloc[-1]), str(model), shade)
-        ends.append(end)
+        # One artist a model, cut by nan between its seeds: a thousand artists take many times as long to draw.
+        run_ids = lines["run_id"].to_numpy()
+        cuts = 1 + np.flatnonzero(run_ids[1:] != run_ids[:-1])
+        x, y = np.insert(lines[["train_seconds", "val_accuracy"]].to_numpy(), cuts, math.nan, axis=0).T
+        axes.plot(x, 100 * y, color=shade, marker=marker, markersize=4, linewidth=1.4)
+        ends.append((x[-1], 100 * y[-1], str(model), shade))
     axes.set_xlabel("training seconds (evaluation is not counted)")
     axes.set_ylabel("validation accuracy, %")
     axes.set_xlim(left=0)
@@ -165,7 +187,15 @@ def _name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
             va="center",
             annotation_clip=False,
             parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.5, "alpha": 0.5},
+            # from the name's left, unclipped: clipping at its box takes most of the time of a drawing
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "patchA": None,
+                "color": shade,
+                "linewidth": 0.5,
+                "alpha": 0.5,
+            },
         )
 
 
@@ -279,10 +309,10 @@ def roofline(axes: Axes, session: Record) -> bool:
     _write(axes, left, flat * 1.08, f"slope: {significant(slope)} GB/s, copy", ha="left", va="bottom", color="0.35")
     axes.set_xlabel("operations per byte in and out of the operators of a training step")
     axes.set_ylabel("GFLOP/s reached (a multiply-add is two)")
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()
-    adjust_text(texts, ax=axes, objects=dots, expand=(1.2, 1.5), arrowprops={"arrowstyle": "-", "color": "0.6"})
+    _lay_out(axes)
+    anchors = [text.get_position() for text in texts]
+    adjust_text(texts, ax=axes, objects=dots, expand=(1.2, 1.5), iter_lim=ADJUST_STEPS)
+    _connect(axes, texts, anchors)
     return True
 
 
@@ -301,10 +331,10 @@ def draw_session(name: str, session: Record) -> Figure | None:
         f"{session['started'][:10]}"
     )
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
+        figure = Figure(figsize=SIZE, dpi=150)
         axes = figure.add_subplot()
         figure.supxlabel("\n".join(textwrap.wrap(about, 110)), fontsize=6.5, color="0.35", parse_math=False)
-        return figure if SESSION_PLOTS[name](axes, session) else None
+        return _lay_out(axes) if SESSION_PLOTS[name](axes, session) else None
 
 
 def save_session(session: Record, folder: Path) -> list[Path]:
@@ -329,11 +359,11 @@ def _save(figure: Figure, folder: Path, stem: str) -> list[Path]:
 def draw(name: str, comparison: Comparison, history: pd.DataFrame) -> Figure | None:
     """One of PLOTS as a figure, or None where the store has nothing to draw in it."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
+        figure = Figure(figsize=SIZE, dpi=150)
         axes = figure.add_subplot()
         # Beneath, not above: what a figure shows stands in its axes, where it was measured in the small print.
         figure.supxlabel("\n".join(textwrap.wrap(comparison.title, 110)), fontsize=6.5, color="0.35", parse_math=False)
-        return figure if PLOTS[name](axes, comparison, history) else None
+        return _lay_out(axes) if PLOTS[name](axes, comparison, history) else None
 
 
 def to_png(figure: Figure) -> bytes:
@@ -345,8 +375,9 @@ def to_png(figure: Figure) -> bytes:
 
 def save_all(stores: list[Store], folder: Path, by_device: bool = True) -> list[Path]:
     """Every plot of every comparison as PNG and SVG; returns what was written. Raises UserError as `compare` does."""
-    history, written, used = history_frame(stores), [], set[str]()
-    for comparison in compare(stores, by_device=by_device):
+    found, written, used = load(stores), [], set[str]()
+    history = history_of(found)
+    for comparison in compare_loaded(found, by_device=by_device):
         if not comparison.rows:
             continue
         about = comparison.about
@@ -358,7 +389,7 @@ def save_all(stores: list[Store], folder: Path, by_device: bool = True) -> list[
             if figure is None:
                 continue
             written += _save(figure, folder, f"{prefix}-{name}")
-    for session in (s for store in stores for s in store.sessions()):
+    for session in found.sessions:
         if session["bounds"]:  # of the `time` command
             written += save_session(session, folder)
     return written

@@ -212,32 +212,32 @@ class Store:
             with lock(self.root / "locks" / "views.lock", VIEWS_WAIT_SECONDS):
                 for left in self.root.glob(f"{TEMPORARY}*"):  # half a view, of somebody who was killed
                     left.unlink(missing_ok=True)
-                for path, content in zip(paths, self.views().values(), strict=True):
+                for path, content in zip(paths, views_of(self.runs(), self.sessions()).values(), strict=True):
                     write_atomically(path, content)
         except Busy:  # for a minute: whoever it is writes them after what is here was recorded
             pass
         return paths
 
-    def views(self) -> dict[str, bytes]:
-        """The content of the four CSV files by name, from the records."""
-        runs, sessions = self.runs(), self.sessions()
-        environment = [
-            {"record": r.get("run_id") or r["id"], "fact": fact, "value": value}
-            for r in (*runs, *sessions)
-            for fact, value in sorted(r.get("environment", {}).items())
-        ]
-        timings = [
-            {"session": s["id"], "recipe": s["recipe"]["name"], **sample} for s in sessions for sample in s["samples"]
-        ]
-        history = [row for run in runs for row in long_history(run)]
-        sample_columns = ("model", "kind", "block", "position", "batch_size", "calls", "seconds")
-        return {
-            "results.csv": to_csv(RESULT_COLUMNS, results(runs, sessions)),
-            "speed.csv": to_csv(SPEED_COLUMNS, (row for s in sessions for row in speed_rows(s))),
-            "history.csv": to_csv(("run_id", "model", "dataset", "seed", "epoch", "metric", "value"), history),
-            "timings.csv": to_csv(("session", "recipe", *sample_columns), timings),
-            "environment.csv": to_csv(("record", "fact", "value"), environment),
-        }
+
+def views_of(runs: list[Record], sessions: list[Record]) -> dict[str, bytes]:
+    """The content of the CSV files by name, from the records."""
+    environment = [
+        {"record": r.get("run_id") or r["id"], "fact": fact, "value": value}
+        for r in (*runs, *sessions)
+        for fact, value in sorted(r.get("environment", {}).items())
+    ]
+    timings = [
+        {"session": s["id"], "recipe": s["recipe"]["name"], **sample} for s in sessions for sample in s["samples"]
+    ]
+    history = [row for run in runs for row in long_history(run)]
+    sample_columns = ("model", "kind", "block", "position", "batch_size", "calls", "seconds")
+    return {
+        "results.csv": to_csv(RESULT_COLUMNS, results(runs, sessions)),
+        "speed.csv": to_csv(SPEED_COLUMNS, (row for s in sessions for row in speed_rows(s))),
+        "history.csv": to_csv(("run_id", "model", "dataset", "seed", "epoch", "metric", "value"), history),
+        "timings.csv": to_csv(("session", "recipe", *sample_columns), timings),
+        "environment.csv": to_csv(("record", "fact", "value"), environment),
+    }
 
 
 def history_csv(history: Iterable[Any]) -> bytes:

@@ -103,31 +103,47 @@ class Comparison:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What stores hold, read once, every text in it inert; `damaged` names what cannot be believed."""
+
+    runs: list[Record]
+    sessions: list[Record]
+    damaged: list[str]
+
+
 def frame(stores: list[Store]) -> pd.DataFrame:
     """Every run as a row with results.csv's columns; from the records, because pandas would read a model NA as nan."""
-    runs, sessions = _load(stores)
-    return pd.DataFrame(results(runs, sessions), columns=list(RESULT_COLUMNS))
+    found = load(stores)
+    return pd.DataFrame(results(found.runs, found.sessions), columns=list(RESULT_COLUMNS))
 
 
 def history_frame(stores: list[Store]) -> pd.DataFrame:
     """One row an epoch: run_id, model, dataset, seed and the columns of a run's history.csv."""
+    return history_of(load(stores))
+
+
+def history_of(found: Loaded) -> pd.DataFrame:
+    """`history_frame` of stores that were read already."""
     rows = []
-    for run in _load(stores)[0]:
+    for run in found.runs:
         spec = run["spec"]
         about = {"run_id": run["run_id"], "model": spec["model"], "dataset": spec["data"]["name"], "seed": spec["seed"]}
         rows += [{**about, **epoch} for epoch in run.get("history", [])]
     return pd.DataFrame(rows)
 
 
-def _load(stores: list[Store], damaged: list[str] | None = None) -> tuple[list[Record], list[Record]]:
+def load(stores: list[Store]) -> Loaded:
+    """Every run and session of these stores, each once, in the order in which they were started."""
     runs: dict[str, Record] = {}
+    damaged: list[str] = []
     every = [inert_record(r) for store in stores for r in store.runs(damaged)]
     for run in sorted(every, key=lambda r: r["started"]):
         # The same run in two stores is one run: the newest that went well, and a failure only where none did.
         if run["status"] == "ok" or runs.get(run["run_id"], run)["status"] != "ok":
             runs[run["run_id"]] = run
     sessions = {s["id"]: inert_record(s) for store in stores for s in store.sessions(damaged)}
-    return list(runs.values()), sorted(sessions.values(), key=lambda s: s["started"])
+    return Loaded(list(runs.values()), sorted(sessions.values(), key=lambda s: s["started"]), damaged)
 
 
 def _conditions(run: Record) -> str:
@@ -142,8 +158,12 @@ def compare(stores: list[Store], reference: str = REFERENCE, by_device: bool = T
     Raises UserError, unless `by_device`, where the same data and recipe were measured under different comparability
     keys, and says which part differs: their speeds must not be read off one page as if they were one measurement.
     """
-    damaged: list[str] = []
-    runs, sessions = _load(stores, damaged)
+    return compare_loaded(load(stores), reference, by_device)
+
+
+def compare_loaded(found: Loaded, reference: str = REFERENCE, by_device: bool = True) -> list[Comparison]:
+    """`compare` for stores that were read already."""
+    runs, sessions, damaged = found.runs, found.sessions, found.damaged
     groups: dict[str, list[Record]] = {}
     for run in runs:
         if run["status"] == "ok":
@@ -489,4 +509,4 @@ def _latex(comparison: Comparison) -> str:
 
 def speed_frame(stores: list[Store]) -> pd.DataFrame:
     """Every row of speed.csv, from the records."""
-    return pd.DataFrame([row for session in _load(stores)[1] for row in speed_rows(session)])
+    return pd.DataFrame([row for session in load(stores).sessions for row in speed_rows(session)])
