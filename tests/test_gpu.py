@@ -202,3 +202,82 @@ def test_a_continued_run_goes_on_from_its_checkpoint(tiny_npz: Path, tmp_path: P
     assert record["metrics"]["segments"] == 2
     losses = [[row["train_loss"] for row in r["history"]] for r in (whole, record)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_graphed_step_is_the_eager_one(name: str, optimizer: str) -> None:
+    """Losses of ten steps with a falling learning rate; bf16's rounding times a few orders of summation."""
+    from bench.settings import SETTINGS
+    from bench.step import arrange, make_optimizer, make_step, set_lr
+
+    device, recipe = torch.device("cuda"), replace(shared(), batch_size=16, precision="bf16", optimizer=optimizer)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(10, 16, 3, 32, 32, generator=generator).to(device)
+    labels = torch.randint(10, (10, 16), generator=generator).to(device)
+    losses = {}
+    for setting in (SETTINGS["eager"], SETTINGS["graphed"]):
+        torch.manual_seed(0)
+        model = arrange(build(name, 10, 32), setting).to(device).train()
+        optimiser = make_optimizer(model, recipe, setting.graphed)
+        told: list[str] = []
+        step = make_step(model, optimiser, recipe, setting, device, told.append)
+        found = []
+        for number in range(10):
+            set_lr(optimiser, 1e-3 / (1 + number))
+            found.append(step(images[number].contiguous(memory_format=torch.channels_last), labels[number]))
+        assert told == []
+        assert step.used == setting.name
+        losses[setting.name] = torch.stack(found).cpu()
+    torch.testing.assert_close(losses["graphed"], losses["eager"], rtol=0.02, atol=0.02)
+
+
+def test_dropout_draws_the_same_in_a_graph() -> None:
+    from bench.settings import SETTINGS
+    from bench.step import make_optimizer, make_step
+
+    device, recipe = torch.device("cuda"), replace(shared(), batch_size=32, precision="fp32")
+    images, labels = torch.randn(32, 100, device=device), torch.randint(10, (32,), device=device)
+    losses = []
+    for name in ("eager", "graphed"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.Dropout(0.5), torch.nn.Linear(100, 10)).to(
+            device
+        )
+        optimizer = make_optimizer(model, recipe, name == "graphed")
+        step = make_step(model, optimizer, recipe, SETTINGS[name], device)
+        losses.append(torch.stack([step(images, labels) for _ in range(5)]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["compiled", "graphed", "tuned"])
+def test_settings_from_the_command_line(
+    bench: Callable[..., CompletedProcess[str]], tiny_npz: Path, tmp_path: Path, setting: str
+) -> None:
+    data = ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "2", "--batch-size", "20"]
+    done = bench(*data, "--models=vit_params", "--setting", setting, "--tune-limit=30s", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "could not be had" not in done.stdout
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert set(results["setting"]) == {setting}
+    assert setting == "tuned" or set(results["setting_used"]) == {setting}
+
+
+def test_an_epoch_of_training_never_waits() -> None:
+    """The whole loop under torch's alarm, which `train` itself sets off only at the epoch's end."""
+    from bench.train import Clock, train
+
+    batches = Batches.create(*cifar_like(), replace(shared(), batch_size=64, epochs=1), 10, 0, torch.device("cuda"))
+    model = build("resnet20", 10, 32).to("cuda", memory_format=torch.channels_last)
+    clock, seen = Clock(lambda: 0.0, lambda: None), []
+
+    def on_step(step: int) -> None:
+        seen.append(step)
+        torch.cuda.set_sync_debug_mode("error" if 1 <= step < batches.steps else "default")
+
+    try:
+        with pytest.raises(StopIteration):
+            train(model, batches, lambda: next(iter(())), batches.recipe, torch.device("cuda"), clock, clock, on_step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == list(range(1, batches.steps + 1))
