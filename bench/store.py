@@ -254,7 +254,7 @@ def long_history(run: Record) -> list[dict[str, Any]]:
         {**about, "epoch": epoch["epoch"], "metric": metric, "value": value}
         for epoch in run.get("history", [])
         for metric, value in epoch.items()
-        if metric != "epoch"
+        if metric != "epoch" and not (metric in NOT_SHARED and shared_device(run))
     ]
 
 

@@ -21,7 +21,7 @@ import torch
 from bench import environment
 from bench.limits import random_batches
 from bench.recipes import shared
-from bench.session import lay_out
+from bench.step import arrange
 from bench.spec import Recipe, Setting
 from bench.timing import Stopwatch, calls_for, make_tasks, stopwatch_of
 from models.registry import build, expand_names
@@ -97,7 +97,7 @@ def main() -> None:
     made = recipes(precision)
     loaders = {name: loader_task(recipe, device) for name, recipe in made.items()}
     for model in expand_names(arguments.models):
-        network = lay_out(build(model, CLASSES, SIZE), setting).to(device)
+        network = arrange(build(model, CLASSES, SIZE), setting).to(device)
         step, *_ = make_tasks(model, network, made["crop + flip"], CLASSES, SIZE, device, setting)
         step.prepare()
         report(model, seconds_a_batch({**loaders, "step": (step.call, 1)}, arguments.rounds, stopwatch))

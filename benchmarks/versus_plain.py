@@ -94,7 +94,7 @@ def ceilings(recipe: Any, device: Any) -> Any:
     from bench import limits
     from bench.timing import stopwatch_of
 
-    batches = limits.random_batches(recipe.batch_size, 32, recipe.crop_padding, recipe.flip, device)
+    batches = limits.random_batches(recipe, 10, 32, device)
     return limits.measure_ceilings(device, recipe.precision, batches, stopwatch_of(device, time.perf_counter))
 
 

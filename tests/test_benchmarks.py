@@ -28,6 +28,17 @@ def build(num_classes, image_size):
 """
 
 
+SCRIPTS = sorted(p for p in (ROOT / "benchmarks").glob("*.py") if "parse_args()" in p.read_text())
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
+def test_every_script_says_what_it_is_for(path: Path) -> None:
+    """It starts at all: whatever it imports is there."""
+    done = subprocess.run([sys.executable, path, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
+
+
 class Side:
     """A contender that takes `cost` seconds a step, more in each start by that start's own luck."""
 
