@@ -208,7 +208,7 @@ def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3 * math.ceil(len(found) / 4)), dpi=130, layout="constrained")
-    panels = figure.subplots(math.ceil(len(found) / 4), 4, squeeze=False).flat
+    panels = list(figure.subplots(math.ceil(len(found) / 4), 4, squeeze=False).flat)
     for panel, (name, points) in zip(panels, found.items(), strict=False):
         sizes, seconds = (np.array(values, float) for values in zip(*points, strict=True))
         exponent = fit(sizes, seconds)
@@ -223,7 +223,7 @@ def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
         panel.minorticks_off()
         panel.set_ylabel("seconds", fontsize=8)
         panel.legend(frameon=False, fontsize=8)
-    for panel in panels:
+    for panel in panels[len(found) :]:
         panel.set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.supxlabel(f"{environment.device_name(DEVICE)}, torch {torch.__version__}", fontsize=7, color="0.35")

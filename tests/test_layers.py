@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASURES = ("train", "timing", "cost", "limits", "energy")
-COMPOSERS = {f"bench.{n}" for n in ("runner", "session", "store", "cli", "sweep", "speed", "executors")}
+MEASURES = ("train", "step", "timing", "cost", "limits", "energy")
+COMPOSED = ("runner", "session", "runs", "tune", "store", "cli", "sweep", "speed", "executors")
+COMPOSERS = {f"bench.{n}" for n in COMPOSED}
 
 
 def imports(path: Path) -> set[str]:
@@ -49,7 +50,7 @@ def test_models_never_import_bench(path: Path) -> None:
     "path",
     [
         *sorted((ROOT / "bench/data").glob("*.py")),
-        *(ROOT / f"bench/{n}.py" for n in ("train", "timing", "cost", "limits", "energy")),
+        *(ROOT / f"bench/{n}.py" for n in MEASURES),
     ],
     ids=lambda p: p.name,
 )
@@ -83,6 +84,8 @@ assert "torch" not in sys.modules, "torch was imported"
         "from bench.cli import main; assert main(['list', 'datasets']) == 0",
         "from bench.cli import main; assert main(['list', 'recipes']) == 0",
         "from bench.cli import main; assert main(['list', 'presets']) == 0",
+        "from bench.cli import main; assert main(['list', 'settings']) == 0",
+        "from bench.cli import main; assert main(['--setting', 'turned']) == 2",
         "from bench.cli import main; assert main(['--models', 'vit_tinny']) == 2",
         "from bench.cli import main; assert main(['--models', 'seresnet', '--recipe', 'sharde']) == 2",
         "from bench.cli import main; assert main(['--models', 'seresnet', '--seeds', '1,,2']) == 2",
