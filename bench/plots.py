@@ -148,7 +148,9 @@ def accuracy_vs_flops(axes: Axes, comparison: Comparison, history: pd.DataFrame)
 def accuracy_vs_seconds(axes: Axes, comparison: Comparison, history: pd.DataFrame) -> bool:
     """Validation accuracy after each epoch against seconds on the training clock; a line a seed."""
     ends: list[tuple[float, float, str, str]] = []
-    runs = history[history["run_id"].isin(comparison.run_ids)].dropna(subset="train_seconds") if len(history) else history
+    runs = (
+        history[history["run_id"].isin(comparison.run_ids)].dropna(subset="train_seconds") if len(history) else history
+    )
     for model, lines in runs.groupby("model") if len(runs) else ():
         shade = colour(comparison, str(model))
         marker = MARKERS[next(row.family for row in comparison.rows if row.model == model)]

@@ -130,7 +130,9 @@ def history_of(found: Loaded) -> pd.DataFrame:
         spec = run["spec"]
         about = {"run_id": run["run_id"], "model": spec["model"], "dataset": spec["data"]["name"], "seed": spec["seed"]}
         hidden = dict.fromkeys(NOT_SHARED, None) if shared_device(run) else {}
-        rows += [{**about, **epoch, **{k: v for k, v in hidden.items() if k in epoch}} for epoch in run.get("history", [])]
+        rows += [
+            {**about, **epoch, **{k: v for k, v in hidden.items() if k in epoch}} for epoch in run.get("history", [])
+        ]
     return pd.DataFrame(rows)
 
 

@@ -21,8 +21,8 @@ import torch
 from bench import environment
 from bench.limits import random_batches
 from bench.recipes import shared
-from bench.step import arrange
 from bench.spec import Recipe, Setting
+from bench.step import arrange
 from bench.timing import Stopwatch, calls_for, make_tasks, stopwatch_of
 from models.registry import build, expand_names
 

@@ -174,7 +174,8 @@ def test_no_crop_and_no_flip_where_the_recipe_has_none() -> None:
 
 
 def test_every_op_strength_sign_and_centre_equally_often_and_independently() -> None:
-    drawn = [batches(STRONG).draw(epoch) for epoch in range(600)]
+    made = batches(STRONG)
+    drawn = [made.draw(epoch) for epoch in range(600)]
     ways = torch.cat([d.ways for d in drawn]).numpy()
     rows, columns = torch.cat([d.centres for d in drawn], 1).numpy()
     coins = torch.cat([d.coins for d in drawn]).numpy().astype(int)
@@ -193,7 +194,8 @@ def test_every_op_strength_sign_and_centre_equally_often_and_independently() -> 
 
 def test_one_lambda_a_batch_from_beta() -> None:
     recipe = replace(PLAIN, mixup=0.2, batch_size=2)
-    shares = torch.cat([batches(recipe).draw(epoch).mixes[1] for epoch in range(80)])
+    made = batches(recipe)
+    shares = torch.cat([made.draw(epoch).mixes[1] for epoch in range(80)])
     assert len(shares) == 80 * 25
     assert stats.kstest(shares.double().numpy(), stats.beta(0.2, 0.2).cdf).pvalue > SIGNIFICANT
 

@@ -24,8 +24,10 @@ from models.tables import tables_to_buffers
 
 META = torch.device("meta")
 RECIPE = replace(shared(), epochs=1, batch_size=4, precision="fp32")
-IMAGES = np.zeros((12, 32, 32, 3), np.uint8)
-LABELS = np.zeros(12, np.int64)
+IMAGES = np.zeros((8, 32, 32, 3), np.uint8)
+LABELS = np.zeros(8, np.int64)
+# Deeper ones of the same blocks would say nothing new, and take seconds.
+MODELS = [name for name in CATALOGUE if not name.endswith("110")]
 
 
 class Transfers(TorchDispatchMode):
@@ -70,7 +72,7 @@ def one_epoch(
     return steps, {step: seen[step] - seen[step - 1] for step in range(2, steps + 1)}, error
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", MODELS)
 def test_an_epoch_without_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps are taken; the first to read anything is the look at the losses after the last one."""
     check_epoch(*one_epoch(build(name, 10, 32).to(META), monkeypatch))
@@ -82,11 +84,11 @@ def test_strong_augmentation_without_the_host(monkeypatch: pytest.MonkeyPatch) -
 
 
 def check_epoch(steps: int, transfers: dict[int, int], error: Exception | None) -> None:
-    """Three steps, no transfer after the first, which follows the epoch's draws, and a read at the end."""
-    assert steps == 3, error
+    """Two steps, no transfer after the first, which follows the epoch's draws, and a read at the end."""
+    assert steps == 2, error
     assert error is not None
     assert "isfinite" in _source(error), "the epoch's end reads the losses"
-    assert transfers == {2: 0, 3: 0}
+    assert transfers == {2: 0}
 
 
 def _source(error: Exception) -> str:
@@ -122,7 +124,7 @@ class Carries(nn.Module):
 
 def test_the_test_sees_a_read_and_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one_epoch(Reads().to(META), monkeypatch)[0] == 0
-    assert one_epoch(Carries().to(META), monkeypatch)[1] == {2: 1, 3: 1}
+    assert one_epoch(Carries().to(META), monkeypatch)[1] == {2: 1}
 
 
 def test_a_table_becomes_a_buffer_and_stays_out_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,4 +134,4 @@ def test_a_table_becomes_a_buffer_and_stays_out_of_the_weights(monkeypatch: pyte
     tables_to_buffers(model)
     assert torch.equal(model(images), before)
     assert set(model.state_dict()) == names
-    assert one_epoch(model.to(META), monkeypatch)[1] == {2: 0, 3: 0}
+    assert one_epoch(model.to(META), monkeypatch)[1] == {2: 0}
