@@ -10,7 +10,7 @@ bench: $(INSTALLED)  ## install, then train, time and compare two models on the 
 	$(BIN)/python run_bench.py --models seresnet,vit_tiny
 
 test: $(INSTALLED)  ## install, then run the tests that need neither a GPU nor a network
-	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: lint test  ## ruff, mypy and the tests: what CI runs
 

@@ -69,6 +69,9 @@ def filled(record: Record) -> Record:
             new[part] = {**defaults, **new[part]}
     if isinstance(new.get("spec"), dict):
         new["spec"] = filled(new["spec"])
+    if isinstance(new.get("settings"), dict):  # a session's, by model
+        later = LATER_DEFAULTS["setting"]
+        new["settings"] = {k: {**later, **v} if isinstance(v, dict) else v for k, v in new["settings"].items()}
     return new
 
 

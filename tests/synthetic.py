@@ -116,7 +116,7 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
         "started": started,
         "models": list(seconds),
         "sources": dict.fromkeys(seconds, ""),
-        "settings": {model: {"name": "eager", "memory_format": "channels_last"} for model in seconds},
+        "settings": {model: asdict(Setting()) for model in seconds},
         "reference": "seresnet",
         "stopped": "narrow",
         "blocks": len(next(iter(seconds.values()))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.files import to_csv, write_atomically
+from bench.spec import LATER, Setting, content_id, to_dict
 from bench.store import RESULT_COLUMNS, Store, sessions_of
 from tests.conftest import ROOT
 from tests.synthetic import failure, record, session, spec, write_store
@@ -117,8 +119,29 @@ def test_a_session_under_other_conditions_is_not_joined() -> None:
     newer = session({"seresnet": [1.0]}, started="2026-02-01T00:00:00.000+00:00")
     assert sessions_of(run, [timed, newer]) == [timed, newer]
     assert sessions_of(record(spec("vit_tiny"), 0.8), [timed]) == []
+    tuned, found = Setting("tuned"), Setting("tuned", memory_format="contiguous")
+    timed |= {"key": {**timed["key"], "policy": "tuned"}, "settings": {"seresnet": asdict(found)}}
+    assert sessions_of(record(spec("seresnet", setting=found), 0.9), [timed]) == [timed]
+    assert sessions_of(record(spec("seresnet", setting=tuned), 0.9), [timed]) == [], "another search found another"
     edited = record(spec("seresnet", model_source="f00"), 0.9)
     assert sessions_of(edited, [timed]) == [], "an edited model does not inherit the speed of its former self"
+
+
+def test_records_without_later_fields_were_made_under_their_defaults(tmp_path: Path) -> None:
+    """As commit e264175 wrote them: neither recipes nor settings had what came later, and names were hashes without."""
+    store, of = Store(tmp_path), spec("seresnet")
+    old = {**record(of, 0.9), "spec": to_dict(of)}
+    timed = session({"seresnet": [1.0]})
+    for holder in (old["spec"], timed):
+        holder["recipe"] = {k: v for k, v in holder["recipe"].items() if k not in LATER["recipe"]}
+    old["spec"]["setting"] = timed["settings"]["seresnet"] = {"name": "eager", "memory_format": "channels_last"}
+    assert old["run_id"].endswith(content_id(old["spec"])), "the name that it had then"
+    store.write_record(of, old)
+    store.write_session(timed["id"], timed)
+    (run,), (session_read,) = store.runs(), store.sessions()
+    assert run["spec"] == to_dict(of)
+    assert sessions_of(run, [session_read]) == [session_read]
+    assert store.is_done(of)
 
 
 def test_a_broken_record_is_left_out_and_named(tmp_path: Path) -> None:
