@@ -226,7 +226,7 @@ def sharing(at_once: int, spec: RunSpec) -> Iterator[Company]:
     """The circumstances for several runs on one device; child processes inherit them. Put back at the end.
 
     CPU: each gets its share of the threads, but under --deterministic, where sums must be taken in the same order as
-    alone; threads that wait sleep instead of spinning, which took six times as long here (LOG.md, 2026-11-22). CUDA:
+    alone; threads that wait sleep instead of spinning, which halved the speed here (LOG.md, 2026-11-22). CUDA:
     NVIDIA's MPS where it is installed, so that kernels of several processes run side by side.
     """
     if at_once == 1:

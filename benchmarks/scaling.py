@@ -206,6 +206,7 @@ def commands(store: Path, folder: Path) -> dict[str, list[float]]:
 def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
     """Every series on logarithmic axes, its fit, and a line of exponent 1 through its middle."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(12, 3 * math.ceil(len(found) / 4)), dpi=130, layout="constrained")
     panels = list(figure.subplots(math.ceil(len(found) / 4), 4, squeeze=False).flat)
@@ -218,9 +219,14 @@ def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
         panel.loglog(sizes, seconds, "o", color="#0072B2", markersize=4)
         panel.loglog(ends, level * (ends / middle) ** exponent.value, color="#0072B2", label="fit")
         panel.loglog(ends, level * (ends / middle), "--", color="0.6", label="linear")
-        panel.set_title(f"{name}: {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f})", fontsize=9)
+        title = f"exponent {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f})"
+        panel.set_title(title, fontsize=9)
         panel.set_xticks(sorted(set(sizes)), [f"{size:,.0f}" for size in sorted(set(sizes))], fontsize=8)
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.tick_params(axis="y", labelsize=8)
+        panel.set_xlabel(name, fontsize=8)
         panel.set_ylabel("seconds", fontsize=8)
         panel.legend(frameon=False, fontsize=8)
     for panel in panels[len(found) :]:
