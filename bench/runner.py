@@ -208,6 +208,7 @@ def run_one(
             start=state,
             setting=spec.setting,
             on_note=hear,
+            runs_at_once=company.runs,
         )
         # the only time that a finished run has looked at the test set
         test = look(HeldOut.create(arrays.test_x, arrays.test_y, batches))
@@ -224,7 +225,7 @@ def run_one(
         "train_images": len(batches.labels),
         "test_images": len(arrays.test_y),
         "checkpoint_seconds": keeper.seconds,
-        "runs_at_once": company.runs,
+        "runs_at_once": trained.runs_at_once,
         "peak_memory_bytes": environment.peak_memory_bytes(device),
         "wall_seconds": time.perf_counter() - begin,
     }

@@ -100,7 +100,7 @@ def train_all(todo: list[RunSpec], plan: Plan, store: Store, display: Display, v
                     else:
                         failures += status != "ok"
                     views.rebuild_if_due()
-            if elsewhere == waiting:
+            if len(elsewhere) == len(waiting):
                 time.sleep(LOOK_SECONDS)
             waiting = elsewhere
     return failures
@@ -262,13 +262,16 @@ def mps() -> Iterator[None]:
         names = {f"CUDA_MPS_{kind}_DIRECTORY": str(Path(folder) / kind.lower()) for kind in ("PIPE", "LOG")}
         for path in names.values():
             Path(path).mkdir()
-        started = subprocess.run([control, "-d"], env={**os.environ, **names}, capture_output=True).returncode == 0
+        # The daemon would number the one GPU that is visible anew, and its clients would look for the old number.
+        own = {k: v for k, v in {**os.environ, **names}.items() if k != "CUDA_VISIBLE_DEVICES"}
+        started = subprocess.run([control, "-d"], env=own, capture_output=True).returncode == 0
         if started:
             os.environ.update(names)
         try:
             yield
         finally:
             if started:
-                subprocess.run([control], input=b"quit\n", env=os.environ, capture_output=True, timeout=60)
+                with contextlib.suppress(subprocess.TimeoutExpired, OSError):  # what was trained is safe already
+                    subprocess.run([control], input=b"quit\n", env=own, capture_output=True, timeout=60)
                 for name in names:
                     del os.environ[name]

@@ -69,9 +69,13 @@ def filled(record: Record) -> Record:
             new[part] = {**defaults, **new[part]}
     if isinstance(new.get("spec"), dict):
         new["spec"] = filled(new["spec"])
+    later = LATER_DEFAULTS["setting"]
     if isinstance(new.get("settings"), dict):  # a session's, by model
-        later = LATER_DEFAULTS["setting"]
         new["settings"] = {k: {**later, **v} if isinstance(v, dict) else v for k, v in new["settings"].items()}
+    if isinstance(new.get("chosen"), dict):  # a search's
+        new["chosen"] = {**later, **new["chosen"]}
+    if isinstance(new.get("candidates"), list):
+        new["candidates"] = [filled(row) if isinstance(row, dict) else row for row in new["candidates"]]
     return new
 
 

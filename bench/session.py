@@ -20,7 +20,7 @@ from bench import energy, environment, limits
 from bench.cost import train_flops
 from bench.schema import SCHEMA, Record
 from bench.settings import keep_compiled_code
-from bench.spec import SessionSpec, content_id, slug
+from bench.spec import SessionSpec, Setting, content_id, slug
 from bench.status import one_line, status_of
 from bench.step import Note, arrange
 from bench.store import Store, now, session_key
@@ -216,8 +216,12 @@ def _limits(
         report({"event": "task", "model": task.model})
         report({"event": "stage", "text": f"what limits {task.model}"})
         one = train_flops(models[task.model], spec.image_size)
-        task.prepare()
-        work = limits.count_work(task.call, None if one is None else one * task.images)
+        # Counted on an eager twin: a replay or compiled code does not show its operators.
+        _, twins = build(replace(spec, setting=Setting(), own_settings=(), batch_sizes=(1,)), task.model)
+        twin = next(t for t in twins if t.kind == "train")
+        twin.prepare()
+        work = limits.count_work(twin.call, None if one is None else one * task.images)
+        del twin, twins
         seconds = statistics.median(
             s.seconds_per_call for s in timed.samples if s.model == task.model and s.kind == "train"
         )
@@ -241,8 +245,9 @@ def _twice_the_batch(spec: SessionSpec, task: Task) -> float | None:
     device = torch.device(spec.device)
     stopwatch = stopwatch_of(device, time.perf_counter)
     double = replace(spec, recipe=replace(spec.recipe, batch_size=2 * task.images), batch_sizes=(1,))
+    not_as_set: list[str] = []
     try:
-        _, made = build(double, task.model)
+        _, made = build(double, task.model, not_as_set.append)
         twice = next(t for t in made if t.kind == "train")
         ratios = []
         for t in (task, twice):
@@ -253,7 +258,7 @@ def _twice_the_batch(spec: SessionSpec, task: Task) -> float | None:
             once = stopwatch(task.call, 1)
             twice.prepare()
             ratios.append(2 * once / stopwatch(twice.call, 1))
-        return statistics.median(ratios)
+        return None if not_as_set else statistics.median(ratios)
     except (RuntimeError, MemoryError):  # out of memory, in any of its disguises: there is no such experiment then
         return None
 

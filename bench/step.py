@@ -9,9 +9,11 @@ note says why.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,9 +25,8 @@ Plain = Callable[[Tensor, Tensor], Tensor]
 Note = Callable[[str], None]
 # Takes a call without arguments, returns another that repeats its kernels and gives the same tensor, filled anew.
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-WARM_UP = (
-    3  # steps before a capture: allocator, cuBLAS workspaces and the optimizer's state settle (torch's CUDA notes)
-)
+COMPILATIONS = 4096  # of one function in a process at most: models x settings x batch sizes
+WARM_UP = 3  # calls before a capture, as torch's notes on CUDA graphs ask: workspaces, the optimizer's state
 
 
 class Step(Protocol):
@@ -98,9 +99,15 @@ def attention(setting: Setting) -> contextlib.AbstractContextManager[object]:
 
 
 def compiled(function: Callable[..., Tensor], setting: Setting) -> Callable[..., Tensor]:
-    """The function through torch.compile where the setting has a mode; shapes are fixed."""
+    """The function through torch.compile where the setting has a mode; shapes are fixed.
+
+    torch counts compilations by the code of the function, which all models of a process share, and beyond a limit of 8
+    would run eagerly with a warning in a log. Here the limit is above any session's, and reaching it is an error.
+    """
     if not setting.compile_mode:
         return function
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILATIONS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(function, mode=setting.compile_mode, dynamic=False)
 
 
@@ -249,7 +256,7 @@ def remember(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.d
             yield from (((index, name), value) for name, value in state.items() if isinstance(value, Tensor))
 
     kept = {name: tensor.detach().clone() for name, tensor in changing()}
-    streams = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    streams = random_streams(device)
 
     @torch.no_grad()
     def undo() -> None:
@@ -258,17 +265,43 @@ def remember(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.d
                 tensor.copy_(kept[name])
             else:
                 tensor.zero_()
-        torch.set_rng_state(streams[0])
-        if streams[1] is not None:
-            torch.cuda.set_rng_state(streams[1], device)
+        set_random_streams(streams, device)
 
     return undo
 
 
+def random_streams(device: torch.device) -> dict[str, Any]:
+    """The states of every global random generator, as tensors and plain data: dropout draws from them."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    streams = {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *(float(x) for x in rest)],
+    }
+    return streams | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_streams(streams: dict[str, Any], device: torch.device) -> None:
+    """What random_streams took, put back."""
+    torch.set_rng_state(streams["torch"])
+    version, words, gauss = streams["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = streams["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(streams["cuda"], device)
+
+
 def graphed(step: Plain, images: Tensor, targets: Tensor, capture: Capture) -> Plain:
-    """The step as a replay over copies of its inputs. Raises what the warm-up or the capture raises."""
+    """The step as a replay over copies of its inputs. Raises what the warm-up or the capture raises, and RuntimeError
+    for a model that draws from Python's or numpy's random numbers: a graph would repeat one draw for ever.
+    """
     own_images, own_targets = images.clone(), targets.clone()  # clone keeps the strides
+    drawn = _host_draws()
     replay = capture(lambda: step(own_images, own_targets))
+    if drawn != _host_draws():
+        raise RuntimeError("the model draws from Python's or numpy's random numbers, and a graph would repeat one draw")
 
     def again(images: Tensor, targets: Tensor) -> Tensor:
         own_images.copy_(images)
@@ -276,6 +309,12 @@ def graphed(step: Plain, images: Tensor, targets: Tensor, capture: Capture) -> P
         return replay().clone()  # the next replay overwrites it
 
     return again
+
+
+def _host_draws() -> tuple[Any, ...]:
+    """Python's and numpy's random streams, to be compared."""
+    _, keys, position, *_ = np.random.get_state()
+    return random.getstate(), position, np.asarray(keys).tobytes()
 
 
 def cuda_capture(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -287,7 +326,7 @@ def cuda_capture(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the loader's thread may allocate meanwhile
         out = call()
 
     def replay() -> Tensor:

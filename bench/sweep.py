@@ -282,6 +282,20 @@ def time_under(
     return session is not None and not session["failures"]
 
 
+def both_settings(plan: Plan, store: Store) -> list[Record]:
+    """The newest sessions of a tuned plan's models, recipe and conditions: under `eager`, then as tuned."""
+    found = []
+    for name in ("eager", "tuned"):
+        done = []
+        for spec in plan.specs:
+            record, other = store.record(spec), dataclasses.replace(spec, setting=SETTINGS[name])
+            if record is not None and record["status"] == "ok":
+                done.append({**record, "spec": to_dict(spec if name == "tuned" else other)})
+        fits = (s for s in reversed(store.sessions()) if done and all(sessions_of(record, [s]) for record in done))
+        found += [session for session in [next(fits, None)] if session is not None]
+    return found
+
+
 def finish(plan: Plan, store: Store, display: Display) -> bool:
     """Plots, the table of this plan's comparison, and where everything is. False where the plots failed."""
     drawn, written = False, [store.root / name for name in VIEWS]
@@ -299,10 +313,7 @@ def finish(plan: Plan, store: Store, display: Display) -> bool:
     ]
     display.line("\n" + tables.render(comparisons, "text", display.console.width).rstrip() + "\n")
     if plan.specs[0].setting.name == "tuned":
-        models = {spec.model for spec in plan.specs}
-        named = {s["key"]["policy"]: s for s in store.sessions() if models >= {*s["models"]}}
-        both = [named[policy] for policy in map(settings.policy, ("eager", "tuned")) if policy in named]
-        display.line(render_settings(both, display.console.width))
+        display.line(render_settings(both_settings(plan, store), display.console.width))
     for path in written:
         display.line(f"wrote {path}")
     return drawn

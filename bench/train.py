@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from bench.data.loader import Batches
 from bench.errors import Diverged, Interrupted
 from bench.spec import Recipe, Setting
-from bench.step import autocast, make_optimizer, make_step, set_lr
+from bench.step import autocast, make_optimizer, make_step, random_streams, set_lr, set_random_streams
 
 Numbered = tuple[int, tuple[Tensor, Tensor]]  # a batch with its number in the epoch
 
@@ -89,6 +88,7 @@ class Trained:
     samples_seen: int
     segments: int = 1  # one more for every continuation; the first step of each is not in train_seconds
     setting_used: str = "eager"  # what really ran the steps
+    runs_at_once: int = 1  # on the device, the most of any segment: above 1 the seconds mean nothing
 
 
 class Keeper(Protocol):
@@ -112,6 +112,7 @@ class Progress:
     segments: int = 0
     first_step_seconds: float = 0.0  # of the first segment
     train_seconds: float = 0.0
+    runs_at_once: int = 1  # on the device, the most of any segment
     history: list[Epoch] = field(default_factory=list)
 
 
@@ -124,29 +125,6 @@ def lr_factor(step: int, steps: int, warmup_steps: float) -> float:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def random_streams(device: torch.device) -> dict[str, Any]:
-    """The states of every global random generator, as tensors and plain data: dropout draws from them."""
-    version, words, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    streams = {
-        "torch": torch.get_rng_state(),
-        "python": [version, list(words), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *(float(x) for x in rest)],
-    }
-    return streams | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def set_random_streams(streams: dict[str, Any], device: torch.device) -> None:
-    """What random_streams took, put back."""
-    torch.set_rng_state(streams["torch"])
-    version, words, gauss = streams["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = streams["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(streams["cuda"], device)
 
 
 def snapshot(
@@ -198,6 +176,7 @@ def train(
     start: dict[str, Any] | None = None,
     setting: Setting | None = None,
     on_note: Callable[[str], None] = lambda text: None,
+    runs_at_once: int = 1,
 ) -> Trained:
     """Train for the recipe's epochs, validating after each; from `start`, a snapshot, where one is given.
 
@@ -218,6 +197,7 @@ def train(
         progress, losses = restore(start, model, optimizer, device)
         clock.seconds = progress.train_seconds
     progress.segments += 1
+    progress.runs_at_once = max(progress.runs_at_once, runs_at_once)
     fresh, held_out = True, None
 
     def run(steps: Iterator[Numbered], losses: Tensor) -> None:
@@ -283,6 +263,7 @@ def train(
         samples_seen=total * batches.batch_size,
         segments=progress.segments,
         setting_used=step_model.used,
+        runs_at_once=progress.runs_at_once,
     )
 
 

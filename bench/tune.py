@@ -7,6 +7,7 @@ search is kept in the store under the conditions that decide it, and is not repe
 
 from __future__ import annotations
 
+import gc
 import random
 import statistics
 import time
@@ -98,13 +99,20 @@ def search(spec: SessionSpec, name: str, skip: dict[int, dict[str, str]], report
         best = min(best, once)
         row |= {"status": "slower", "trial_seconds": once}
         tasks[index] = (task, calls_for(once, SAMPLE_SECONDS[spec.device]))
-    kept = [i for i in tasks if i == 0 or rows[i]["trial_seconds"] <= CLEARLY_SLOWER * best]
+        # What is out gives its memory back before the next one is tried.
+        tasks = {i: t for i, t in tasks.items() if i == 0 or rows[i]["trial_seconds"] <= CLEARLY_SLOWER * best}
+        del task
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    kept = list(tasks)
     rng = random.Random(0)
     for number in range(MOST_ROUNDS):
         if number >= FEWEST_ROUNDS and time.perf_counter() - begin > spec.seconds:
             break
-        report({"event": "stage", "text": f"{len(kept)} candidates in turns, round {number + 1}"})
+        about = f"{len(kept)} candidates in turns, round {number + 1}"
         for index in rng.sample(kept, len(kept)):
+            report({"event": "turn", "index": index, "text": about})  # so that a crash has a culprit
             task, calls = tasks[index]
             task.prepare()
             rows[index]["seconds"].append(stopwatch(task.call, calls) / calls)
@@ -213,7 +221,7 @@ def _search_in_a_child(spec: SessionSpec, facts: dict[str, Any], store: Store, d
         at = [-1]
 
         def hear(event: dict[str, Any], at: list[int] = at) -> None:
-            if event["event"] == "candidate":
+            if event["event"] in ("candidate", "turn"):
                 at[0] = event["index"]
             display.session_event(event)
 

@@ -13,7 +13,7 @@ def tables_to_buffers(model: nn.Module) -> nn.Module:
     """Register each module's plain tensors as buffers outside the state_dict; returns the same model."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and not hasattr(type(module), name):  # a class's default would hide the buffer
                 delattr(module, name)
                 module.register_buffer(name, value, persistent=False)
     return model

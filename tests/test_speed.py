@@ -18,7 +18,7 @@ from bench.presets import parse_batch_sizes
 from bench.progress import Display, make_console
 from bench.runner import session_of
 from bench.schema import Damaged, seal, validate
-from bench.session_table import render_session
+from bench.session_table import render_session, render_settings
 from bench.speed import time_together, try_each
 from bench.store import SPEED_COLUMNS, Store, speed_rows
 from bench.tables import compare
@@ -91,6 +91,20 @@ def test_nobody_is_blamed_for_a_disk(blocked: str, tmp_path: Path, capsys: pytes
     assert printed.count("failed: FileExistsError") == 1
     assert f"File exists: '{tmp_path / blocked}'" in printed
     assert "no model was at work" in printed
+
+
+def test_settings_side_by_side() -> None:
+    """A column each; what was found stands beside the model; a session of old has no settings."""
+    eager, tuned = session({"seresnet": [1.0] * 3, "vit": [2.0] * 3}), session({"vit": [1.0] * 3})
+    tuned |= {"key": {**tuned["key"], "policy": "tuned"}}
+    tuned["settings"]["vit"] |= {"attention": "explicit", "compile_mode": "default"}
+    lines = render_settings([eager, tuned]).splitlines()
+    (row,) = (line.split() for line in lines if line.startswith("vit"))
+    assert row[:3] == ["vit", "64.0", "128"]
+    assert " ".join(row[3:]) == "channels_last, compiled (default), explicit attention"
+    (row,) = (line.split() for line in lines if line.startswith("seresnet"))
+    assert row == ["seresnet", "128", "–", "–"]
+    assert "tuned" not in render_settings([{**eager, "settings": {}}])
 
 
 def test_explain_prints_where_a_step_goes(bench: Bench) -> None:

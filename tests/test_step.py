@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -104,6 +105,42 @@ def test_a_capture_that_fails_half_way_is_told_and_leaves_no_trace() -> None:
     ]
     assert losses == wanted
     assert all(torch.equal(weights[name], others[name]) for name in others)
+
+
+def test_a_model_that_draws_from_python_is_not_frozen_into_a_graph() -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3 * 32 * 32, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x.flatten(1)) * random.random()
+
+    def losses(setting: Setting, **more: object) -> tuple[list[float], str]:
+        random.seed(4)
+        torch.manual_seed(1)
+        found, _, used = trained(Draws(), setting, **more)
+        return found, used
+
+    told: list[str] = []
+    wanted, _ = losses(Setting())
+    assert losses(Setting("graphed", graphed=True), capture=warmed_up, note=told.append) == (wanted, "eager")
+    assert "would repeat one draw" in told[0]
+
+
+def test_more_compilations_than_torch_counts_are_not_silently_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's limit of 8 for one function's code is raised; at the limit the step says that it is eager."""
+    monkeypatch.setattr("bench.step.COMPILATIONS", 1)
+    torch._dynamo.reset()
+    told: list[str] = []
+    for width in (3, 4):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, width), nn.Linear(width, 10))
+        step = make_step(model, make_optimizer(model, RECIPE), RECIPE, COMPILED, CPU, told.append)
+        step(*batches(1)[0])
+    torch._dynamo.reset()
+    assert len(told) == 1
+    assert "compiled could not be had, eager instead" in told[0]
+    assert step.used == "eager"
 
 
 def test_a_step_out_of_memory_is_not_hidden_by_the_eager_one() -> None:

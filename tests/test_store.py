@@ -12,6 +12,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.files import to_csv, write_atomically
+from bench.schema import filled
 from bench.spec import LATER, Setting, content_id, to_dict
 from bench.store import RESULT_COLUMNS, Store, sessions_of
 from tests.conftest import ROOT
@@ -138,6 +139,9 @@ def test_records_without_later_fields_were_made_under_their_defaults(tmp_path: P
     assert old["run_id"].endswith(content_id(old["spec"])), "the name that it had then"
     store.write_record(of, old)
     store.write_session(timed["id"], timed)
+    two = {"name": "eager", "memory_format": "channels_last"}
+    search = filled({"chosen": two, "candidates": [{"setting": two}]})
+    assert search == {"chosen": asdict(Setting()), "candidates": [{"setting": asdict(Setting())}]}
     (run,), (session_read,) = store.runs(), store.sessions()
     assert run["spec"] == to_dict(of)
     assert sessions_of(run, [session_read]) == [session_read]

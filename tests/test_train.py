@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -191,3 +192,26 @@ def test_bf16_runs_under_autocast() -> None:
     run(model, replace(RECIPE, precision="bf16", epochs=1))
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+class Kept:
+    """A keeper that takes a snapshot after the first steps, and no other."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, object] | None = None
+
+    def due(self) -> bool:
+        return self.state is None
+
+    def save(self, step: int, state: dict[str, object]) -> None:
+        self.state = copy.deepcopy(state)
+
+
+def test_a_run_that_once_shared_its_device_says_so_when_it_goes_on_alone() -> None:
+    """Its seconds hold those of the shared segment."""
+    keeper = Kept()
+    shared_run, _, _ = run(small_model(), keeper=keeper, runs_at_once=4)
+    alone, _, _ = run(small_model(), start=keeper.state)
+    never, _, _ = run(small_model())
+    assert (shared_run.runs_at_once, alone.runs_at_once, never.runs_at_once) == (4, 4, 1)
+    assert [epoch.val_loss for epoch in alone.history] == [epoch.val_loss for epoch in shared_run.history]
