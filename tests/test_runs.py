@@ -112,9 +112,9 @@ def test_mps_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="module")
-def words(tiny_npz: Path) -> list[str]:
+def words(tiny_npz: Path, factory: Path) -> list[str]:
     sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]
-    return [*sweep, "--models=resnet20,vit_params", "--deterministic", "--epochs=2"]
+    return [*sweep, f"--models=vit_params,{factory}:fine", "--deterministic", "--epochs=2"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: five here, fifty in `make faults`."""
+"""kill -9 at random moments: three here, fifty in `make faults`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.store import Store
 from tests.faults.processes import children, gone, is_spawned, learned, start
 
 Bench = Callable[..., "CompletedProcess[str]"]
-KILLS = int(os.environ.get("SEVIT_KILLS", "5"))
+KILLS = int(os.environ.get("SEVIT_KILLS", "3"))
 
 
 def test_kill_9_at_random_moments(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
