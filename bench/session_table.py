@@ -44,7 +44,8 @@ def inert_record(value: Any) -> Any:
     if isinstance(value, str):
         return inert(value)
     if isinstance(value, dict):
-        return {inert_record(k): inert_record(v) for k, v in value.items()}
+        # most are numbers, of which there are hundreds of thousands in a large store
+        return {inert(k): inert_record(v) if isinstance(v, str | dict | list) else v for k, v in value.items()}
     return [inert_record(v) for v in value] if isinstance(value, list) else value
 
 
