@@ -58,6 +58,11 @@ def _flush_directory(folder: Path) -> None:
         os.close(handle)
 
 
+def cache_dir() -> Path:
+    """Where this user's caches are: downloads, compiled code."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sevit-bench"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a crash left half written; only the folder's owner may call this."""
     for path in folder.rglob(f"{TEMPORARY}*"):

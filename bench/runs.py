@@ -27,12 +27,11 @@ from bench.progress import Display
 from bench.runner import ALONE, Company, DataSource, child_run, failure_record, save_traceback
 from bench.schema import Record
 from bench.spec import RunSpec
-from bench.store import Store, now
+from bench.store import LOOK_SECONDS, Store, now, shared_device
 
 BUSY = "being run by"
 # Between two rebuilds of the CSV files: at least so long, and at least so many times the last one's duration.
 REFRESH_SECONDS, REFRESH_PAUSE = 60.0, 100.0
-LOOK_SECONDS = 2.0  # between two looks at whether another process has finished a run
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def result_line(record: Record) -> str:
     """What a finished run found, for the screen."""
     metrics = record["metrics"]
     found = f"test accuracy {100 * metrics['accuracy']:.2f} %"
-    if metrics["runs_at_once"] > 1:
+    if shared_device(record):
         return found
     return f"{found}, {metrics['train_seconds']:.1f} s of training, first step {metrics['first_step_seconds']:.1f} s"
 
@@ -189,34 +188,39 @@ def each(
         return
     queue, ended, stop = deque(specs), deque[tuple[RunSpec, str]](), threading.Event()
     raised: list[BaseException] = []
+    # Not Thread.join: interrupted by Ctrl-C, Python 3.11's takes a thread at work for one that has ended.
+    left = [threading.Event() for _ in range(min(at_once, len(specs)))]
 
-    def work() -> None:
+    def work(gone: threading.Event) -> None:
         # Ctrl-C reaches every process of the terminal; blocked here, it is in the children too, who are asked to stop
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with contextlib.suppress(IndexError):
-            while not stop.is_set():
-                spec = queue.popleft()
+        try:
+            while queue and not stop.is_set():
                 try:
-                    ended.append((spec, one(spec, stop)))
-                except BaseException as error:
-                    raised.append(error)
-                    stop.set()
+                    spec = queue.popleft()
+                except IndexError:  # another took the last one
+                    break
+                ended.append((spec, one(spec, stop)))
+        except BaseException as error:
+            raised.append(error)
+            stop.set()
+        finally:
+            gone.set()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(specs)))]
-    for thread in threads:
-        thread.start()
+    for gone in left:
+        threading.Thread(target=work, args=(gone,), daemon=True).start()
     try:
-        while any(thread.is_alive() for thread in threads) or ended:
+        while not all(gone.is_set() for gone in left) or ended:
             while ended:
                 yield ended.popleft()
-            for thread in threads:
-                thread.join(LOOK_SECONDS / 10)
+            for gone in left:
+                gone.wait(LOOK_SECONDS / 10)
             meanwhile()
     finally:
         stop.set()
-        for thread in threads:
-            thread.join(2 * GRACE_SECONDS)  # daemons: a second interruption leaves them, and their children, behind
+        for gone in left:
+            gone.wait(2 * GRACE_SECONDS)  # daemons: a second interruption leaves them, and their children, behind
     if raised:
         raise raised[0]
 

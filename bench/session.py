@@ -20,7 +20,7 @@ from bench import energy, environment, limits
 from bench.cost import train_flops
 from bench.schema import SCHEMA, Record
 from bench.settings import keep_compiled_code
-from bench.spec import SessionSpec, Setting, content_id, slug
+from bench.spec import SessionSpec, content_id, slug
 from bench.status import one_line, status_of
 from bench.step import Note, arrange
 from bench.store import Store, now, session_key
@@ -216,12 +216,13 @@ def _limits(
         report({"event": "task", "model": task.model})
         report({"event": "stage", "text": f"what limits {task.model}"})
         one = train_flops(models[task.model], spec.image_size)
-        # Counted on an eager twin: a replay or compiled code does not show its operators.
-        _, twins = build(replace(spec, setting=Setting(), own_settings=(), batch_sizes=(1,)), task.model)
-        twin = next(t for t in twins if t.kind == "train")
+        setting, twin = spec.setting_of(task.model), task
+        if setting.compile_mode or setting.graphed:  # which do not show their operators: an eager twin does
+            eager = replace(setting, compile_mode="", graphed=False)
+            _, twins = build(replace(spec, setting=eager, own_settings=(), batch_sizes=(1,)), task.model)
+            twin = next(t for t in twins if t.kind == "train")
         twin.prepare()
         work = limits.count_work(twin.call, None if one is None else one * task.images)
-        del twin, twins
         seconds = statistics.median(
             s.seconds_per_call for s in timed.samples if s.model == task.model and s.kind == "train"
         )

@@ -10,9 +10,9 @@ import os
 import shutil
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import cache_dir
 from bench.spec import Setting
 from models.registry import suggest
 
@@ -91,6 +91,5 @@ def policy(setting: str) -> str:
 
 def keep_compiled_code() -> None:
     """Let torch keep what it compiles in an ordinary cache directory, for child processes and later runs."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(cache) / "sevit-bench" / "compiled"))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(Path(cache) / "sevit-bench" / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,7 +29,6 @@ TRIAL_SECONDS = 1800.0  # for one model alone, every task twice; each may be com
 SECONDS_A_MODEL = 60.0  # of timing, where no --time-limit is given
 # Over the time limit, with this much for each model: building, compiling, limits, energy; then the session hangs.
 SLACK_SECONDS, SLACK_A_MODEL = 900.0, 300.0
-LOOK_SECONDS = 2.0
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 32, 128, 512, 2048)}
 
 
@@ -135,9 +133,8 @@ def time_together(
         timeout = spec.seconds + SLACK_SECONDS + SLACK_A_MODEL * len(left)
         outcome = call(child_session, (spec, found, store.root), hear, timeout, grace=0)
         if outcome.status == "busy":
-            display.line(f"  {outcome.message} is timing in this store; waiting")  # two at once would spoil both
-            while store.timing_owner():
-                time.sleep(LOOK_SECONDS)
+            display.line(f"  {outcome.message} is timing in this store; waiting")
+            store.wait_for_timing()
             if theirs := made_meanwhile():
                 return theirs
             continue

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.data.loader import FORMATS
 from bench.spec import Recipe, Setting
 from bench.status import one_line, status_of
 
@@ -88,13 +90,11 @@ def arrange(model: nn.Module, setting: Setting) -> nn.Module:
 
 def layout(setting: Setting) -> torch.memory_format:
     """torch's name of the setting's memory format."""
-    return {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}[setting.memory_format]
+    return FORMATS[setting.memory_format]
 
 
 def attention(setting: Setting) -> contextlib.AbstractContextManager[object]:
     """Within, scaled_dot_product_attention is torch's best kernel, or under `math` a sequence of plain operators."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     return sdpa_kernel(SDPBackend.MATH) if setting.attention == "math" else contextlib.nullcontext()
 
 

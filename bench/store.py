@@ -16,6 +16,7 @@ import contextlib
 import math
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ REFERENCE = "seresnet"  # the model that ratios are to, where it is among those 
 RUN_FILES = ("history.csv", "predictions.npz")  # beside the record, which holds their checksums
 VIEWS = ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv")
 VIEWS_WAIT_SECONDS = 60.0
+LOOK_SECONDS = 2.0  # between two looks at whether another process has finished
 RELEASE_SECONDS = 5.0  # until the kernel has cleared up after a process that was killed
 
 # What a reader opens first; a missing value is an empty cell, in every row the same columns.
@@ -110,6 +112,11 @@ class Store:
     def timing_owner(self) -> str | None:
         """Who is timing now, or None."""
         return holder(self.root / "locks" / "timing.lock")
+
+    def wait_for_timing(self) -> None:
+        """Until nobody is timing in this store: two at once would spoil both."""
+        while self.timing_owner():
+            time.sleep(LOOK_SECONDS)
 
     def _lock(self, run_id: str) -> Path:
         return self.root / "locks" / f"{run_id}.lock"

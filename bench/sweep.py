@@ -265,35 +265,28 @@ def time_under(
     setting: str, specs: list[RunSpec], store: Store, display: Display, limit: float | None, again: bool
 ) -> bool:
     """One session of these runs' models under a setting, unless there is one. False where one could not be timed."""
-    other = setting != specs[0].setting.name
-    as_set = [dataclasses.replace(spec, setting=SETTINGS[setting]) if other else spec for spec in specs]
-    done = [(r, new) for old, new in zip(specs, as_set, strict=True) if (r := store.record(old)) is not None]
 
     def fitting() -> Record | None:
-        """The newest session that has all of them, if there is one."""
-        sessions = store.sessions()
-        fit = ({s["id"] for s in sessions_of({**record, "spec": to_dict(spec)}, sessions)} for record, spec in done)
-        common = set.intersection(*fit)
-        return next((s for s in reversed(sessions) if s["id"] in common), None)
+        return timed_under(setting, specs, store)
 
     if not again and fitting():
         return True
+    as_set = [_under(setting, spec) for spec in specs]
     session = time_together(session_of(as_set, limit or SESSION_SECONDS_A_MODEL * len(specs)), store, display, fitting)
     return session is not None and not session["failures"]
 
 
-def both_settings(plan: Plan, store: Store) -> list[Record]:
-    """The newest sessions of a tuned plan's models, recipe and conditions: under `eager`, then as tuned."""
-    found = []
-    for name in ("eager", "tuned"):
-        done = []
-        for spec in plan.specs:
-            record, other = store.record(spec), dataclasses.replace(spec, setting=SETTINGS[name])
-            if record is not None and record["status"] == "ok":
-                done.append({**record, "spec": to_dict(spec if name == "tuned" else other)})
-        fits = (s for s in reversed(store.sessions()) if done and all(sessions_of(record, [s]) for record in done))
-        found += [session for session in [next(fits, None)] if session is not None]
-    return found
+def timed_under(setting: str, specs: list[RunSpec], store: Store) -> Record | None:
+    """The newest session under a setting that timed all of these runs that finished, if there is one."""
+    found = [(record, _under(setting, spec)) for spec in specs if (record := store.record(spec)) is not None]
+    done = [{**record, "spec": to_dict(as_set)} for record, as_set in found if record["status"] == "ok"]
+    fits = (s for s in reversed(store.sessions()) if done and all(sessions_of(record, [s]) for record in done))
+    return next(fits, None)
+
+
+def _under(setting: str, spec: RunSpec) -> RunSpec:
+    """The run under a setting for all, or as it is where that is the setting it was asked for."""
+    return spec if setting == spec.setting.name else dataclasses.replace(spec, setting=SETTINGS[setting])
 
 
 def finish(plan: Plan, store: Store, display: Display) -> bool:
@@ -313,7 +306,8 @@ def finish(plan: Plan, store: Store, display: Display) -> bool:
     ]
     display.line("\n" + tables.render(comparisons, "text", display.console.width).rstrip() + "\n")
     if plan.specs[0].setting.name == "tuned":
-        display.line(render_settings(both_settings(plan, store), display.console.width))
+        both = [s for name in ("eager", "tuned") if (s := timed_under(name, plan.specs, store)) is not None]
+        display.line(render_settings(both, display.console.width))
     for path in written:
         display.line(f"wrote {path}")
     return drawn

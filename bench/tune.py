@@ -38,7 +38,6 @@ CLEARLY_SLOWER = 1.5  # times the best in its first trial: out
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 15
 SAMPLE_SECONDS = {"cpu": 0.2, "cuda": 0.05}
 NO_FINDING = 0.01  # copies of one network differ by as much on a CPU (docs/measurement.md)
-LOOK_SECONDS = 2.0
 
 # --- in the child --------------------------------------------------------------------------------------------------
 
@@ -231,8 +230,7 @@ def _search_in_a_child(spec: SessionSpec, facts: dict[str, Any], store: Store, d
             return record
         if outcome.status == "busy":
             display.line(f"  {outcome.message} is timing in this store; waiting")
-            while store.timing_owner():
-                time.sleep(LOOK_SECONDS)
+            store.wait_for_timing()
             continue
         if at[0] < 0:
             display.line(

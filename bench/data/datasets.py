@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.errors import UserError
+from bench.files import cache_dir
 from bench.spec import DataRef
 from models.registry import suggest
 
@@ -357,8 +358,7 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
 
 def default_data_dir() -> Path:
     """SEVIT_DATA, or an ordinary cache directory."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("SEVIT_DATA") or Path(cache) / "sevit-bench")
+    return Path(os.environ.get("SEVIT_DATA") or cache_dir())
 
 
 SOURCES: dict[str, Source] = {
