@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.budget import parse_budget
 from bench.files import from_json, sha256
 from bench.schema import Record, filled
 from bench.spec import content_id, spec_id
@@ -62,10 +63,16 @@ def run_problems(store: Store, run: Record) -> Iterator[str]:
 
 
 def history_problems(run: Record) -> Iterator[str]:
-    """Epochs from 1 to the recipe's, in order; seconds and samples never fall; the last row is what the metrics say."""
-    history, metrics = run["history"], run["metrics"]
-    if [row["epoch"] for row in history] != list(range(1, run["spec"]["recipe"]["epochs"] + 1)):
+    """Epochs in order to the recipe's; seconds and samples never fall; the last row is what the metrics say."""
+    history, metrics, recipe = run["history"], run["metrics"], run["spec"]["recipe"]
+    epochs = [row["epoch"] for row in history]
+    if not recipe["budget"] and not recipe["validations"] and epochs != list(range(1, recipe["epochs"] + 1)):
         yield "its epochs are not 1 to the recipe's, each once and in order"
+    if epochs != sorted(set(epochs)):
+        yield "its epochs are not in order, each once"
+    budget = parse_budget(recipe["budget"]) if recipe["budget"] else None
+    if budget and budget.kind == "samples" and metrics["samples_seen"] != budget.amount:
+        yield "it saw another number of samples than its budget"
     for field in ("train_seconds", "samples_seen"):
         values = [row[field] for row in history]
         if values != sorted(values):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bench import recipes
+from bench.budget import parse_budget, parse_fraction
 from bench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER, Terminated, UserError
 from bench.files import inert
 from bench.presets import PRESETS, parse_batch_sizes, parse_duration, parse_seeds
@@ -55,8 +56,13 @@ def make_parser() -> Parser:
     run.add_argument("--recipe", metavar="NAME", help="see `list recipes`; also a .toml file")
     run.add_argument("--seeds", metavar="LIST", help="such as 0 or 0,1,2 or 0-4")
     run.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    run.add_argument("--budget", metavar="AMOUNT", help="such as 50epochs, 10min, 2PFLOP or 1Msamples a run")
+    run.add_argument("--track", default="", metavar="NAME", help="shared, family or both: tuned models, see the README")
+    run.add_argument("--trial-budget", default="", metavar="AMOUNT", help="of a first trial; default: a tenth of a run")
+    run.add_argument("--target", type=float, metavar="SHARE", help="validation accuracy such as 0.9 to be timed")
+    run.add_argument("--validations", type=int, metavar="N", help="in a run; default: after each epoch, or 10")
     run.add_argument("--batch-size", type=int, metavar="N", help="instead of the recipe's")
-    run.add_argument("--train-fraction", type=float, default=1.0, metavar="F", help="a stratified share of the images")
+    run.add_argument("--train-fraction", default="1", metavar="F", help="stratified shares of the images, by commas")
     run.add_argument("--image-size", type=int, metavar="PX", help="resize to this; default: the data set's own")
     run.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     run.add_argument(
@@ -184,6 +190,15 @@ def run(arguments: argparse.Namespace) -> int:
     (arguments.setting, *others) = parse_settings(arguments.setting)
     if others:
         raise UserError("--setting of run is one for all; `time` takes several")
+    arguments.track = recipes.parse_tracks(arguments.track)
+    arguments.train_fraction = parse_fraction(arguments.train_fraction)
+    for flag in ("budget", "trial_budget"):
+        if text := getattr(arguments, flag):
+            parse_budget(text, f"--{flag.replace('_', '-')}")
+    if arguments.target is not None and not 0 < arguments.target < 1:
+        raise UserError(f"--target must lie between 0 and 1, such as 0.9, not {arguments.target:g}")
+    if arguments.trial_budget and not arguments.track:
+        raise UserError("--trial-budget is of the searches in a track; add --track shared, family or both")
     _read_durations(arguments, "run_timeout", "timing_limit", "tune_limit")
     from bench import sweep
 

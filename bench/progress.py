@@ -6,6 +6,7 @@ Bars on a terminal, plain lines elsewhere (a log, CI), from the same events.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -60,13 +61,13 @@ class Display:
         self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
 
     @contextlib.contextmanager
-    def run(self, title: str, steps: int, epochs: int, batch_size: int, prefix: str = "  ") -> Iterator[RunBar]:
-        """A run of `steps` training steps in all; its lines begin with `prefix`, which tells several at once apart."""
+    def run(self, title: str, batch_size: int, prefix: str = "  ") -> Iterator[RunBar]:
+        """A run, as long as it says itself; its lines begin with `prefix`, which tells several at once apart."""
         self._clear()
         self.line(title)
-        task = self._bars.add_task(title, total=steps, note="starting")
+        task = self._bars.add_task(title, total=None, note="starting")
         try:
-            yield RunBar(self, self._bars, task, (steps, epochs, batch_size), prefix)
+            yield RunBar(self, self._bars, task, batch_size, prefix)
         finally:
             self._bars.remove_task(task)
 
@@ -91,11 +92,11 @@ class Display:
 
 
 class RunBar:
-    """What one run shows: a step moves its bar, an epoch writes a line."""
+    """What one run shows: a step moves its bar, a validation writes a line."""
 
-    def __init__(self, display: Display, bars: Progress, task: Any, size: tuple[int, int, int], prefix: str) -> None:
+    def __init__(self, display: Display, bars: Progress, task: Any, batch_size: int, prefix: str) -> None:
         self._display, self._bars, self._task, self._prefix = display, bars, task, prefix
-        self._steps, self._epochs, self._batch = size
+        self._steps, self._epochs, self._batch = 1, 1.0, batch_size
         self._first_step: tuple[float, int] | None = None
         self._last_epoch = ""
 
@@ -105,7 +106,10 @@ class RunBar:
 
     def event(self, event: dict[str, Any]) -> None:
         """Whatever the run's process reports."""
-        if event["event"] == "step":
+        if event["event"] == "planned":
+            self._steps, self._epochs = event["steps"], event["epochs"]
+            self._bars.update(self._task, total=self._steps)
+        elif event["event"] == "step":
             self._step(event["step"])
         elif event["event"] == "note":
             self.line(f"note: {event['text']}")
@@ -114,9 +118,9 @@ class RunBar:
         elif event["event"] == "epoch":
             done, seconds = event["epoch"], event["train_seconds"]
             speed = event["samples_seen"] / seconds if seconds else float("nan")
-            left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs else ""
+            left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs - 1e-9 else ""
             self._last_epoch = f"loss {event['train_loss']:.3f}  validation {100 * event['val_accuracy']:.1f} %"
-            self.line(f"epoch {done}/{self._epochs}  {self._last_epoch}  {speed:,.0f} images/s{left}")
+            self.line(f"epoch {_passes(done)}/{_passes(self._epochs)}  {self._last_epoch}  {speed:,.0f} images/s{left}")
 
     def _step(self, step: int) -> None:
         now = time.monotonic()
@@ -124,9 +128,18 @@ class RunBar:
             self._first_step = (now, step)
         since, first = self._first_step
         speed = (step - first) * self._batch / (now - since) if now > since and step > first else 0.0
-        epoch = min(self._epochs, 1 + (step - 1) * self._epochs // self._steps)
-        parts = [f"epoch {epoch}/{self._epochs}", self._last_epoch, f"{speed:,.0f} images/s" if speed else ""]
+        epoch = 1 + int((step - 1) * self._epochs / self._steps)
+        parts = [
+            f"epoch {epoch}/{math.ceil(self._epochs)}",
+            self._last_epoch,
+            f"{speed:,.0f} images/s" if speed else "",
+        ]
         self._bars.update(self._task, completed=step, note="  ".join(filter(None, parts)))
+
+
+def _passes(epochs: float) -> str:
+    """3, or 3.25 where it is not a whole number."""
+    return f"{epochs:.0f}" if abs(epochs - round(epochs)) < 1e-9 else f"{epochs:.2f}"
 
 
 def duration(seconds: float) -> str:

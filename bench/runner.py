@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import random
 import statistics
 import time
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from bench import environment
+from bench.budget import Course, samples_for
 from bench.checkpoint import SHARE, Checkpoints
 from bench.cost import Audit, count
 from bench.data import datasets
@@ -28,12 +30,13 @@ from bench.data.datasets import Dataset
 from bench.data.loader import Batches, HeldOut
 from bench.errors import Diverged
 from bench.files import write_atomically
+from bench.recipes import length
 from bench.schema import SCHEMA, Record
 from bench.session import build, synchroniser
 from bench.settings import keep_compiled_code
 from bench.spec import Recipe, RunSpec, SessionSpec, to_dict
 from bench.status import one_line
-from bench.step import arrange, make_optimizer
+from bench.step import arrange, make_optimizer, make_step, random_streams, set_random_streams
 from bench.store import REFERENCE, Store, history_csv, now, shared_device
 from bench.timing import stopwatch_of
 from bench.train import Clock, Evaluation, Trained, evaluate, restore, train
@@ -145,11 +148,13 @@ def run_one(
     report: Report,
     share: float = SHARE,
     company: Company = ALONE,
+    target: float | None = None,
 ) -> Record:
     """Data, model, cost, training, one look at the test set, record; from the last checkpoint where there is one.
 
     `report` may raise Interrupted: the training is saved, and Interrupted passed on. `share` of the time may go into
-    checkpoints. Raises what any step raises.
+    checkpoints. `target`: the validation accuracy whose time will be asked for, named before the training. Raises what
+    any step raises.
     """
     if dataset.ref != spec.data:
         raise RuntimeError(f"the data of '{spec.data.name}' changed since the sweep was planned")
@@ -192,6 +197,11 @@ def run_one(
 
     state = keeper.load(lambda found: _try_out(found, model, spec.recipe, batches.steps, device))
     if state is not None:
+        course, pace = course_of(spec.recipe, state["progress"]["samples"], batches.steps), None
+    else:
+        course, pace = plan_course(spec, batches, model, cost.get("train_flops_2x"), device)
+    tell({"event": "planned", "steps": course.steps, "epochs": course.epochs})
+    if state is not None:
         tell({"event": "continued", "step": state["progress"]["step"]})
     try:
         trained = train(
@@ -199,6 +209,7 @@ def run_one(
             batches,
             lambda: look(validation),
             spec.recipe,
+            course,
             device,
             clock,
             first_clock,
@@ -213,15 +224,17 @@ def run_one(
         # the only time that a finished run has looked at the test set
         test = look(HeldOut.create(arrays.test_x, arrays.test_y, batches))
         if not np.isfinite(test.losses).all():
-            raise Diverged(spec.recipe.epochs * batches.steps, "test loss")
+            raise Diverged(course.steps, "test loss")
     except Diverged:
         keeper.clear()  # the next attempt must not begin where this one went wrong
         raise
     streaming = [] if batches.resident else ["training images do not fit on the device: they were streamed to it"]
     metrics = {
-        **measured(trained, test, spec.recipe.batch_size),
+        **measured(trained, test, course),
         **cost,
-        "epochs": spec.recipe.epochs,
+        "epochs": course.epochs,
+        "pace_seconds": pace.seconds if pace else None,
+        "pace_images_per_second": pace.images_per_second if pace else None,
         "train_images": len(batches.labels),
         "test_images": len(arrays.test_y),
         "checkpoint_seconds": keeper.seconds,
@@ -236,6 +249,7 @@ def run_one(
         "spec": to_dict(spec),
         "family": registry.family(spec.model),
         "started": started,
+        **({} if target is None else {"target": target}),
         "metrics": metrics,
         "history": [asdict(epoch) for epoch in trained.history],
         "setting_used": trained.setting_used,
@@ -255,9 +269,7 @@ def run_one(
 def _try_out(state: dict[str, Any], model: nn.Module, recipe: Recipe, steps: int, device: torch.device) -> None:
     """Put a checkpoint into a copy first, so that one that fits only half leaves no trace. Raises what restore does."""
     trial = copy.deepcopy(model)
-    progress, losses = restore(state, trial, make_optimizer(trial, recipe), device)
-    if len(losses) != steps or len(progress.history) > recipe.epochs:
-        raise ValueError("its epochs have another length")
+    restore(state, trial, make_optimizer(trial, recipe), device, course_of(recipe, state["progress"]["samples"], steps))
 
 
 def make_batches(spec: RunSpec, dataset: Dataset, device: torch.device) -> Batches:
@@ -265,6 +277,63 @@ def make_batches(spec: RunSpec, dataset: Dataset, device: torch.device) -> Batch
     images, labels = dataset.arrays.train_x[dataset.train_index], dataset.arrays.train_y[dataset.train_index]
     layout = spec.setting.memory_format
     return Batches.create(images, labels, spec.recipe, spec.data.num_classes, spec.seed, device, layout)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A model's steady speed in its own training, measured before it, and the seconds that took."""
+
+    images_per_second: float
+    seconds: float
+
+
+PACE_SHARE, PACE_LEAST, PACE_MOST = 0.05, 1.0, 30.0  # of a budget in seconds, spent on measuring; seconds
+PACE_STEPS = 3  # before measuring, and at least while: allocation, compilation and caches are not the steady state
+
+
+def course_of(recipe: Recipe, samples: int, steps_per_epoch: int) -> Course:
+    """A training of so many samples under a recipe. Raises ValueError for less than a batch."""
+    return Course(samples, recipe.batch_size, steps_per_epoch, recipe.validations)
+
+
+def plan_course(
+    spec: RunSpec, batches: Batches, model: nn.Module, train_flops: float | None, device: torch.device
+) -> tuple[Course, Pace | None]:
+    """How long the run will be; for a budget in seconds by a measurement of its speed. Raises ValueError."""
+    recipe, budget = spec.recipe, length(spec.recipe)
+    if budget.kind == "epochs":
+        return course_of(recipe, recipe.epochs * batches.steps * batches.batch_size, batches.steps), None
+    pace = None
+    if budget.kind == "seconds":
+        limit = min(PACE_MOST, max(PACE_LEAST, PACE_SHARE * budget.amount))
+        pace = measure_pace(spec, batches, model, device, limit)
+    speed = pace.images_per_second if pace else None
+    return course_of(recipe, samples_for(budget, recipe.batch_size, train_flops, speed), batches.steps), pace
+
+
+def measure_pace(spec: RunSpec, batches: Batches, model: nn.Module, device: torch.device, limit: float) -> Pace:
+    """The speed of steps as the training will take them, loading included, on a copy; leaves no trace."""
+    begin, streams = time.perf_counter(), random_streams(device)
+    trial = copy.deepcopy(model).train()
+    optimizer = make_optimizer(trial, spec.recipe, capturable=spec.setting.graphed)
+    step = make_step(trial, optimizer, spec.recipe, spec.setting, device)
+    source = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
+    sync = synchroniser(device)
+
+    def seconds_of(steps: int) -> float:
+        sync()
+        start = time.perf_counter()
+        for images, labels in itertools.islice(source, steps):
+            step(images, labels)
+        sync()
+        return time.perf_counter() - start
+
+    seconds_of(PACE_STEPS)
+    once = seconds_of(PACE_STEPS) / PACE_STEPS
+    steps = max(PACE_STEPS, round(limit / once))
+    speed = steps * batches.batch_size / seconds_of(steps)
+    set_random_streams(streams, device)
+    return Pace(speed, time.perf_counter() - begin)
 
 
 def make_keeper(spec: RunSpec, model: nn.Module, store: Store, facts: dict[str, Any], share: float) -> Checkpoints:
@@ -277,9 +346,9 @@ def make_keeper(spec: RunSpec, model: nn.Module, store: Store, facts: dict[str, 
     return Checkpoints(store.run_dir(spec) / "checkpoints", about, size, share=share)
 
 
-def measured(trained: Trained, test: Evaluation, batch_size: int) -> dict[str, Any]:
+def measured(trained: Trained, test: Evaluation, course: Course) -> dict[str, Any]:
     """The figures of a training. `loop_images_per_second` is the training's own speed, loading included."""
-    steady = trained.samples_seen - trained.segments * batch_size  # each segment's first step is off the clock
+    steady = trained.samples_seen - trained.segments * course.batch_size  # each segment's first step is off the clock
     return {
         "accuracy": test.accuracy,
         "test_loss": test.loss,
@@ -323,6 +392,40 @@ def audit_notes(audit: Audit) -> list[str]:
     return notes
 
 
+def run_trial(spec: RunSpec, dataset: Dataset, report: Report) -> dict[str, Any]:
+    """Train and validate, without a look at the test set, a record or a checkpoint. Raises what a step raises."""
+    device = torch.device(spec.device)
+    environment.fix_numerics(spec.deterministic)
+    if spec.setting.compile_mode:
+        keep_compiled_code()
+    batches, model = make_batches(spec, dataset, device), build_model(spec)
+    flops = _cost(model, spec.data.image_size)[0].get("train_flops_2x") if length(spec.recipe).kind == "flops" else None
+    model = model.to(device)
+    clock, first = (Clock(time.perf_counter, synchroniser(device)) for _ in range(2))
+    arrays = dataset.arrays
+    validation = HeldOut.create(arrays.train_x[dataset.val_index], arrays.train_y[dataset.val_index], batches)
+    course, _ = plan_course(spec, batches, model, flops, device)
+    report({"event": "planned", "steps": course.steps, "epochs": course.epochs})
+    trained = train(
+        model,
+        batches,
+        lambda: evaluate(model, validation.batches(), device, spec.recipe.precision),
+        spec.recipe,
+        course,
+        device,
+        clock,
+        first,
+        on_step=lambda step: report({"event": "step", "step": step}),
+        setting=spec.setting,
+    )
+    return {
+        "samples": course.samples,
+        "train_seconds": trained.train_seconds,
+        "val_accuracy": trained.validation.accuracy,
+        "val_loss": trained.validation.loss,
+    }
+
+
 def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> None:
     """Per image the predicted class, the true one and the loss, of the validation and the test part, in data order."""
     buffer = io.BytesIO()
@@ -360,31 +463,48 @@ def child_probe(report: Report, names: list[str], num_classes: int, image_size: 
 
 
 def child_run(
-    report: Report, spec: RunSpec, source: DataSource, root: Path, again: bool, company: Company = ALONE
+    report: Report,
+    spec: RunSpec,
+    source: DataSource,
+    root: Path,
+    again: bool,
+    company: Company = ALONE,
+    target: float | None = None,
 ) -> None:
     """What a child process does for one run, as the only one: nothing, where another has done it meanwhile."""
     store = Store(root)
     with store.claim(spec.run_id):
         if again or not store.is_done(spec):
-            run_one(spec, source.load(), store, report, company=company)
+            run_one(spec, source.load(), store, report, company=company, target=target)
 
 
-def training_images(spec: RunSpec, train_images: int) -> int:
-    """Images that a run will have seen at its end."""
-    return spec.recipe.epochs * (train_images // spec.recipe.batch_size) * spec.recipe.batch_size
+def child_trial(report: Report, spec: RunSpec, source: DataSource) -> None:
+    """What a child process does for one trial of a search; its last event is what was found."""
+    report({"event": "trial", **run_trial(spec, source.load(), report)})
 
 
-def known_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> float | None:
-    """Training seconds of a run by the speed of the latest run of the same work, or None where there is none."""
+def training_images(spec: RunSpec, train_images: int) -> int | None:
+    """Images that a run will have seen at its end; None where its own speed or its FLOPs will decide."""
+    budget, batch = length(spec.recipe), spec.recipe.batch_size
+    if budget.kind == "epochs":
+        return spec.recipe.epochs * (train_images // batch) * batch
+    return samples_for(budget, batch) if budget.kind == "samples" else None
+
+
+def known_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> tuple[float | None, str]:
+    """(training seconds, their origin): the budget's, or by the speed of the latest run of the same work, or None."""
+    budget, images = length(spec.recipe), training_images(spec, train_images)
+    if budget.kind == "seconds":
+        return budget.amount, "its budget"
     for record in reversed(known):
         other, speed = record["spec"], record.get("metrics", {}).get("loop_images_per_second")
         mine = to_dict(spec)
         same = all(other[k] == mine[k] for k in ("model", "model_source", "device_name", "setting"))
         same = same and other["data"]["image_size"] == spec.data.image_size
         same = same and all(other["recipe"][k] == mine["recipe"][k] for k in ("batch_size", "precision", "optimizer"))
-        if same and speed and not shared_device(record):
-            return training_images(spec, train_images) / speed
-    return None
+        if same and speed and images and not shared_device(record):
+            return images / speed, "an earlier run"
+    return None, ""
 
 
 def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:
@@ -395,13 +515,17 @@ def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:
     stopwatch = stopwatch_of(torch.device(spec.device), time.perf_counter)
     stopwatch(task.call, 2)
     step = statistics.median(stopwatch(task.call, 1) for _ in range(3))
-    report({"event": "estimate", "seconds": step * training_images(spec, train_images) / spec.recipe.batch_size})
+    images = training_images(spec, train_images)
+    if images is None:
+        flops = count(build_model(spec), spec.data.image_size).train_flops_2x
+        images = samples_for(length(spec.recipe), spec.recipe.batch_size, flops)
+    report({"event": "estimate", "seconds": step * images / spec.recipe.batch_size})
 
 
 def session_of(specs: list[RunSpec], seconds: float) -> SessionSpec:
-    """The speed session for runs that differ in nothing but model and seed."""
+    """The speed session for runs that differ in nothing but model and seed, and in a track in the recipe."""
     first = specs[0]
-    conditions = {(s.data, s.recipe, s.setting.name, s.device) for s in specs}
+    conditions = {(s.data, s.recipe.batch_size, s.recipe.precision, s.setting.name, s.device) for s in specs}
     assert len(conditions) == 1, "one session, one set of conditions"
     names = [spec.model for spec in specs]
     return SessionSpec(
@@ -416,6 +540,7 @@ def session_of(specs: list[RunSpec], seconds: float) -> SessionSpec:
         deterministic=first.deterministic,
         seconds=seconds,
         own_settings=tuple((spec.model, spec.setting) for spec in specs),
+        own_recipes=tuple((spec.model, spec.recipe) for spec in specs) if first.recipe.track else (),
     )
 
 

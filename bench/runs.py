@@ -45,11 +45,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Manner:
-    """How a sweep's runs are to be run: seconds for each, whether what is done is repeated, how many at once."""
+    """How a sweep's runs are to be run: seconds for each, whether what is done is repeated, how many at once.
+
+    `target`: the validation accuracy whose time is asked for.
+    """
 
     timeout: float | None = None
     again: bool = False
     at_once: int = 1
+    target: float | None = None
 
 
 class Views:
@@ -127,9 +131,9 @@ def execute(
     if record is not None and record != before and record["status"] not in ("killed", "interrupted"):
         display.line(f"{title}\n  {record['status']}: done meanwhile by another process")
         return str(record["status"])
-    started, size = now(), (steps_of(spec, plan.dataset), spec.recipe.epochs, spec.recipe.batch_size)
-    with display.run(title, *size, prefix) as bar:
-        words = (spec, plan.source, store.root, manner.again, company)
+    started = now()
+    with display.run(title, spec.recipe.batch_size, prefix) as bar:
+        words = (spec, plan.source, store.root, manner.again, company, manner.target)
         try:
             outcome = call(child_run, words, bar.event, manner.timeout, stop=stop)
         except KeyboardInterrupt:
@@ -162,11 +166,6 @@ def result_line(record: Record) -> str:
     if shared_device(record):
         return found
     return f"{found}, {metrics['train_seconds']:.1f} s of training, first step {metrics['first_step_seconds']:.1f} s"
-
-
-def steps_of(spec: RunSpec, dataset: Dataset) -> int:
-    """Training steps of a run."""
-    return spec.recipe.epochs * (len(dataset.train_index) // spec.recipe.batch_size)
 
 
 # --- several at once -----------------------------------------------------------------------------------------------

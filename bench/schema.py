@@ -23,6 +23,9 @@ SCHEMA = 2  # of record.json and of speed sessions; raise it, and add to MIGRATI
 STATUSES = ("ok", "oom", "diverged", "failed", "timeout", "killed", "interrupted")
 
 
+KINDS = {"samples": "session", "candidates": "tuning", "trials": "search"}  # by a field that only they have
+
+
 class Damaged(ValueError):
     """A file of the store that cannot be believed; the message says why."""
 
@@ -72,7 +75,7 @@ def filled(record: Record) -> Record:
     later = LATER_DEFAULTS["setting"]
     if isinstance(new.get("settings"), dict):  # a session's, by model
         new["settings"] = {k: {**later, **v} if isinstance(v, dict) else v for k, v in new["settings"].items()}
-    if isinstance(new.get("chosen"), dict):  # a search's
+    if isinstance(new.get("chosen"), dict):  # a tuning's
         new["chosen"] = {**later, **new["chosen"]}
     if isinstance(new.get("candidates"), list):
         new["candidates"] = [filled(row) if isinstance(row, dict) else row for row in new["candidates"]]
@@ -83,7 +86,7 @@ def validate(record: Record, name: str) -> Record:
     """A record, session or search of today's schema. Raises Damaged that names the first thing wrong."""
     import fastjsonschema
 
-    kind = "session" if "samples" in record else "tuning" if "candidates" in record else "run"
+    kind = next((kind for field, kind in KINDS.items() if field in record), "run")
     try:
         _validator(kind)(record)
         if kind == "run" and record["status"] == "ok":
@@ -94,6 +97,8 @@ def validate(record: Record, name: str) -> Record:
         raise Damaged("it stands under another name than its own")
     if kind == "session":
         _check_samples(record)
+    if kind == "search" and record["chosen"] not in [None, *(trial["lr"] for trial in record["trials"])]:
+        raise Damaged("what it chose is not among its trials")
     if kind == "tuning" and record["chosen"] not in [row["setting"] for row in record["candidates"]]:
         raise Damaged("what it chose is not among its candidates")
     return record
@@ -177,11 +182,11 @@ def _of(made: type) -> Record:
 def _schemas() -> dict[str, Record]:
     spec = _of(RunSpec)
     recipe = spec["properties"]["recipe"]["properties"]
-    recipe |= {"epochs": _COUNT, "batch_size": _COUNT}
+    recipe |= {"epochs": {"type": "integer", "minimum": 0}, "batch_size": _COUNT}
     facts = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
     epoch = _object(
         {
-            "epoch": _COUNT,
+            "epoch": _POSITIVE,
             **dict.fromkeys(("train_loss", "val_loss", "lr", "train_seconds"), _AMOUNT),
             "val_accuracy": _SHARE,
             "samples_seen": _COUNT,
@@ -191,7 +196,8 @@ def _schemas() -> dict[str, Record]:
         **dict.fromkeys(("accuracy", "val_accuracy"), _SHARE),
         **dict.fromkeys(("test_loss", "train_seconds", "first_step_seconds", "checkpoint_seconds"), _AMOUNT),
         **dict.fromkeys(("flops", "params", "activations", "peak_memory_bytes", "loop_images_per_second"), _MAYBE),
-        **dict.fromkeys(("train_images", "test_images", "samples_seen", "epochs", "segments"), _COUNT),
+        **dict.fromkeys(("train_images", "test_images", "samples_seen", "segments"), _COUNT),
+        "epochs": _POSITIVE,
     }
     sample = {
         **dict.fromkeys(("model", "kind"), _TEXT),
@@ -225,7 +231,25 @@ def _schemas() -> dict[str, Record]:
         "message": _TEXT,
         "seconds": {"type": "array", "items": _POSITIVE},
     }
+    trial = {
+        "lr": _POSITIVE,
+        "rung": {"type": "integer", "minimum": 0, "maximum": 10},
+        "status": {"enum": list(STATUSES)},
+        "message": _TEXT,
+        **dict.fromkeys(("samples", "train_seconds"), _AMOUNT),
+        "val_accuracy": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "val_loss": _MAYBE,
+    }
     return {
+        "search": _object(
+            {
+                **dict.fromkeys(("id", "started", "budget"), _TEXT),
+                "spec": spec,
+                "trials": {"type": "array", "items": _object(trial)},
+                "chosen": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                "edge": {"type": "boolean"},
+            }
+        ),
         "tuning": _object(
             {
                 **dict.fromkeys(("id", "started", "model", "source"), _TEXT),
@@ -240,7 +264,7 @@ def _schemas() -> dict[str, Record]:
         ),
         "run": _object(
             {"run_id": _TEXT, "status": {"enum": list(STATUSES)}, "spec": spec, "family": _TEXT, "started": _TEXT},
-            **_where_given(message=_TEXT),
+            **_where_given(message=_TEXT, target=_SHARE),
         ),
         "finished": _object(
             {
@@ -279,7 +303,13 @@ def _schemas() -> dict[str, Record]:
                 "energy": _object({"source": _TEXT, "why_not": _TEXT}, **_where_given(joules_per_1000_images=joules)),
                 "environment": facts,
             },
-            **_where_given(half_width=_POSITIVE, planned_blocks=_COUNT, limit_seconds=_AMOUNT, seconds=_AMOUNT),
+            **_where_given(
+                recipes={"type": "object", "additionalProperties": spec["properties"]["recipe"]},
+                half_width=_POSITIVE,
+                planned_blocks=_COUNT,
+                limit_seconds=_AMOUNT,
+                seconds=_AMOUNT,
+            ),
         ),
     }
 

@@ -62,7 +62,7 @@ def build(spec: SessionSpec, name: str, note: Note = lambda text: None) -> tuple
         keep_compiled_code()
     torch.manual_seed(0)
     model = arrange(registry.build(name, spec.num_classes, spec.image_size), setting).to(device)
-    about = (spec.recipe, spec.num_classes, spec.image_size, device, setting, spec.batch_sizes)
+    about = (spec.recipe_of(name), spec.num_classes, spec.image_size, device, setting, spec.batch_sizes)
     return model, make_tasks(name, model, *about, note=note)
 
 
@@ -157,6 +157,7 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
         "kinds": list(KINDS),
         "key": key,
         "recipe": asdict(spec.recipe),
+        **({"recipes": {name: asdict(spec.recipe_of(name)) for name in names}} if spec.own_recipes else {}),
         "num_classes": spec.num_classes,
         "stopped": timed.stopped,
         "blocks": timed.blocks,
@@ -245,7 +246,8 @@ def _twice_the_batch(spec: SessionSpec, task: Task) -> float | None:
     """Images/s at twice the batch over those at once, in turns; None where twice does not fit."""
     device = torch.device(spec.device)
     stopwatch = stopwatch_of(device, time.perf_counter)
-    double = replace(spec, recipe=replace(spec.recipe, batch_size=2 * task.images), batch_sizes=(1,))
+    recipe = replace(spec.recipe_of(task.model), batch_size=2 * task.images)
+    double = replace(spec, recipe=recipe, own_recipes=(), batch_sizes=(1,))
     not_as_set: list[str] = []
     try:
         _, made = build(double, task.model, not_as_set.append)

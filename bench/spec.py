@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -21,7 +21,7 @@ class Recipe:
     """Everything that decides what is learned. Lengths in epochs, `crop_padding` in pixels at the data's own size."""
 
     name: str
-    epochs: int
+    epochs: int  # 0 under a budget
     batch_size: int
     optimizer: str  # adamw | sgd (Nesterov)
     lr: float
@@ -37,6 +37,9 @@ class Recipe:
     cutmix: float = 0.0
     clip_grad_norm: float = 0.0  # 0: none
     precision: str = "auto"  # auto: bf16 where the device has it natively, else fp32 | fp32 | bf16
+    budget: str = ""  # in samples, seconds or FLOP (budget.py) instead of epochs, which are 0 then
+    validations: int = 0  # evenly over the run; 0: after every epoch
+    track: str = ""  # shared | family: which comparison of tuned models the run belongs to (tracks.py)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ class Setting:
 
 # Fields that came after the first records. Those without them were made under their defaults, and a run_id leaves
 # them out at their defaults: so old runs stay themselves.
-LATER = {"recipe": ("policy", "cutout", "mixup", "cutmix"), "setting": ("compile_mode", "attention", "graphed")}
+LATER = {
+    "recipe": ("policy", "cutout", "mixup", "cutmix", "budget", "validations", "track"),
+    "setting": ("compile_mode", "attention", "graphed"),
+}
 LATER_DEFAULTS: dict[str, dict[str, Any]] = {
     part: {f.name: f.default for f in fields(made) if f.name in LATER[part]}
     for part, made in (("recipe", Recipe), ("setting", Setting))
@@ -110,10 +116,15 @@ class SessionSpec:
     seconds: float = 60.0  # of timing at most
     thorough: bool = False  # each model tried alone, memory, limits, energy
     own_settings: tuple[tuple[str, Setting], ...] = ()  # by model, under `tuned`
+    own_recipes: tuple[tuple[str, Recipe], ...] = ()  # by model, in a track
 
     def setting_of(self, model: str) -> Setting:
         """A model's own setting, or that for all."""
         return dict(self.own_settings).get(model, self.setting)
+
+    def recipe_of(self, model: str) -> Recipe:
+        """A model's own recipe, or that for all; of one batch size and precision."""
+        return dict(self.own_recipes).get(model, self.recipe)
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:
@@ -142,7 +153,7 @@ def slug(text: str) -> str:
 def expand(
     models: Iterable[tuple[str, str]],
     data: DataRef,
-    recipe: Recipe,
+    recipe: Recipe | Sequence[Recipe],
     setting: Setting,
     device: tuple[str, str],
     seeds: Iterable[int],
@@ -150,11 +161,12 @@ def expand(
 ) -> list[RunSpec]:
     """Models x seeds as specs, seed by seed, so that an unfinished sweep still has every model under equal seeds.
 
-    `models` are (name, model_source) pairs; `device` is (kind, name).
+    `models` are (name, model_source) pairs; `recipe` is one for all or one for each; `device` is (kind, name).
     """
     models = list(models)
+    own = [recipe] * len(models) if isinstance(recipe, Recipe) else recipe
     return [
-        RunSpec(name, data, recipe, setting, *device, seed, deterministic, source)
+        RunSpec(name, data, mine, setting, *device, seed, deterministic, source)
         for seed in seeds
-        for name, source in models
+        for (name, source), mine in zip(models, own, strict=True)
     ]

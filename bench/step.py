@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.data.loader import FORMATS
 from bench.spec import Recipe, Setting
@@ -95,7 +94,11 @@ def layout(setting: Setting) -> torch.memory_format:
 
 def attention(setting: Setting) -> contextlib.AbstractContextManager[object]:
     """Within, scaled_dot_product_attention is torch's best kernel, or under `math` a sequence of plain operators."""
-    return sdpa_kernel(SDPBackend.MATH) if setting.attention == "math" else contextlib.nullcontext()
+    if setting.attention != "math":
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # it loads scipy, which takes a second of every start
+
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def compiled(function: Callable[..., Tensor], setting: Setting) -> Callable[..., Tensor]:
@@ -210,7 +213,7 @@ class Eager:
 
 
 class Made:
-    """A step that is made at its first call, or given up there for the eager one."""
+    """A step that is made at its first call, for batches of that size, or given up there for the eager one."""
 
     def __init__(
         self,
@@ -223,11 +226,13 @@ class Made:
         self.used = name
         self._name, self._eager, self._make, self._remember, self._note = name, eager, make, remember, note
         self._step: Plain | None = None
+        self._size = 0
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         if self._step is None:
-            self._step = self._first(images, targets)
-        return self._step(images, targets)
+            self._step, self._size = self._first(images, targets), len(images)
+        # the one short batch that ends a run is not worth a compilation or a capture of its own
+        return (self._step if len(images) == self._size else self._eager)(images, targets)
 
     def _first(self, images: Tensor, targets: Tensor) -> Plain:
         undo = self._remember()

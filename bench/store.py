@@ -3,6 +3,7 @@
     runs/<run_id>/spec.json record.json history.csv predictions.npz     one folder a run; checkpoints/ until it is done
     speed/<id>.json                                                     one file a speed session
     tuning/<id>.json                                                    one file a search for a model's best setting
+    search/<id>.json                                                    one file a search for a model's learning rate
     results.csv history.csv timings.csv environment.csv                 views, rebuilt from the records
     locks/                                                              who is at work on what
 
@@ -41,9 +42,10 @@ RELEASE_SECONDS = 5.0  # until the kernel has cleared up after a process that wa
 # What a reader opens first; a missing value is an empty cell, in every row the same columns.
 # fmt: off
 RESULT_COLUMNS = (
-    "run_id", "model", "family", "dataset", "recipe", "seed", "device", "device_name", "status", "accuracy",
+    "run_id", "model", "family", "dataset", "recipe", "track", "budget", "lr", "seed", "device", "device_name",
+    "status", "accuracy",
     "val_accuracy", "test_loss", "train_seconds", "segments", "first_step_seconds", "checkpoint_seconds",
-    "wall_seconds", "epochs", "samples_seen",
+    "wall_seconds", "pace_seconds", "epochs", "samples_seen", "target",
     "train_images_per_second", "inference_images_per_second", "latency_ms", "loop_images_per_second",
     "speed_session", "flops", "flops_2x", "train_flops_2x", "flops_audit", "params", "activations",
     "peak_memory_bytes", "train_images", "test_images",
@@ -149,6 +151,10 @@ class Store:
         """A finished search for a model's best setting, with its checksum; it replaces an earlier one of its name."""
         write_atomically(self.root / "tuning" / f"{tuning['id']}.json", to_json(schema.seal(tuning)))
 
+    def write_search(self, search: Record) -> None:
+        """A search for a learning rate as far as it is, with its checksum; it replaces an earlier one of its name."""
+        write_atomically(self.root / "search" / f"{search['id']}.json", to_json(schema.seal(search)))
+
     # --- read ----------------------------------------------------------------------------------------------------
 
     def tuning(self, name: str) -> Record | None:
@@ -161,6 +167,17 @@ class Store:
         """Every search, oldest first; what cannot be believed is left out and named in `damaged`."""
         paths = {path.stem: path for path in self.root.glob("tuning/*.json")}
         return sorted(self._read_all(paths, damaged), key=lambda t: (t["started"], t["id"]))
+
+    def search(self, name: str) -> Record | None:
+        """A search for a learning rate by its name, finished or not; None where none can be believed."""
+        with contextlib.suppress(Damaged):
+            return self._read(self.root / "search" / f"{name}.json", name)
+        return None
+
+    def searches(self, damaged: list[str] | None = None) -> list[Record]:
+        """Every search for a learning rate, oldest first; what cannot be believed is left out and named."""
+        paths = {path.stem: path for path in self.root.glob("search/*.json")}
+        return sorted(self._read_all(paths, damaged), key=lambda s: (s["started"], s["id"]))
 
     def record(self, spec: RunSpec) -> Record | None:
         """The record of a run; None where there is none, or none that can be believed."""
@@ -266,7 +283,14 @@ def long_history(run: Record) -> list[dict[str, Any]]:
 
 
 # What a run measures of the device, and means nothing where it shared the device with others.
-NOT_SHARED = ("train_seconds", "first_step_seconds", "checkpoint_seconds", "wall_seconds", "loop_images_per_second")
+NOT_SHARED = (
+    "train_seconds",
+    "first_step_seconds",
+    "checkpoint_seconds",
+    "wall_seconds",
+    "pace_seconds",
+    "loop_images_per_second",
+)
 
 
 def shared_device(run: Record) -> bool:
@@ -290,6 +314,25 @@ def comparability_key(spec: Record, environment: Record) -> Record:
     }
 
 
+def step_of(recipe: Record) -> Record:
+    """What of a recipe decides how long a training step takes: the rest may differ from a session to a run."""
+    parts = {part: recipe[part] for part in ("optimizer", "batch_size", "precision")}
+    return {**parts, "clipped": recipe["clip_grad_norm"] > 0, "smoothed": recipe["label_smoothing"] > 0}
+
+
+def question(spec: Record) -> Record:
+    """What runs must have in common, but for device and speed, to be compared: their data, and their recipe.
+
+    In a track the learning rate is each model's own, in track `family` the rest of the recipe too.
+    """
+    recipe = spec["recipe"]
+    if recipe["track"] == "family":
+        recipe = {k: recipe[k] for k in ("track", "budget", "epochs", "validations", "batch_size", "precision")}
+    elif recipe["track"]:
+        recipe = {k: v for k, v in recipe.items() if k != "lr"}
+    return {"data": spec["data"], "recipe": recipe}
+
+
 def session_key(spec: SessionSpec, environment: Record) -> Record:
     """A session's comparability key."""
     about = {"recipe": asdict(spec.recipe), "data": {"image_size": spec.image_size}, "setting": asdict(spec.setting)}
@@ -305,7 +348,7 @@ def sessions_of(run: Record, sessions: list[Record]) -> list[Record]:
         for s in sessions
         if s["sources"].get(spec["model"]) == spec["model_source"]
         and s["num_classes"] == spec["data"]["num_classes"]
-        and s["recipe"] == spec["recipe"]
+        and step_of(s.get("recipes", {}).get(spec["model"], s["recipe"])) == step_of(spec["recipe"])
         and s["key"] == key
         and s["settings"].get(spec["model"], spec["setting"]) == spec["setting"]
     ]
@@ -338,7 +381,9 @@ def _result(run: Record, session: Record | None) -> dict[str, Any]:
         "device_name": spec["device_name"],
         "status": run["status"],
         "message": run.get("message"),
-        "epochs": spec["recipe"]["epochs"],
+        "epochs": metrics.get("epochs", spec["recipe"]["epochs"]),
+        **{k: spec["recipe"][k] for k in ("track", "budget", "lr")},
+        "target": run.get("target"),
         "batch_size": spec["recipe"]["batch_size"],
         "precision": spec["recipe"]["precision"],
         "setting": spec["setting"]["name"],

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from bench import environment, presets, recipes, settings, tables, tune
+from bench import environment, presets, recipes, search, settings, tables, tune
+from bench.budget import parse_budget
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.errors import EXIT_FAILED, UserError
@@ -42,41 +43,52 @@ SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough 
 
 
 def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None) -> int:
-    """Plan, train what is missing, time the models, show the table. Returns the exit code."""
+    """Plan, search, train what is missing, time the models, show the table. Returns the exit code."""
     display, store = Display(make_console()), Store(arguments.results)
-    plan = make_plan(arguments, names, seeds, display)
+    plans = make_plans(arguments, names, seeds, display)
     tried: list[str] = []
     if arguments.setting == "tuned":
-        plan, tried = with_best_settings(plan, arguments, store, display)
-    todo = [spec for spec in plan.specs if arguments.rerun or not store.is_done(spec)]
-    untried = dict.fromkeys(spec.model for spec in todo if spec.model not in tried)
-    probe(list(untried), plan, arguments.run_timeout, display)
+        plans, tried = with_best_settings(plans, arguments, store, display)
+    untried = [name for name in names if name not in tried and _wanted(name, plans, store, arguments.rerun)]
+    probe(untried, plans[0], arguments.run_timeout, display)
+    if not arguments.dry_run:
+        store.check_writable()
+    plans = [with_best_lr(plan, arguments, store, display) for plan in plans]
     if arguments.dry_run:
-        return show_plan(plan, todo, store, display)
-    store.check_writable()
-    if done := len(plan.specs) - len(todo):
-        display.line(f"{done} of {len(plan.specs)} runs are done already (--rerun repeats them)")
-    if todo:
-        display.line(describe(plan))
-    views = Views(store)
+        return show_plans(plans, arguments.rerun, store, display)
+    views, failures, timed = Views(store), 0, True
+    manner = Manner(arguments.run_timeout, arguments.rerun, arguments.runs_per_device, arguments.target)
     try:
-        with display:
-            manner = Manner(arguments.run_timeout, arguments.rerun, arguments.runs_per_device)
-            failures = train_all(todo, plan, store, display, views, manner)
-            timed = time_if_needed(plan.specs, store, display, arguments.timing_limit, arguments.rerun)
+        for plan in plans:
+            todo = [spec for spec in plan.specs if arguments.rerun or not store.is_done(spec)]
+            if done := len(plan.specs) - len(todo):
+                display.line(f"{done} of {len(plan.specs)} runs are done already (--rerun repeats them)")
+            if todo:
+                display.line(describe(plan))
+            with display:
+                failures += train_all(todo, plan, store, display, views, manner)
+        for plan in plans:
+            with display:
+                timed &= time_if_needed(plan.specs, store, display, arguments.timing_limit, arguments.rerun)
     finally:
         views.rebuild()
-    drawn = finish(plan, store, display)
+    drawn = finish(plans, store, display)
     return EXIT_FAILED if failures or not (timed and drawn) else 0
+
+
+def _wanted(name: str, plans: list[Plan], store: Store, again: bool) -> bool:
+    return any(again or not store.is_done(spec) for plan in plans for spec in plan.specs if spec.model == name)
 
 
 # --- plan ----------------------------------------------------------------------------------------------------------
 
 
-def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None, display: Display) -> Plan:
-    """From arguments to specs: preset, recipe, data, models, each checked; what needs no data before data are fetched.
+def make_plans(
+    arguments: argparse.Namespace, names: list[str], seeds: list[int] | None, display: Display
+) -> list[Plan]:
+    """From arguments to specs, a plan for each share of the data and each track, each checked.
 
-    Raises UserError and ModelError.
+    What needs no data comes before data are fetched. Raises UserError and ModelError.
     """
     device = environment.choose_device(arguments.device)
     settings.check(arguments.setting, device.type)
@@ -84,24 +96,28 @@ def make_plan(arguments: argparse.Namespace, names: list[str], seeds: list[int] 
         raise UserError(f"--runs-per-device must lie in 1..{MOST_AT_ONCE}, not {arguments.runs_per_device}")
     preset = choose_preset(arguments, device, display)
     recipe = make_recipe(arguments, preset)
-    fraction = arguments.train_fraction
-    if not 0 < fraction <= 1:
-        raise UserError(f"--train-fraction must lie in (0, 1], not {fraction}")
+    if recipes.length(recipe).kind == "seconds" and arguments.runs_per_device > 1:
+        raise UserError("a --budget in seconds needs the device to itself; leave --runs-per-device at 1")
+    tracked = {
+        track: [recipes.in_track(track, registry.family(name), recipe, name) for name in names]
+        for track in arguments.track
+    } or {"": [recipe] * len(names)}
     presets.check_image_size(arguments.image_size)
     data_dir = arguments.data_dir or datasets.default_data_dir()
-    source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
-    dataset = source.load()
-    specs = expand(
-        [(name, registry.source_hash(name)) for name in names],
-        dataset.ref,
-        fit_recipe(recipe, dataset, device),
-        SETTINGS[arguments.setting],
-        (device.type, environment.device_name(device)),
-        seeds or presets.parse_seeds(preset.seeds),
-        arguments.deterministic,
-    )
+    chosen_seeds = seeds or presets.parse_seeds(preset.seeds)
+    named = [(name, registry.source_hash(name)) for name in names]
+    where = (device.type, environment.device_name(device))
+    plans = []
+    for fraction in arguments.train_fraction:
+        source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
+        dataset = source.load()
+        for own in tracked.values():
+            fitted = [fit_recipe(one, dataset, device) for one in own]
+            setting = SETTINGS[arguments.setting]
+            specs = expand(named, dataset.ref, fitted, setting, where, chosen_seeds, arguments.deterministic)
+            plans.append(Plan(specs, source, dataset))
     environment.hide_other_gpus(device)
-    return Plan(specs, source, dataset)
+    return plans
 
 
 def probe(names: list[str], plan: Plan, timeout: float | None, display: Display) -> None:
@@ -135,26 +151,57 @@ def probe(names: list[str], plan: Plan, timeout: float | None, display: Display)
 
 
 def with_best_settings(
-    plan: Plan, arguments: argparse.Namespace, store: Store, display: Display
-) -> tuple[Plan, list[str]]:
-    """The plan with each model's own setting, and the models that were tried on the way.
+    plans: list[Plan], arguments: argparse.Namespace, store: Store, display: Display
+) -> tuple[list[Plan], list[str]]:
+    """The plans with each model's own setting, and the models that were tried on the way.
 
     What earlier searches found is taken; for the others, unless --dry-run, the search is made now.
     """
+    tried: list[str] = []
+    made = []
+    for plan in plans:
+        each = {spec.model: spec for spec in plan.specs}
+        session = session_of(list(each.values()), arguments.tune_limit or tune.SECONDS)
+        found = tune.known_settings(session, store)
+        unknown = [name for name in each if name not in found]
+        if unknown and arguments.dry_run:
+            display.line(
+                f"the best setting is looked for first: {', '.join(unknown)}, about {session.seconds:g} s each"
+            )
+        elif unknown:
+            probe([name for name in unknown if name not in tried], plan, arguments.run_timeout, display)
+            tried += unknown
+            store.check_writable()
+        with display:
+            found |= tune.settings_for(session, store, display) if not arguments.dry_run else {}
+        specs = [dataclasses.replace(spec, setting=found.get(spec.model, spec.setting)) for spec in plan.specs]
+        made.append(dataclasses.replace(plan, specs=specs))
+    return made, tried
+
+
+def with_best_lr(plan: Plan, arguments: argparse.Namespace, store: Store, display: Display) -> Plan:
+    """In a track, the plan with each model's own learning rate; searched for unless it is known, or --dry-run."""
     each = {spec.model: spec for spec in plan.specs}
-    session = session_of(list(each.values()), arguments.tune_limit or tune.SECONDS)
-    found = tune.known_settings(session, store)
-    unknown = [name for name in each if name not in found]
-    if unknown and arguments.dry_run:
-        display.line(f"the best setting is looked for first: {', '.join(unknown)}, about {session.seconds:g} s each")
-        unknown = []
-    if unknown:
-        probe(unknown, plan, arguments.run_timeout, display)
-        store.check_writable()
-    with display:
-        found |= tune.settings_for(session, store, display) if not arguments.dry_run else {}
-    specs = [dataclasses.replace(spec, setting=found.get(spec.model, spec.setting)) for spec in plan.specs]
-    return dataclasses.replace(plan, specs=specs), unknown
+    if not plan.specs[0].recipe.track:
+        return plan
+    chosen = {}
+    for model, spec in each.items():
+        budget = search.first_budget(spec, arguments.trial_budget)
+        found = search.known(spec, budget, store)
+        if found is None and arguments.dry_run:
+            trials = search.trials_of(recipes.LRS[spec.recipe.optimizer])
+            display.line(f"{model}: the lr of recipe {spec.recipe.name} is looked for first, in {trials} trials")
+            continue
+        if found is None:
+            with display:
+                found = search.find(spec, budget, plan.source, store, display, arguments.run_timeout)
+            display.line(f"  {search.describe(found)}")
+        chosen[model] = found["chosen"]
+    specs = [
+        dataclasses.replace(s, recipe=dataclasses.replace(s.recipe, lr=chosen.get(s.model, s.recipe.lr)))
+        for s in plan.specs
+    ]
+    return dataclasses.replace(plan, specs=specs)
 
 
 def choose_preset(arguments: argparse.Namespace, device: torch.device, display: Display) -> Preset:
@@ -175,10 +222,16 @@ def choose_preset(arguments: argparse.Namespace, device: torch.device, display: 
 def make_recipe(arguments: argparse.Namespace, preset: Preset) -> Recipe:
     """The recipe with what the command line overrides. Raises UserError."""
     recipe = recipes.load(arguments.recipe or preset.recipe)
+    if arguments.epochs is not None and arguments.budget:
+        raise UserError("--epochs and --budget both say how long; give one")
     epochs = preset.epochs if arguments.epochs is None and arguments.recipe is None else arguments.epochs
-    changes = {"epochs": epochs, "batch_size": arguments.batch_size}
+    changes = {"epochs": epochs, "batch_size": arguments.batch_size, "validations": arguments.validations}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
+    if arguments.budget:
+        recipe = recipes.under(recipe, parse_budget(arguments.budget), arguments.validations)
     recipes.check(recipe, "recipe")
+    if recipes.length(recipe).kind == "samples" and recipes.length(recipe).amount < recipe.batch_size:
+        raise UserError(f"--budget {arguments.budget} is less than one batch of {recipe.batch_size}")
     return recipe
 
 
@@ -198,15 +251,25 @@ def fit_recipe(recipe: Recipe, dataset: Dataset, device: torch.device) -> Recipe
 
 
 def describe(plan: Plan) -> str:
-    """The conditions that all runs of a plan share, in two lines."""
+    """The conditions that all runs of a plan share, in two lines; in a track a line more for each recipe."""
     spec, dataset = plan.specs[0], plan.dataset
     recipe = spec.recipe
+    how_long = f"{recipe.epochs} epochs" if not recipe.budget else f"budget {recipe.budget}"
+    if recipe.track:
+        how_long = f"track {recipe.track}, {how_long}"
+    by_recipe: dict[Recipe, list[str]] = {}
+    for one in plan.specs:
+        models = by_recipe.setdefault(one.recipe, [])
+        models += [] if one.model in models else [one.model]
+    used = "".join(
+        f"\nrecipe {r.name}{' (' + ', '.join(models) + ')' if recipe.track else ''}: {how_long}, batch {r.batch_size}, "
+        f"{r.optimizer}, lr {r.lr:g}, {augmentation(r)}, {r.precision}, {spec.setting.name}, on {spec.device_name}"
+        for r, models in by_recipe.items()
+    )
     return (
         f"{spec.data.name}: {len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, "
-        f"{len(dataset.arrays.test_y):,} test images of {spec.data.image_size} px, {spec.data.num_classes} classes\n"
-        f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
-        f"lr {recipe.lr:g}, {augmentation(recipe)}, {recipe.precision}, {spec.setting.name}, on {spec.device_name}"
-    )
+        f"{len(dataset.arrays.test_y):,} test images of {spec.data.image_size} px, {spec.data.num_classes} classes"
+    ) + used
 
 
 def augmentation(recipe: Recipe) -> str:
@@ -222,26 +285,29 @@ def augmentation(recipe: Recipe) -> str:
     return " + ".join(words for used, words in parts if used) or "no augmentation"
 
 
-def show_plan(plan: Plan, todo: list[RunSpec], store: Store, display: Display) -> int:
+def show_plans(plans: list[Plan], again: bool, store: Store, display: Display) -> int:
     """What would be run, and about how long it would take: from earlier runs, else from a step timed now in a child."""
-    known, total, images = store.runs(), 0.0, len(plan.dataset.train_index)
-    display.line(describe(plan))
-    for spec in plan.specs:
-        what = f"  {spec.model}, seed {spec.seed}: "
-        if spec not in todo:
-            display.line(f"{what}done already")
-            continue
-        seconds, origin = known_seconds(spec, images, known), "an earlier run"
-        if seconds is None:
-            events: list[dict[str, float]] = []
-            outcome = call(child_estimate, (spec, images), events.append, grace=0)
-            if not events:
-                display.line(f"{what}{outcome.status}: {outcome.message}")
+    known, total = store.runs(), 0.0
+    for plan in plans:
+        display.line(describe(plan))
+        for spec in plan.specs:
+            what = f"  {spec.model}, seed {spec.seed}: "
+            if store.is_done(spec) and not again:
+                display.line(f"{what}done already")
                 continue
-            seconds, origin = events[0]["seconds"], "a step timed now"
-        total += seconds
-        display.line(f"{what}about {duration(seconds)} of training (from {origin})")
-    display.line(f"about {duration(total)} in all, evaluation and the timing pass not counted; nothing was run")
+            seconds, origin = known_seconds(spec, len(plan.dataset.train_index), known)
+            if seconds is None:
+                events: list[dict[str, float]] = []
+                outcome = call(child_estimate, (spec, len(plan.dataset.train_index)), events.append, grace=0)
+                if not events:
+                    display.line(f"{what}{outcome.status}: {outcome.message}")
+                    continue
+                seconds, origin = events[0]["seconds"], "a step timed now"
+            total += seconds
+            display.line(f"{what}about {duration(seconds)} of training (from {origin})")
+    display.line(
+        f"about {duration(total)} in all, evaluation, searches and the timing pass not counted; nothing was run"
+    )
     return 0
 
 
@@ -289,8 +355,8 @@ def _under(setting: str, spec: RunSpec) -> RunSpec:
     return spec if setting == spec.setting.name else dataclasses.replace(spec, setting=SETTINGS[setting])
 
 
-def finish(plan: Plan, store: Store, display: Display) -> bool:
-    """Plots, the table of this plan's comparison, and where everything is. False where the plots failed."""
+def finish(plans: list[Plan], store: Store, display: Display) -> bool:
+    """Plots, the tables of these plans' comparisons, and where everything is. False where the plots failed."""
     drawn, written = False, [store.root / name for name in VIEWS]
     # A sidecar: the measurements are already safe, and whatever goes wrong in a plot is told, not raised.
     try:
@@ -300,13 +366,14 @@ def finish(plan: Plan, store: Store, display: Display) -> bool:
         drawn = True
     except Exception as error:
         display.line(f"the plots could not be drawn: {type(error).__name__}: {error}")
-    wanted = {spec.run_id for spec in plan.specs}
+    specs = [spec for plan in plans for spec in plan.specs]
+    wanted = {spec.run_id for spec in specs}
     comparisons = [
         c for c in tables.compare([store]) if wanted & {*c.run_ids, *(failure.run_id for failure in c.failures)}
     ]
     display.line("\n" + tables.render(comparisons, "text", display.console.width).rstrip() + "\n")
-    if plan.specs[0].setting.name == "tuned":
-        both = [s for name in ("eager", "tuned") if (s := timed_under(name, plan.specs, store)) is not None]
+    if specs[0].setting.name == "tuned":
+        both = [s for name in ("eager", "tuned") if (s := timed_under(name, plans[0].specs, store)) is not None]
         display.line(render_settings(both, display.console.width))
     for path in written:
         display.line(f"wrote {path}")

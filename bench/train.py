@@ -7,6 +7,7 @@ device, but by a checkpoint: losses stay there until the epoch's end, where one 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.budget import Course
 from bench.data.loader import Batches
 from bench.errors import Diverged, Interrupted
 from bench.spec import Recipe, Setting
@@ -47,9 +49,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of history.csv. Seconds are of training since the start, without the very first step."""
+    """One row of history.csv: a validation. Seconds are of training since the start, without the very first step."""
 
-    epoch: int
+    epoch: float  # passes through the training images so far; whole numbers where it is validated after each
     train_loss: float
     val_loss: float
     val_accuracy: float
@@ -108,6 +110,7 @@ class Progress:
     The order of the data needs no state of its own: it follows from seed, epoch and step.
     """
 
+    samples: int = 0  # that the training is to see in all; under a budget in seconds measured once, before it began
     step: int = 0  # steps done, in all
     segments: int = 0
     first_step_seconds: float = 0.0  # of the first segment
@@ -141,11 +144,12 @@ def snapshot(
 
 
 def restore(
-    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, course: Course
 ) -> tuple[Progress, Tensor]:
     """Put a snapshot back; returns its progress and losses.
 
-    Raises ValueError for a progress that contradicts itself, and what torch raises for another model's weights.
+    Raises ValueError for a progress that contradicts itself or the course, and what torch raises for another model's
+    weights.
     """
     model.load_state_dict(state["model"])
     rates = [group["lr"] for group in optimizer.param_groups]  # a graph's tensor stays where the graph reads it
@@ -156,9 +160,11 @@ def restore(
     saved = state["progress"]
     progress = Progress(**{**saved, "history": [Epoch(**row) for row in saved["history"]]})
     losses = state["losses"].to(device)
-    finished, under_way = divmod(progress.step, len(losses))
-    if len(progress.history) not in ((finished,) if under_way else (finished, finished - 1)):
-        raise ValueError("its epochs do not fit its steps")
+    if progress.samples != course.samples or len(losses) != course.steps_per_epoch or progress.step > course.steps:
+        raise ValueError("it is of a training of another length")
+    passed = sum(mark <= progress.step for mark in course.marks)
+    if len(progress.history) not in ((passed, passed - 1) if progress.step in course.marks else (passed,)):
+        raise ValueError("its validations do not fit its steps")
     return progress, losses
 
 
@@ -167,6 +173,7 @@ def train(
     batches: Batches,
     validate: Callable[[], Evaluation],
     recipe: Recipe,
+    course: Course,
     device: torch.device,
     clock: Clock,
     first_clock: Clock,
@@ -178,23 +185,25 @@ def train(
     on_note: Callable[[str], None] = lambda text: None,
     runs_at_once: int = 1,
 ) -> Trained:
-    """Train for the recipe's epochs, validating after each; from `start`, a snapshot, where one is given.
+    """Train to the end of the course, validating at its marks; from `start`, a snapshot, where one is given.
 
     `on_note` hears why the setting could not be had; default: eager.
 
     `clock` counts every step but the first of this process, which `first_clock` counts; evaluation and checkpoints
     are on neither. `on_step` gets the number of steps launched, on_epoch each finished row; what they or `validate`
-    raise as Interrupted is raised after a last checkpoint. Raises Diverged at the end of an epoch with a bad loss, in
+    raise as Interrupted is raised after a last checkpoint. Raises Diverged at the first mark after a bad loss, in
     training or on validation.
     """
     setting = setting or Setting()
     optimizer = make_optimizer(model, recipe, capturable=setting.graphed)
     step_model = make_step(model, optimizer, recipe, setting, device, on_note)
-    total = recipe.epochs * batches.steps
+    total, marks = course.steps, course.marks
     warmup = recipe.warmup_fraction * total
-    progress, losses = Progress(), torch.zeros(batches.steps, device=device)
+    # By step of the epoch; a mark more than an epoch after the last one hears of bad losses in its own epoch alone,
+    # and in the validation.
+    progress, losses = Progress(course.samples), torch.zeros(batches.steps, device=device)
     if start is not None:
-        progress, losses = restore(start, model, optimizer, device)
+        progress, losses = restore(start, model, optimizer, device, course)
         clock.seconds = progress.train_seconds
     progress.segments += 1
     progress.runs_at_once = max(progress.runs_at_once, runs_at_once)
@@ -204,6 +213,9 @@ def train(
         """Steps until the iterator ends or a checkpoint is due."""
         for step, (images, labels) in steps:
             set_lr(optimizer, recipe.lr * lr_factor(step, total, warmup))
+            count = course.images(step)
+            if count < len(images):
+                images, labels = images[:count], labels[:count]
             losses[step % batches.steps] = step_model(images, labels)
             progress.step = step + 1
             on_step(step + 1)
@@ -217,36 +229,40 @@ def train(
             keeper.save(progress.step, snapshot(model, optimizer, progress, losses, device))
 
     try:
-        while len(progress.history) < recipe.epochs:
-            epoch = len(progress.history)
-            end = (epoch + 1) * batches.steps
+        while len(progress.history) < len(marks):
+            mark, before = marks[len(progress.history)], ([0, *marks])[len(progress.history)]
             model.train()
-            steps = enumerate(batches.epoch(epoch, progress.step % batches.steps), progress.step)
-            while progress.step < end:
-                if fresh:
-                    with first_clock.running():
-                        run(_take_one(steps), losses)
-                    fresh = False
-                    continue
-                with clock.running():
-                    run(steps, losses)
-                if progress.step < end:
-                    save()
-            finite = torch.isfinite(losses)
-            if not bool(finite.all()):
-                raise Diverged(epoch * batches.steps + int(finite.logical_not().nonzero()[0]))
+            while progress.step < mark:
+                epoch, first = divmod(progress.step, batches.steps)
+                end = min(mark, (epoch + 1) * batches.steps)
+                steps = itertools.islice(enumerate(batches.epoch(epoch, first), progress.step), end - progress.step)
+                while progress.step < end:
+                    if fresh:
+                        with first_clock.running():
+                            run(_take_one(steps), losses)
+                        fresh = False
+                        continue
+                    with clock.running():
+                        run(steps, losses)
+                    if progress.step < end:
+                        save()
+            since = torch.arange(max(before, mark - batches.steps), mark, device=device) % batches.steps
+            found = losses[since]
+            if not bool(torch.isfinite(found).all()):
+                raise Diverged(mark - len(found) + int(torch.isfinite(found).logical_not().nonzero()[0]))
             held_out = validate()
             if not np.isfinite(held_out.losses).all():
-                raise Diverged(end, "validation loss")
+                raise Diverged(mark, "validation loss")
+            passes = mark / batches.steps
             progress.history.append(
                 Epoch(
-                    epoch=epoch + 1,
-                    train_loss=float(losses.mean()),
+                    epoch=int(passes) if passes.is_integer() else passes,
+                    train_loss=float(found.mean()),
                     val_loss=held_out.loss,
                     val_accuracy=held_out.accuracy,
-                    lr=recipe.lr * lr_factor(end - 1, total, warmup),
+                    lr=recipe.lr * lr_factor(mark - 1, total, warmup),
                     train_seconds=clock.seconds,
-                    samples_seen=end * batches.batch_size,
+                    samples_seen=course.seen(mark),
                 )
             )
             on_epoch(progress.history[-1])
@@ -260,7 +276,7 @@ def train(
         held_out,
         progress.first_step_seconds or first_clock.seconds,
         clock.seconds,
-        samples_seen=total * batches.batch_size,
+        samples_seen=course.samples,
         segments=progress.segments,
         setting_used=step_model.used,
         runs_at_once=progress.runs_at_once,
