@@ -19,6 +19,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.files import inert, no_formula
+from bench.references import held_against, sentence
 from bench.schema import Record
 from bench.session_table import inert_record, significant, why_ended
 from bench.settings import words
@@ -367,7 +368,19 @@ def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Recor
         notes.append(
             "Peak memory on a CPU is that of the whole process: Python, torch, the data and the evaluation included."
         )
+    notes += _literature(runs, rows)
     return notes + list(dict.fromkeys(note for run in runs for note in run.get("notes", [])))
+
+
+def _literature(runs: list[Record], rows: list[Row]) -> list[str]:
+    """What was published for the same models and data after as many samples, and whether these runs reach it."""
+    data = runs[0]["spec"]["data"]
+    samples = {run["spec"]["model"]: run["metrics"]["samples_seen"] for run in runs}  # one recipe, so one number each
+    held = [
+        held_against(r.model, data["name"], samples[r.model], r.values["accuracy"], data["train_fraction"])
+        for r in rows
+    ]
+    return [sentence(of_one) for of_one in held if of_one]
 
 
 MISSING = Interval(math.nan, math.nan, math.nan, 0)
