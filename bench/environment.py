@@ -119,7 +119,13 @@ def git_state() -> tuple[str, bool | None]:
 def training_code() -> str:
     """SHA-256 over the source that decides what a training computes: only the same code continues a checkpoint."""
     root = Path(__file__).resolve().parent
-    files = [root / "train.py", root / "step.py", root / "data" / "augment.py", root / "data" / "loader.py"]
+    files = [
+        root / "budget.py",
+        root / "train.py",
+        root / "step.py",
+        root / "data" / "augment.py",
+        root / "data" / "loader.py",
+    ]
     files += sorted((root.parent / "models").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import itertools
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,21 @@ import numpy as np
 import torch
 from torch import nn
 
+import bench.cost
 from bench import environment
 from bench.budget import Course, samples_for
 from bench.checkpoint import SHARE, Checkpoints
-from bench.cost import Audit, count
+from bench.cost import Audit, Cost, count
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.loader import Batches, HeldOut
 from bench.errors import Diverged
-from bench.files import write_atomically
+from bench.files import cache_dir, from_json, sha256, to_json, write_atomically
 from bench.recipes import length
 from bench.schema import SCHEMA, Record
 from bench.session import build, synchroniser
 from bench.settings import keep_compiled_code
-from bench.spec import Recipe, RunSpec, SessionSpec, to_dict
+from bench.spec import Recipe, RunSpec, SessionSpec, content_id, slug, to_dict
 from bench.status import one_line
 from bench.step import arrange, make_optimizer, make_step, random_streams, set_random_streams
 from bench.store import REFERENCE, Store, history_csv, now, shared_device
@@ -171,7 +174,7 @@ def run_one(
     store.write_spec(spec)
     batches = make_batches(spec, dataset, device)
     model = build_model(spec)
-    cost, cost_notes, audit = _cost(model, spec.data.image_size)
+    cost, cost_notes, audit = _cost(model, spec)
     model = model.to(device)
     keeper = make_keeper(spec, model, store, facts, share)
     sync = synchroniser(device)
@@ -362,10 +365,33 @@ def measured(trained: Trained, test: Evaluation, course: Course) -> dict[str, An
     }
 
 
-def _cost(model: nn.Module, image_size: int) -> tuple[dict[str, Any], list[str], dict[str, Any] | None]:
+def counted(model: nn.Module, spec: RunSpec) -> Cost:
+    """The model's cost, from this user's cache where the same code has counted it: a count takes seconds. Raises any.
+
+    A model from elsewhere is counted every time: what it consists of is not known.
+    """
+    if registry.family(spec.model) == "external":
+        return count(model, spec.data.image_size)
+    code = [sha256(Path(str(bench.cost.__file__)).read_bytes()), environment.training_code()]
+    versions = [version(package) for package in ("torch", "fvcore", "timm", "vit-pytorch")]
+    about = [spec.model, spec.data.num_classes, spec.data.image_size, code, versions]
+    path = cache_dir() / "costs" / f"{slug(spec.model)}-{content_id(about)}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        found = from_json(path.read_bytes())
+        if found.pop("checksum") == content_id(found):
+            audit = {k: tuple(v) if isinstance(v, list) else v for k, v in found["audit"].items()}
+            return Cost(**{**found, "audit": Audit(**audit)})
+    cost = count(model, spec.data.image_size)
+    with contextlib.suppress(OSError):  # a home that cannot be written costs seconds, no more
+        plain = from_json(to_json(asdict(cost)))
+        write_atomically(path, to_json({**plain, "checksum": content_id(plain)}))
+    return cost
+
+
+def _cost(model: nn.Module, spec: RunSpec) -> tuple[dict[str, Any], list[str], dict[str, Any] | None]:
     """(metrics, notes, the audit in full). A failing counter leaves empty cells and a note, and costs no training."""
     try:
-        cost = count(model, image_size)
+        cost = counted(model, spec)
         figures: dict[str, Any] = {"flops": cost.flops, "activations": cost.activations, "params": cost.params}
         figures |= {"flops_2x": 2 * cost.flops, "train_flops_2x": cost.train_flops_2x}
         return {**figures, "flops_audit": cost.audit.verdict}, audit_notes(cost.audit), asdict(cost.audit)
@@ -399,7 +425,7 @@ def run_trial(spec: RunSpec, dataset: Dataset, report: Report) -> dict[str, Any]
     if spec.setting.compile_mode:
         keep_compiled_code()
     batches, model = make_batches(spec, dataset, device), build_model(spec)
-    flops = _cost(model, spec.data.image_size)[0].get("train_flops_2x") if length(spec.recipe).kind == "flops" else None
+    flops = _cost(model, spec)[0].get("train_flops_2x") if length(spec.recipe).kind == "flops" else None
     model = model.to(device)
     clock, first = (Clock(time.perf_counter, synchroniser(device)) for _ in range(2))
     arrays = dataset.arrays
