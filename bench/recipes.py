@@ -17,7 +17,7 @@ from bench.spec import Recipe
 from models.registry import suggest
 
 OPTIMIZERS = ("adamw", "sgd")
-POLICIES = ("", "trivialaugment")
+POLICIES = ("", "trivialaugment", "randaugment")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -109,7 +109,9 @@ def check(recipe: Recipe, origin: str) -> None:
         (0 <= recipe.cutout <= 1024, "cutout must lie in 0..1024"),
         (0 <= recipe.mixup <= 100, "mixup must lie in 0..100"),
         (0 <= recipe.cutmix <= 100, "cutmix must lie in 0..100"),
-        (recipe.policy in POLICIES, "policy must be empty or trivialaugment"),
+        (recipe.policy in POLICIES, f"policy must be empty or one of {', '.join(POLICIES[1:])}"),
+        (0 <= recipe.random_erasing <= 1, "random_erasing must lie in [0, 1]"),
+        (0 <= recipe.drop_path < 1, "drop_path must lie in [0, 1)"),
         (0 <= recipe.clip_grad_norm < float("inf"), "clip_grad_norm must not be negative"),
         (recipe.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
         (recipe.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}"),
