@@ -39,11 +39,12 @@ from bench.session import build, synchroniser
 from bench.settings import keep_compiled_code
 from bench.spec import Recipe, RunSpec, SessionSpec, content_id, slug, to_dict
 from bench.status import one_line
-from bench.step import arrange, make_optimizer, make_step, random_streams, set_random_streams
+from bench.step import Note, arrange, make_optimizer, make_step, random_streams, set_random_streams
 from bench.store import REFERENCE, Store, history_csv, now, shared_device
 from bench.timing import stopwatch_of
 from bench.train import Clock, Evaluation, Trained, evaluate, restore, train
 from models import registry
+from models.drop_path import set_drop_path
 from models.registry import ModelError
 
 Report = Callable[[dict[str, Any]], None]
@@ -74,12 +75,18 @@ class Company:
 ALONE = Company()
 
 
-def build_model(spec: RunSpec) -> nn.Module:
-    """The spec's model on the CPU, its weights decided by the seed alone; its memory format is the setting's."""
+def build_model(spec: RunSpec, note: Note = lambda text: None) -> nn.Module:
+    """The spec's model on the CPU, its weights decided by the seed alone; its memory format is the setting's.
+
+    `note` hears where the recipe's drop_path reaches nothing.
+    """
     torch.manual_seed(spec.seed)
     random.seed(spec.seed)  # a model from a file may draw from these two
     np.random.seed(spec.seed)
     model = registry.build(spec.model, spec.data.num_classes, spec.data.image_size)
+    rate = spec.recipe.drop_path
+    if not set_drop_path(model, rate) and rate:
+        note(f"the recipe's drop_path of {rate:g} reaches no block of this model, which was trained without it")
     return arrange(model, spec.setting)
 
 
@@ -173,7 +180,8 @@ def run_one(
         facts["threads_alone"] = company.threads_alone
     store.write_spec(spec)
     batches = make_batches(spec, dataset, device)
-    model = build_model(spec)
+    model_notes: list[str] = []
+    model = build_model(spec, model_notes.append)
     cost, cost_notes, audit = _cost(model, spec)
     model = model.to(device)
     keeper = make_keeper(spec, model, store, facts, share)
@@ -256,7 +264,7 @@ def run_one(
         "metrics": metrics,
         "history": [asdict(epoch) for epoch in trained.history],
         "setting_used": trained.setting_used,
-        "notes": [*dataset.notes, *cost_notes, *streaming, *setting_notes],
+        "notes": [*dataset.notes, *model_notes, *cost_notes, *streaming, *setting_notes],
         "flops_audit": audit,
         "classes": list(arrays.classes),
         "environment": facts,
@@ -379,7 +387,7 @@ def counted(model: nn.Module, spec: RunSpec) -> Cost:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         found = from_json(path.read_bytes())
         if found.pop("checksum") == content_id(found):
-            audit = {k: tuple(v) if isinstance(v, list) else v for k, v in found["audit"].items()}
+            audit: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["audit"].items()}
             return Cost(**{**found, "audit": Audit(**audit)})
     cost = count(model, spec.data.image_size)
     with contextlib.suppress(OSError):  # a home that cannot be written costs seconds, no more

@@ -26,6 +26,7 @@ from bench.step import Note, arrange
 from bench.store import Store, now, session_key
 from bench.timing import KINDS, Rule, Task, Timed, make_tasks, stopwatch_of, time_blocks, warnings_of
 from models import registry
+from models.drop_path import set_drop_path
 
 Report = Callable[[dict[str, Any]], None]
 TaskName = tuple[str, str, int]  # model, kind, batch size
@@ -61,7 +62,9 @@ def build(spec: SessionSpec, name: str, note: Note = lambda text: None) -> tuple
     if setting.compile_mode:
         keep_compiled_code()
     torch.manual_seed(0)
-    model = arrange(registry.build(name, spec.num_classes, spec.image_size), setting).to(device)
+    model = registry.build(name, spec.num_classes, spec.image_size)
+    set_drop_path(model, spec.recipe_of(name).drop_path)  # where it reaches nothing, a run's record says so
+    model = arrange(model, setting).to(device)
     about = (spec.recipe_of(name), spec.num_classes, spec.image_size, device, setting, spec.batch_sizes)
     return model, make_tasks(name, model, *about, note=note)
 

@@ -31,10 +31,12 @@ class Recipe:
     label_smoothing: float = 0.0
     crop_padding: int = 0  # zero padding before a random crop back to size; 0: no crop
     flip: bool = False  # horizontal, one half
-    policy: str = ""  # one strong augmentation, drawn for each image: trivialaugment, or none
+    policy: str = ""  # strong augmentation, drawn for each image: trivialaugment (one op), randaugment (two), or none
     cutout: int = 0  # side in pixels of a square set to the mean, anywhere in the image; 0: none
     mixup: float = 0.0  # alpha of the Beta distribution; with cutmix too, a fair coin picks one for each batch
     cutmix: float = 0.0
+    random_erasing: float = 0.0  # probability for each image that a rectangle of it is set to the mean
+    drop_path: float = 0.0  # stochastic depth: rate of the last block, rising from 0, in models with a place for it
     clip_grad_norm: float = 0.0  # 0: none
     precision: str = "auto"  # auto: bf16 where the device has it natively, else fp32 | fp32 | bf16
     budget: str = ""  # in samples, seconds or FLOP (budget.py) instead of epochs, which are 0 then
@@ -56,7 +58,10 @@ class Setting:
 # Fields that came after the first records. Those without them were made under their defaults, and a run_id leaves
 # them out at their defaults: so old runs stay themselves.
 LATER = {
-    "recipe": ("policy", "cutout", "mixup", "cutmix", "budget", "validations", "track"),
+    "recipe": (
+        *("policy", "cutout", "mixup", "cutmix", "random_erasing", "drop_path"),
+        *("budget", "validations", "track"),
+    ),
     "setting": ("compile_mode", "attention", "graphed"),
 }
 LATER_DEFAULTS: dict[str, dict[str, Any]] = {

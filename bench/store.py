@@ -317,7 +317,8 @@ def comparability_key(spec: Record, environment: Record) -> Record:
 def step_of(recipe: Record) -> Record:
     """What of a recipe decides how long a training step takes: the rest may differ from a session to a run."""
     parts = {part: recipe[part] for part in ("optimizer", "batch_size", "precision")}
-    return {**parts, "clipped": recipe["clip_grad_norm"] > 0, "smoothed": recipe["label_smoothing"] > 0}
+    used = {part: recipe[part] > 0 for part in ("clip_grad_norm", "label_smoothing", "drop_path")}
+    return {**parts, **used}
 
 
 def question(spec: Record) -> Record:

@@ -273,14 +273,16 @@ def describe(plan: Plan) -> str:
 
 
 def augmentation(recipe: Recipe) -> str:
-    """What is done to the training images, in words."""
+    """What is done to the training images, and to the models' branches, in words."""
     parts = [
         (recipe.crop_padding, f"crop from {recipe.crop_padding} px padding"),
         (recipe.flip, "flip"),
         (recipe.policy, recipe.policy),
         (recipe.cutout, f"cutout of {recipe.cutout} px"),
+        (recipe.random_erasing, f"random erasing {recipe.random_erasing:g}"),
         (recipe.mixup, f"mixup {recipe.mixup:g}"),
         (recipe.cutmix, f"cutmix {recipe.cutmix:g}"),
+        (recipe.drop_path, f"drop path {recipe.drop_path:g}"),
     ]
     return " + ".join(words for used, words in parts if used) or "no augmentation"
 

@@ -322,6 +322,7 @@ def our_run(task: Task) -> tuple[Any, Any]:
     # whatever else `shared` may have: crop and flip are what the other two do
     recipe = replace(recipes.shared(), epochs=EPOCHS, batch_size=task.batch_size, precision=task.precision)
     recipe = replace(recipe, crop_padding=PADDING, flip=True, policy="", cutout=0, mixup=0.0, cutmix=0.0)
+    recipe = replace(recipe, random_erasing=0.0, drop_path=0.0)
     told = (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.label_smoothing, recipe.clip_grad_norm)
     assert told == ("adamw", LR, WEIGHT_DECAY, SMOOTHING, CLIP), "the recipe is not the other contenders' any more"
     setting = Setting(**SETTINGS[task.setting])

@@ -127,6 +127,47 @@ def test_the_names_and_strengths_are_torchvisions() -> None:
     assert theirs == [name.replace("_", "").replace("colour", "color") for name in OPS]
 
 
+def rand_op(image: Tensor, op: int, negative: bool) -> Tensor:
+    """One op of torchvision's RandAugment, as it comes, on one (3, S, S) image, without its draws."""
+    from torchvision.transforms import v2
+
+    policy: Any = v2.RandAugment()
+    name = list(policy._AUGMENTATION_SPACE)[op]
+    magnitudes, signed = policy._AUGMENTATION_SPACE[name]
+    table = magnitudes(policy.num_magnitude_bins, *image.shape[-2:])
+    amount = 0.0 if table is None else float(table[policy.magnitude]) * (-1 if signed and negative else 1)
+    return policy._apply_image_or_video_transform(
+        image, name, amount, interpolation=policy.interpolation, fill=policy._fill
+    )
+
+
+@pytest.mark.parametrize("size", [32, 17])
+def test_every_two_ops_of_randaugment_as_torchvision_does_each_image(size: int) -> None:
+    """Equal to the last bit: every op and sign alone, and after each of them every op; at 9 degrees nothing ties."""
+    images, ways = some_images(size), augment.rand_ways(size)
+    still = ways.take(torch.zeros(len(images), dtype=torch.int64))
+    for number in range(2 * len(OPS)):
+        op, negative = number // 2, bool(number % 2)
+        # whatever strength the way was drawn with
+        first = ways.take((op * STRENGTHS + torch.arange(len(images)) * 6) * 2 + number % 2)
+        once = augment.randaugment(images, *placed(len(images)), size, first, still)
+        theirs = [rand_op(image, op, negative) for image in planes(images)]
+        assert torch.equal(once, torch.stack(theirs)), OPS[op]
+        for then in range(len(OPS)):
+            sign = (op + then + number) % 2
+            second = ways.take(torch.full((len(images),), (then * STRENGTHS + 30) * 2 + sign))
+            twice = augment.randaugment(images, *placed(len(images)), size, first, second)
+            assert torch.equal(twice, torch.stack([rand_op(image, then, bool(sign)) for image in theirs])), (op, then)
+
+
+def test_two_ops_and_their_strength_are_torchvisions() -> None:
+    from torchvision.transforms import v2
+
+    theirs = v2.RandAugment()
+    assert (theirs.num_ops, theirs.magnitude, theirs.num_magnitude_bins) == (2, augment.MAGNITUDE, STRENGTHS)
+    assert list(theirs._AUGMENTATION_SPACE) == list(v2.TrivialAugmentWide._AUGMENTATION_SPACE), "the same ops"
+
+
 def test_images_of_a_batch_keep_to_themselves() -> None:
     """All ways at once, each image by its own, after a crop and a flip: as one by one, whatever stands beside it."""
     images = some_images(8)
@@ -155,7 +196,7 @@ def test_nothing_beyond_the_crop_is_seen() -> None:
     assert (found[..., 3:] == 255).all()
 
 
-# --- cutout, mixup, cutmix -----------------------------------------------------------------------------------------
+# --- cutout, random erasing, mixup, cutmix -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", [1, 3, 4, 16])
@@ -170,6 +211,90 @@ def test_cutout_as_torchvision_erases(side: int) -> None:
         bottom, right = (min(8, c - side // 2 + side) for c in (row, column))
         erased = tv.erase(images[i], top, left, bottom - top, right - left, torch.zeros(3, 1, 1))
         assert torch.equal(ours[i], erased)
+
+
+def erasures(chance: float, size: int, count: int = 4000) -> tuple[Tensor, Tensor]:
+    """Drawn edges (4, count), and the uniform numbers behind them."""
+    uniform = torch.rand(5, count, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return augment.draw_erasures(chance, uniform, size), uniform
+
+
+@pytest.mark.parametrize("size", [8, 17, 32])
+def test_erasing_as_a_loop_and_as_torchvision_does_each_image(size: int) -> None:
+    """The loop works the rectangle out by itself, from the same numbers, and sets it pixel by pixel."""
+    from torchvision.transforms.v2 import functional as tv
+
+    edges, uniform = erasures(0.6, size, 64)
+    images = torch.randn(64, 3, size, size, generator=torch.Generator().manual_seed(1))
+    ours = augment.erase(images.clone(), edges)
+    for i, (coin, extent, shape, row, column) in enumerate(uniform.T.tolist()):
+        area = 0.02 + 0.31 * extent
+        low, high = max(math.log(0.3), math.log(area)), min(math.log(3.3), -math.log(area))
+        aspect = math.exp(low + (high - low) * shape)
+        height, width = (max(1, round(math.sqrt(share) * size)) for share in (area * aspect, area / aspect))
+        top, left = int((size - height + 1) * row), int((size - width + 1) * column)
+        erased = images[i].clone()
+        if coin < 0.6:
+            for y in range(top, top + height):
+                for x in range(left, left + width):
+                    erased[:, y, x] = 0
+            theirs = tv.erase(images[i], top, left, height, width, torch.zeros(3, 1, 1))
+            assert torch.equal(erased, theirs)
+        assert torch.equal(ours[i], erased)
+
+
+def test_what_is_erased_is_as_likely_as_the_paper_says() -> None:
+    """A chance of images; area and, where all fit, the logarithm of the aspect uniform; every place equally likely."""
+    size = 100_000  # so that rounding is nothing
+    edges, _ = erasures(0.25, size)
+    top, bottom, left, right = edges.double().numpy()
+    erased = bottom > top
+    assert np.array_equal(erased, right > left)
+    assert stats.binomtest(int(erased.sum()), erased.size, 0.25).pvalue > SIGNIFICANT
+    top, bottom, left, right = erasures(1.0, size)[0].double().numpy()
+    height, width = bottom - top, right - left
+    assert min(top.min(), left.min()) >= 0
+    assert max(bottom.max(), right.max()) <= size
+    area, aspect = height * width / size**2, np.log(height / width)
+    ratios = math.log(0.3), math.log(3.3)
+    assert stats.kstest(area, stats.uniform(0.02, 0.31).cdf).pvalue > SIGNIFICANT
+    assert stats.kstest(aspect[area < 0.3], stats.uniform(ratios[0], ratios[1] - ratios[0]).cdf).pvalue > SIGNIFICANT
+    assert stats.kendalltau(area[area < 0.3], aspect[area < 0.3]).pvalue > SIGNIFICANT
+    rows, columns = top / (size - height + 1), left / (size - width + 1)
+    for place in (rows, columns):
+        assert stats.kstest(place, stats.uniform.cdf).pvalue > SIGNIFICANT
+    for a, b in ((rows, columns), (rows, area), (columns, aspect)):
+        assert stats.kendalltau(a, b).pvalue > SIGNIFICANT
+
+
+def test_torchvisions_random_erasing_draws_the_same_rectangles() -> None:
+    """Against its own draws, which try again where a rectangle does not fit: at 32 px under 1 % of them."""
+    from torchvision.transforms import v2
+
+    transform: Any = v2.RandomErasing(p=1.0, scale=augment.ERASED_AREA, ratio=augment.ERASED_ASPECT)
+    image = torch.zeros(3, 32, 32)
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        theirs = [transform.make_params([image]) for _ in range(3000)]
+    top, bottom, left, right = erasures(1.0, 32)[0].numpy()
+    ours = {"i": top, "j": left, "h": bottom - top, "w": right - left}
+    for name, values in ours.items():
+        assert stats.ks_2samp(values, [drawn[name] for drawn in theirs]).pvalue > SIGNIFICANT, name
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_rectangle_has_a_pixel_and_fits_even_into_small_images(size: int) -> None:
+    top, bottom, left, right = erasures(1.0, size)[0]
+    for low, high in ((top, bottom), (left, right)):
+        assert int(low.min()) >= 0
+        assert int(high.max()) <= size
+        assert int((high - low).min()) >= 1
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_none_or_all_are_erased(chance: float) -> None:
+    top, bottom, *_ = erasures(chance, 32)[0]
+    assert float((bottom > top).double().mean()) == chance
 
 
 def mixes(mixup: float, cutmix: float, steps: int = 4000, size: int = 32) -> Tensor:
@@ -281,7 +406,10 @@ def test_no_augmentation_reads_back_or_has_shapes_that_depend_on_values() -> Non
     with Watch() as watch:
         made = augment.trivialaugment(images, *placed(6), 8, ways)
         made = augment.normalise(made, torch.ones(3), torch.ones(3))
+        made = augment.randaugment(images, *placed(6), 8, ways, ways)
+        made = augment.normalise(made, torch.ones(3), torch.ones(3))
         made = augment.cutout(made, torch.zeros(2, 6, dtype=torch.int64), 3)
+        made = augment.erase(made, torch.ones(4, 6, dtype=torch.int64))
         augment.mix_images(made, mix)
         augment.mix_labels(torch.arange(6), 6, mix)
     assert len(watch.names) > 50

@@ -22,6 +22,7 @@ IMAGES = RNG.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(50, dtype=np.int64)
 PLAIN = replace(shared(), batch_size=16, crop_padding=2)
 STRONG = replace(PLAIN, policy="trivialaugment", cutout=3, mixup=0.2, cutmix=1.0)
+STRONGEST = replace(STRONG, policy="randaugment", random_erasing=0.25)
 RECIPES = {
     "plain": PLAIN,
     "policy": replace(PLAIN, policy="trivialaugment"),
@@ -29,6 +30,9 @@ RECIPES = {
     "mixup": replace(PLAIN, mixup=0.2),
     "cutmix": replace(PLAIN, cutmix=1.0, crop_padding=0),
     "strong": STRONG,
+    "randaugment": replace(PLAIN, policy="randaugment"),
+    "erasing": replace(PLAIN, random_erasing=0.5),
+    "strongest": STRONGEST,
 }
 
 
@@ -42,7 +46,7 @@ def test_the_first_records_draws_are_still_drawn() -> None:
     order = torch.randperm(50, generator=generator)[:48]
     top, left = torch.randint(0, 5, (2, 48), generator=generator)
     coins = torch.rand(48, generator=generator) < 0.5
-    for recipe in (PLAIN, STRONG):
+    for recipe in (PLAIN, STRONG, STRONGEST):
         drawn = batches(recipe, seed=7).draw(2)
         assert torch.equal(drawn.order, order)
         assert torch.equal(drawn.offsets, torch.stack([top, left]))
@@ -53,6 +57,22 @@ def test_the_first_records_draws_are_still_drawn() -> None:
         image = np.pad(IMAGES[order[i]], ((2, 2), (2, 2), (0, 0)))[top[i] : top[i] + 8, left[i] : left[i] + 8]
         image = torch.from_numpy(image[:, ::-1].copy() if coins[i] else image.copy()).permute(2, 0, 1)
         assert torch.equal(made[i], (image.float() - mean) / std)
+
+
+def test_the_next_records_draws_are_still_drawn() -> None:
+    """The policy's ways, the cutouts and the mixes as the second version drew them, for the recipes that it had."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([7, 2]).generate_state(1)[0]))
+    torch.randperm(50, generator=generator)
+    torch.randint(0, 5, (2, 48), generator=generator)
+    torch.rand(48, generator=generator)
+    ways = torch.randint(0, augment.WAYS, (48,), generator=generator)
+    centres = torch.randint(0, 8, (2, 48), generator=generator)
+    mixes = augment.draw_mixes(0.2, 1.0, torch.rand(4, 3, generator=generator, dtype=torch.float64), 8)
+    for recipe in (STRONG, STRONGEST):
+        drawn = batches(recipe, seed=7).draw(2)
+        assert torch.equal(drawn.ways, ways)
+        assert torch.equal(drawn.centres, centres)
+        assert torch.equal(drawn.mixes, mixes)
 
 
 def test_channel_stats_are_those_of_numpy() -> None:
@@ -125,11 +145,40 @@ def test_one_option_leaves_the_draws_of_the_others_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain[:5], strong[:5], strict=True))
     assert plain.mixes.shape == (6, 0)
     assert strong.mixes.shape == (6, 3)
+    assert torch.equal(plain.second_ways, strong.second_ways)
+    assert strong.erasures.shape == (4, 0)
+    alone, beside = (batches(recipe).draw(0) for recipe in (replace(PLAIN, random_erasing=0.25), STRONGEST))
+    assert torch.equal(alone.erasures, beside.erasures)
+    assert torch.equal(beside.mixes, strong.mixes)
+
+
+def test_randaugment_is_two_ops_with_draws_of_their_own() -> None:
+    """Each image of a batch through one op after the other, one by one."""
+    made = batches(RECIPES["randaugment"])
+    drawn, ways, index = made.draw(0), augment.rand_ways(8), torch.zeros(1, dtype=torch.int64)
+    found = torch.cat([x for x, _ in made.epoch(0)])
+    for i in range(48):
+        one, where = made.images[drawn.order[i]][None], drawn.offsets[:, i : i + 1]
+        crop = augment.gather_crop(one, index, *where, drawn.coins[i : i + 1], 8)
+        for way in (drawn.ways[i : i + 1], drawn.second_ways[i : i + 1]):
+            image = crop.permute(0, 2, 3, 1).contiguous()
+            crop = augment.trivialaugment(image, index, index, index, index.bool(), 8, ways.take(way))
+        assert torch.equal(found[i], augment.normalise(crop, made.mean, made.std)[0])
+
+
+def test_only_what_is_drawn_is_erased() -> None:
+    plain, erased = (torch.cat([x for x, _ in batches(r).epoch(0)]) for r in (PLAIN, RECIPES["erasing"]))
+    edges = batches(RECIPES["erasing"]).draw(0).erasures.T.tolist()
+    for image, (top, bottom, left, right) in zip(plain, edges, strict=True):
+        image[:, top:bottom, left:right] = 0
+    assert torch.equal(plain, erased)
+    assert 10 < sum(bottom > top for top, bottom, _, _ in edges) < 38
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_nothing_is_read_back_within_an_epoch(resident: bool) -> None:
-    epoch = batches(STRONG, resident=resident).epoch(0)
+@pytest.mark.parametrize("recipe", [STRONG, STRONGEST], ids=["strong", "strongest"])
+def test_nothing_is_read_back_within_an_epoch(resident: bool, recipe: Recipe) -> None:
+    epoch = batches(recipe, resident=resident).epoch(0)
     next(epoch)
     with Watch() as watch:
         assert len(list(epoch)) == 2
@@ -180,12 +229,16 @@ def test_every_op_strength_sign_and_centre_equally_often_and_independently() -> 
     rows, columns = torch.cat([d.centres for d in drawn], 1).numpy()
     coins = torch.cat([d.coins for d in drawn]).numpy().astype(int)
     op, strength, negative = ways // 62, ways // 2 % 31, ways % 2
-    for values, kinds in ((op, 14), (strength, 31), (rows, 8), (columns, 8), (ways, augment.WAYS)):
+    second = torch.cat([d.second_ways for d in drawn]).numpy()
+    op2, negative2 = second // 62, second % 2
+    for values, kinds in ((op, 14), (strength, 31), (rows, 8), (columns, 8), (ways, augment.WAYS), (op2, 14)):
         counts = np.bincount(values, minlength=kinds)
         assert len(counts) == kinds
         assert stats.chisquare(counts).pvalue > SIGNIFICANT
-    assert stats.binomtest(int(negative.sum()), len(negative)).pvalue > SIGNIFICANT
-    for a, b in ((op, strength), (op, negative), (op, coins), (op, rows), (rows, columns), (op[1:], op[:-1])):
+    for signs in (negative, negative2):
+        assert stats.binomtest(int(signs.sum()), len(signs)).pvalue > SIGNIFICANT
+    pairs = [(op, strength), (op, negative), (op, coins), (op, rows), (rows, columns), (op[1:], op[:-1])]
+    for a, b in [*pairs, (op, op2), (negative, negative2), (op2, negative2), (op2[1:], op2[:-1])]:
         table = np.histogram2d(a, b, bins=(a.max() + 1, b.max() + 1))[0]
         assert stats.chi2_contingency(table).pvalue > SIGNIFICANT
     batch = op[: len(op) // 16 * 16].reshape(-1, 16)

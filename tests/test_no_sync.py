@@ -19,6 +19,7 @@ from bench.data.loader import Batches
 from bench.recipes import shared
 from bench.spec import Recipe
 from bench.train import Clock, train
+from models.drop_path import set_drop_path
 from models.registry import CATALOGUE, build
 from models.tables import tables_to_buffers
 
@@ -81,6 +82,15 @@ def test_an_epoch_without_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_strong_augmentation_without_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     strong = replace(RECIPE, policy="trivialaugment", cutout=8, mixup=0.8, cutmix=1.0)
     check_epoch(*one_epoch(build("resnet20", 10, 32).to(META), monkeypatch, strong))
+    stronger = replace(strong, policy="randaugment", random_erasing=0.25)
+    check_epoch(*one_epoch(build("resnet20", 10, 32).to(META), monkeypatch, stronger))
+
+
+@pytest.mark.parametrize("name", ["vit_params", "cct_2", "swin"])
+def test_stochastic_depth_without_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(name, 10, 32)
+    assert set_drop_path(model, 0.5)
+    check_epoch(*one_epoch(model.to(META), monkeypatch))
 
 
 def check_epoch(steps: int, transfers: dict[int, int], error: Exception | None) -> None:

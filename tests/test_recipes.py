@@ -58,6 +58,12 @@ def test_a_file_derives(tmp_path: Path) -> None:
         ("lr = inf", "lr must be above 0"),
         ('optimizer = "adam"', "optimizer must be one of adamw, sgd"),
         ('precision = "fp16"', "precision must be one of"),
+        ('policy = "autoaugment"', "policy must be empty or one of trivialaugment, randaugment"),
+        ("random_erasing = 1.5", r"random_erasing must lie in \[0, 1\]"),
+        ("random_erasing = -0.1", r"random_erasing must lie in \[0, 1\]"),
+        ("random_erasing = nan", r"random_erasing must lie in \[0, 1\]"),
+        ("drop_path = 1.0", r"drop_path must lie in \[0, 1\)"),
+        ("drop_path = -0.1", r"drop_path must lie in \[0, 1\)"),
         ("label_smoothing = 1.0", r"label_smoothing must lie in \[0, 1\)"),
     ],
 )

@@ -7,6 +7,8 @@ are fixed and nothing is read back, so that a CUDA graph may hold all of this. C
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -64,7 +66,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return as_float.sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
-# --- TrivialAugment ------------------------------------------------------------------------------------------------
+# --- TrivialAugment and RandAugment --------------------------------------------------------------------------------
 
 OPS = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "colour", "contrast",
@@ -74,6 +76,7 @@ STRENGTHS = 31
 WAYS = len(OPS) * STRENGTHS * 2  # op, strength and sign as one number: (op * STRENGTHS + strength) * 2 + negative
 REACH = {"shear_x": 0.99, "shear_y": 0.99, "translate_x": 32.0, "translate_y": 32.0, "rotate": 135.0}  # of strength 30
 ENHANCE_REACH = 0.99  # of brightness, colour, contrast, sharpness
+MAGNITUDE = 9  # RandAugment's one strength for every op
 
 
 class Ways(NamedTuple):
@@ -99,17 +102,35 @@ def trivial_ways(size: int) -> Ways:
 
     size: S in pixels; a shear keeps the crop's first row or column, as Pillow and torchvision do.
     """
+    return _ways(torch.arange(WAYS) // 2 % STRENGTHS, REACH, ENHANCE_REACH, 6, size)
+
+
+def rand_ways(size: int) -> Ways:
+    """RandAugment (Cubuk et al. 2019, arXiv:1909.13719) with torchvision's ranges, each op at MAGNITUDE.
+
+    A way's strength is not looked at, so that every op and sign is as likely as every other.
+    """
+    across = 150 / 331 * size
+    reach = {"shear_x": 0.3, "shear_y": 0.3, "translate_x": across, "translate_y": across, "rotate": 30.0}
+    return _ways(torch.full((WAYS,), MAGNITUDE), reach, 0.9, 4, size)
+
+
+WAYS_OF: dict[str, Callable[[int], Ways]] = {"trivialaugment": trivial_ways, "randaugment": rand_ways}  # by policy
+
+
+def _ways(strength: Tensor, reach: dict[str, float], enhance_reach: float, bits: int, size: int) -> Ways:
+    """Ways of these strengths (WAYS,); of strength 30 are `reach` by op, `enhance_reach`, and the bits posterized."""
     way = torch.arange(WAYS)
-    op, strength, sign = way // (2 * STRENGTHS), way // 2 % STRENGTHS, 1 - 2 * (way % 2)
+    op, sign = way // (2 * STRENGTHS), 1 - 2 * (way % 2)
     # float32 as torchvision spaces them: a grey level may hang on the last bit
-    reach = [torch.linspace(0, REACH.get(name, ENHANCE_REACH), STRENGTHS) for name in OPS]
-    amount = torch.stack(reach)[op, strength].double() * sign
+    spaced = [torch.linspace(0, reach.get(name, enhance_reach), STRENGTHS) for name in OPS]
+    amount = torch.stack(spaced)[op, strength].double() * sign
     ratio = 1 + amount
     colour, sharpness = _is(op, "colour"), _is(op, "sharpness")
     # colour: ratio * image + rest * grey; sharpness: image + rest * (smooth - image). As torchvision rounds them
     share, rest = torch.where(colour, ratio, 1.0), torch.where(colour | sharpness, 1 - ratio, 0.0)
     tone, contrast, blend = (
-        _tones(op, strength, ratio),
+        _tones(op, strength, ratio, bits),
         torch.stack([ratio, 1 - ratio], 1),
         torch.stack([share, rest], 1),
     )
@@ -138,11 +159,11 @@ def _warps(op: Tensor, amount: Tensor, size: int) -> Tensor:
     return warp.float()
 
 
-def _tones(op: Tensor, strength: Tensor, ratio: Tensor) -> Tensor:
+def _tones(op: Tensor, strength: Tensor, ratio: Tensor, bits: int) -> Tensor:
     """(WAYS, 256) uint8: brightness, posterize and solarize; every other op leaves each grey level as it is."""
     grey = torch.arange(256)
-    bits = (8 - strength / ((STRENGTHS - 1) / 6)).round().long()
-    posterized = grey & (256 - 2 ** (8 - bits))[:, None]
+    kept = (8 - strength / ((STRENGTHS - 1) / bits)).round().long()
+    posterized = grey & (256 - 2 ** (8 - kept))[:, None]
     threshold = (255 * torch.linspace(1, 0, STRENGTHS)[strength].double()).float()[:, None]
     solarized = torch.where(grey >= threshold, 255 - grey, grey)
     brighter = (grey * ratio.float()[:, None]).clamp(0, 255).long()
@@ -157,6 +178,16 @@ def trivialaugment(
 ) -> Tensor:
     """As gather_crop, then one op of TrivialAugment for each image; `ways`: the rows of this batch (Ways.take)."""
     return recolour(gather_warp(padded, index, top, left, flip, size, ways.warp), ways)
+
+
+def randaugment(
+    padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int, first: Ways, second: Ways
+) -> Tensor:
+    """As gather_crop, then two ops of RandAugment for each image, the second on what the first has put out."""
+    once = trivialaugment(padded, index, top, left, flip, size, first).permute(0, 2, 3, 1).contiguous()
+    index = torch.arange(len(once), device=once.device)
+    corner = torch.zeros_like(index)
+    return trivialaugment(once, index, corner, corner, corner.bool(), size, second)
 
 
 def recolour(images: Tensor, ways: Ways) -> Tensor:
@@ -230,7 +261,7 @@ def _equalize(ramp: Tensor, counts: Tensor, upto: Tensor, highest: Tensor) -> Te
     return torch.where(step == 0, ramp, equal.clamp_(0, 255)).to(torch.uint8)
 
 
-# --- cutout, mixup, cutmix -----------------------------------------------------------------------------------------
+# --- cutout, random erasing, mixup, cutmix -------------------------------------------------------------------------
 
 
 def cutout(images: Tensor, centres: Tensor, side: int) -> Tensor:
@@ -240,6 +271,40 @@ def cutout(images: Tensor, centres: Tensor, side: int) -> Tensor:
     steps = torch.arange(images.shape[-1], device=images.device)
     from_edge = steps - (centres - side // 2)[..., None]
     rows, columns = (from_edge >= 0) & (from_edge < side)
+    return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+ERASED_AREA = (0.02, 0.33)  # of the image
+ERASED_ASPECT = (0.3, 3.3)  # height over width
+
+
+def draw_erasures(chance: float, uniform: Tensor, size: int) -> Tensor:
+    """(4, B) int64, top, bottom, left and right of a rectangle in each image, empty but for a `chance`.
+
+    Random erasing (Zhong et al. 2017, arXiv:1708.04896) from `uniform` (5, B) float64 in [0, 1): coin, area, aspect,
+    place. Area is uniform; aspect, on the logarithm, is uniform over those that fit into the image, which are all up to
+    an area of 0.3; the place is any at which it fits. So no draw is tried again. Sides are rounded to 1 px or more.
+    """
+    coin, extent, shape, row, column = uniform
+    area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * extent
+    longest = -area.log()
+    low, high = (-longest).clamp(min=math.log(ERASED_ASPECT[0])), longest.clamp(max=math.log(ERASED_ASPECT[1]))
+    aspect = (low + (high - low) * shape).exp()
+    sides = ((share.sqrt() * size).round().clamp(1, size) * (coin < chance) for share in (area * aspect, area / aspect))
+    edges = []
+    for side, place in zip(sides, (row, column), strict=True):
+        first = ((size - side + 1) * place).floor()
+        edges += [first, first + side]
+    return torch.stack(edges).long()
+
+
+def erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """Set a rectangle of each image to 0, which is the mean. images: (B, 3, S, S) float32, normalised; boxes: (4, B)
+    as from draw_erasures.
+    """
+    steps = torch.arange(images.shape[-1], device=images.device)
+    top, bottom, left, right = boxes[..., None].unbind()
+    rows, columns = (steps >= top) & (steps < bottom), (steps >= left) & (steps < right)
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 

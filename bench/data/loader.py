@@ -36,6 +36,8 @@ class Draws(NamedTuple):
     ways: Tensor  # (count,) int64, op, strength and sign of the policy
     centres: Tensor  # (2, count) int64, row and column of the cutout
     mixes: Tensor  # (6, steps) float32, rows of a Mix; (6, 0) where nothing is mixed
+    second_ways: Tensor  # (count,) int64, of a policy's second op
+    erasures: Tensor  # (4, count) int64, edges of a rectangle; (4, 0) where nothing is erased
 
     def to(self, device: torch.device) -> Draws:
         """Moved: a few small copies an epoch instead of as many a step."""
@@ -78,7 +80,7 @@ class Batches:
         padded = F.pad(torch.from_numpy(images), (0, 0, pad, pad, pad, pad))
         resident = fits(padded, device) if resident is None else resident
         padded = padded.to(device) if resident else padded
-        ways = augment.trivial_ways(images.shape[1]).to(device) if recipe.policy else None
+        ways = augment.WAYS_OF[recipe.policy](images.shape[1]).to(device) if recipe.policy else None
         on_device = torch.from_numpy(labels).to(device)
         return cls(padded, on_device, recipe, num_classes, seed, mean, std, ways, memory_format, resident)
 
@@ -106,10 +108,14 @@ class Batches:
         coins = torch.rand(count, generator=generator).lt(0.5 if recipe.flip else 0.0)
         ways = torch.randint(0, augment.WAYS, (count,), generator=generator)
         centres = torch.randint(0, self.size, (2, count), generator=generator)
-        steps = self.steps if recipe.mixup or recipe.cutmix else 0
-        uniform = torch.rand(4, steps, generator=generator, dtype=torch.float64)
-        mixes = augment.draw_mixes(recipe.mixup, recipe.cutmix, uniform, self.size)
-        return Draws(order, offsets, coins, ways, centres, mixes)
+        uniform = torch.rand(4, self.steps, generator=generator, dtype=torch.float64)
+        used = self.steps if recipe.mixup or recipe.cutmix else 0
+        mixes = augment.draw_mixes(recipe.mixup, recipe.cutmix, uniform[:, :used], self.size)
+        second_ways = torch.randint(0, augment.WAYS, (count,), generator=generator)
+        uniform = torch.rand(5, count, generator=generator, dtype=torch.float64)
+        used = count if recipe.random_erasing else 0
+        erasures = augment.draw_erasures(recipe.random_erasing, uniform[:, :used], self.size)
+        return Draws(order, offsets, coins, ways, centres, mixes, second_ways, erasures)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented, normalised (B, 3, S, S) float32 batches with their labels.
@@ -135,9 +141,15 @@ class Batches:
             found = augment.gather_crop(images, index, top, left, coins, self.size)
         else:
             ways = self.ways.take(draws.ways[part])
-            found = augment.trivialaugment(images, index, top, left, coins, self.size, ways)
+            if self.recipe.policy == "randaugment":
+                second = self.ways.take(draws.second_ways[part])
+                found = augment.randaugment(images, index, top, left, coins, self.size, ways, second)
+            else:
+                found = augment.trivialaugment(images, index, top, left, coins, self.size, ways)
         made = augment.normalise(found, self.mean, self.std)
-        return augment.cutout(made, draws.centres[:, part], self.recipe.cutout) if self.recipe.cutout else made
+        if self.recipe.cutout:
+            made = augment.cutout(made, draws.centres[:, part], self.recipe.cutout)
+        return augment.erase(made, draws.erasures[:, part]) if self.recipe.random_erasing else made
 
     def _rows(self, order: Tensor, order_on_device: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """For each batch from the `first`: images on the device, and the batch's indices (B,) into them."""
