@@ -46,7 +46,8 @@ class Budget:
 def parse_budget(text: str, flag: str = "--budget") -> Budget:
     """`50epochs`, `10min`, `2PFLOP`, `1Msamples`. Raises UserError that names the choices."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\+?\d{1,2})?)\s*([A-Za-z]+)", text.strip())
-    unit = next((u for u in UNITS if found and u.lower() in (found[2].lower(), f"{found[2].lower()}s")), None)
+    word = found[2].lower() if found else ""
+    unit = next((u for u in UNITS if u.lower() in (word, f"{word}s", word[:-1] if len(word) > 2 else word)), None)
     if found is None or unit is None:
         raise UserError(f"{flag} '{text}': write an amount such as 50epochs, 10min, 2PFLOP or 1Msamples")
     kind, factor = UNITS[unit]

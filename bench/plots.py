@@ -383,7 +383,9 @@ def save_all(stores: list[Store], folder: Path, by_device: bool = True) -> list[
         if not comparison.rows:
             continue
         about = comparison.about
-        stem = f"{slug(about['dataset'])}-{slug(about['recipe'])}-{about['epochs']}ep"
+        length = about["budget"].replace(" epochs", "ep")
+        words = ("track " + about["track"] if about["track"] else about["recipe"], length)
+        stem = "-".join(slug(word) for word in (about["dataset"], *words))
         prefix = next(p for n in range(1, 1000) if (p := stem if n == 1 else f"{stem}-{n}") not in used)
         used.add(prefix)
         for name in PLOTS:

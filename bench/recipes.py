@@ -59,7 +59,7 @@ def cnn() -> Recipe:
 
     Sources: He et al. 2016 (arXiv:1512.03385, section 4.2: batch 128, lr 0.1, crop from 4 px padding + flip), with the
     decay, Nesterov momentum and cosine that later work settled on (Zagoruyko & Komodakis 2016, arXiv:1605.07146;
-    Loshchilov & Hutter 2017, arXiv:1608.03983). Cost: 200 passes over CIFAR-10's 45,000 training images. Should reach:
+    Loshchilov & Hutter 2017, arXiv:1608.03983). Cost: 200 passes over CIFAR-10's 45,000 training images. Expected:
     93 to 94.4 % with ResNet-56 there (results/references.csv); not measured here at full length.
     """
     return Recipe(
@@ -79,8 +79,9 @@ def vit() -> Recipe:
 
     Sources: Touvron et al. 2021 (arXiv:2012.12877) for the set, as Lee et al. 2021 (arXiv:2112.13492) and Hassani et
     al. 2021 (arXiv:2104.05704) use it on small images: lr 1e-3, decay 0.05, label smoothing 0.1, RandAugment, mixup,
-    cutmix, random erasing, and stochastic depth where a model has a place for it (timm's and CCT). Cost: 200 passes over CIFAR-10's 45,000 training images. Should reach: 89 to 94.8 % there, by
-    model (results/references.csv); not measured here at full length. Over few passes it is too strong for any model.
+    cutmix, random erasing, and stochastic depth where a model has a place for it (timm's and CCT).
+    Cost: 200 passes over CIFAR-10's 45,000 training images. Expected: 89 to 94.8 % there, by model
+    (results/references.csv); not measured here at full length. Over few passes it is too strong for any model.
     """
     return Recipe(
         name="vit",

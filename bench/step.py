@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.data.loader import FORMATS
 from bench.spec import Recipe, Setting
@@ -94,11 +95,7 @@ def layout(setting: Setting) -> torch.memory_format:
 
 def attention(setting: Setting) -> contextlib.AbstractContextManager[object]:
     """Within, scaled_dot_product_attention is torch's best kernel, or under `math` a sequence of plain operators."""
-    if setting.attention != "math":
-        return contextlib.nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # it loads scipy, which takes a second of every start
-
-    return sdpa_kernel(SDPBackend.MATH)
+    return sdpa_kernel(SDPBackend.MATH) if setting.attention == "math" else contextlib.nullcontext()
 
 
 def compiled(function: Callable[..., Tensor], setting: Setting) -> Callable[..., Tensor]:

@@ -32,6 +32,7 @@ from bench.store import (
     Store,
     comparability_key,
     quartiles,
+    question,
     results,
     seconds_per_call,
     sessions_of,
@@ -62,6 +63,7 @@ COLUMNS = (
     Column("inference_images_per_second", "inference", "images/s", significant, QUARTILES, "inference"),
     Column("latency_ms", "latency of 1", "ms", significant, QUARTILES, "latency"),
     Column("flops", "FLOPs", "M mult-adds", lambda v: f"{v / 1e6:,.1f}"),
+    Column("samples_seen", "samples seen", "thousands", lambda v: f"{v / 1e3:,.1f}"),
     Column("params", "parameters", "M", lambda v: f"{v / 1e6:,.3f}"),
     Column("activations", "activations", "M", lambda v: f"{v / 1e6:,.2f}"),
     Column("peak_memory_bytes", "peak memory", "MB", lambda v: f"{v / 1e6:,.0f}"),
@@ -153,7 +155,7 @@ def load(stores: list[Store]) -> Loaded:
 def _conditions(run: Record) -> str:
     """Everything that must be equal within a comparison, as one string to group by."""
     spec, environment = run["spec"], run.get("environment", {})
-    return json.dumps([spec["data"], spec["recipe"], comparability_key(spec, environment)], sort_keys=True)
+    return json.dumps([question(spec), comparability_key(spec, environment)], sort_keys=True)
 
 
 def compare(stores: list[Store], reference: str = REFERENCE, by_device: bool = True) -> list[Comparison]:
@@ -193,9 +195,10 @@ def _refuse_mixed_keys(firsts: list[Record]) -> None:
     """Raise UserError where two groups ask the same question under different comparability keys."""
     questions: dict[str, list[Record]] = {}
     for run in firsts:
-        recipe = {k: v for k, v in run["spec"]["recipe"].items() if k not in ("precision", "batch_size")}
-        question = [run["spec"]["data"], recipe, run["spec"]["setting"]["name"]]
-        questions.setdefault(json.dumps(question, sort_keys=True), []).append(run)
+        asked = question(run["spec"])
+        recipe = {k: v for k, v in asked["recipe"].items() if k not in ("precision", "batch_size")}
+        words = [asked["data"], recipe, run["spec"]["setting"]["name"]]
+        questions.setdefault(json.dumps(words, sort_keys=True), []).append(run)
     for group in questions.values():  # settings are reported side by side, a table each
         keys = [comparability_key(run["spec"], run["environment"]) for run in group]
         different = [part for part in keys[0] if len({json.dumps(key[part]) for key in keys}) > 1]
@@ -213,7 +216,7 @@ def _distinct(values: Iterable[Any]) -> list[str]:
 
 
 def _same_plan(a: Record, b: Record) -> bool:
-    same = all(a[k] == b[k] for k in ("data", "recipe", "device", "device_name", "deterministic"))
+    same = all(a[k] == b[k] for k in ("device", "device_name", "deterministic")) and question(a) == question(b)
     return same and a["setting"]["name"] == b["setting"]["name"]
 
 
@@ -244,8 +247,10 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
         "dataset": spec["data"]["name"],
         "train_images": first["metrics"]["train_images"],
         "test_images": first["metrics"]["test_images"],
-        "recipe": spec["recipe"]["name"],
-        "epochs": spec["recipe"]["epochs"],
+        "recipe": "each family's own" if spec["recipe"]["track"] == "family" else spec["recipe"]["name"],
+        "track": spec["recipe"]["track"],
+        "epochs": spec["recipe"]["epochs"] or None,
+        "budget": spec["recipe"]["budget"] or f"{spec['recipe']['epochs']} epochs",
         "batch_size": spec["recipe"]["batch_size"],
         "precision": spec["recipe"]["precision"],
         "setting": spec["setting"]["name"],
@@ -270,9 +275,10 @@ def _common_session(by_model: dict[str, list[Record]], sessions: list[Record]) -
 def _title(about: dict[str, Any]) -> str:
     threads = f", {about['threads']} threads" if about["threads"] else ""
     setting = "" if about["setting"] == "eager" else f" · {about['setting']}"
+    track = f"track {about['track']}, " if about["track"] else ""
     return (
         f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images) · "
-        f"recipe {about['recipe']}, {about['epochs']} epochs, batch {about['batch_size']}, {about['precision']} · "
+        f"{track}recipe {about['recipe']}, {about['budget']}, batch {about['batch_size']}, {about['precision']} · "
         f"{about['device_name']}{threads}, torch {about['torch']}{setting}"
     )
 
@@ -284,7 +290,9 @@ def _row(model: str, runs: list[Record], session: Record | None) -> Row:
         values["accuracy"] = share_interval(accuracies[0], runs[0]["metrics"]["test_images"])
     else:
         values["accuracy"] = mean_interval(accuracies)
-    for key in ("train_seconds", "flops", "params", "activations", "peak_memory_bytes"):
+    # Under a budget in epochs every run sees as many samples, and the title says how many.
+    budgeted = ("samples_seen",) if runs[0]["spec"]["recipe"]["budget"] else ()
+    for key in ("train_seconds", *budgeted, "flops", "params", "activations", "peak_memory_bytes"):
         alone = [r for r in runs if key not in NOT_SHARED or not shared_device(r)]
         found = [r["metrics"][key] for r in alone if r["metrics"].get(key) is not None]
         if found:
@@ -357,6 +365,9 @@ def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Recor
         notes.append("† These FLOPs did not pass the audit against torch's own counter; another note says how.")
     if runs[0]["spec"]["setting"]["name"] == "tuned":
         notes.append(f"Settings found by the same search for each: {'; '.join(_found_settings(runs))}.")
+    if runs[0]["spec"]["recipe"]["track"]:
+        rates = _distinct(f"{run['spec']['model']} {run['spec']['recipe']['lr']:g}" for run in runs)
+        notes.append(f"Learning rates found on validation, by as many trials for each: {', '.join(rates)}.")
     if together := [run for run in runs if shared_device(run)]:
         notes.append(
             f"{len(together)} of {len(runs)} runs shared the device with others (--runs-per-device): their seconds "

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from bench.budget import Course
 from bench.data.loader import Batches
 from bench.recipes import shared
 from models.registry import CATALOGUE, build
@@ -270,6 +271,7 @@ def test_an_epoch_of_training_never_waits() -> None:
     batches = Batches.create(*cifar_like(), replace(shared(), batch_size=64, epochs=1), 10, 0, torch.device("cuda"))
     model = build("resnet20", 10, 32).to("cuda", memory_format=torch.channels_last)
     clock, seen = Clock(lambda: 0.0, lambda: None), []
+    course, device = Course(batches.steps * 64, 64, batches.steps), torch.device("cuda")
 
     def on_step(step: int) -> None:
         seen.append(step)
@@ -277,7 +279,7 @@ def test_an_epoch_of_training_never_waits() -> None:
 
     try:
         with pytest.raises(StopIteration):
-            train(model, batches, lambda: next(iter(())), batches.recipe, torch.device("cuda"), clock, clock, on_step)
+            train(model, batches, lambda: next(iter(())), batches.recipe, course, device, clock, clock, on_step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert seen == list(range(1, batches.steps + 1))

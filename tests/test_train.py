@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench.budget import Course
 from bench.data.augment import Mix, mix_labels
 from bench.data.loader import Batches, HeldOut
 from bench.errors import Diverged
@@ -51,13 +52,14 @@ class FakeTime:
         self.syncs += 1
 
 
-def run(model: nn.Module, recipe=RECIPE, validate=lambda: FINE, **hooks):
+def run(model: nn.Module, recipe=RECIPE, validate=lambda: FINE, course: Course | None = None, **hooks):
     clock, first = FakeTime(), FakeTime()
     trained = train(
         model,
         small_batches(),
         validate,
         recipe,
+        course or Course(recipe.epochs * 24, 8, 3, recipe.validations),
         CPU,
         Clock(clock.now, clock.sync),
         Clock(first.now, first.sync),

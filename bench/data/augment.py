@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 # --- crop, flip, normalise -----------------------------------------------------------------------------------------
@@ -329,6 +328,8 @@ def draw_mixes(mixup: float, cutmix: float, uniform: Tensor, size: int) -> Tenso
     lambda ~ Beta(alpha, alpha) once a batch: mixup (Zhang et al. 2018, arXiv:1710.09412), cutmix (Yun et al. 2019,
     arXiv:1905.04899: the box has 1 - lambda of the area before the border cuts it, its label what is left).
     """
+    from scipy.special import betaincinv  # speed sessions mix nothing and would wait for it
+
     coin, quantile, *centre = uniform
     cuts = coin >= (0.5 if mixup and cutmix else 1.0 if mixup else 0.0)
     alpha = torch.where(cuts, cutmix, mixup)
