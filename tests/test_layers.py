@@ -78,6 +78,7 @@ assert "torch" not in sys.modules, "torch was imported"
         "import bench.tables, bench.plots",
         "import bench.data.datasets",
         "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",
+        "import bench.crossed, bench.verdicts; bench.verdicts.parse_condition('speed < 1')",
         "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress",
         "from models.registry import expand_names; expand_names('vit_*')",
         "from bench.cli import main; assert main(['list', 'models']) == 0",
@@ -109,6 +110,7 @@ def test_torch_stays_unloaded(code: str) -> None:
         ("bench.sweep", "matplotlib"),  # before every plan, and every refusal
         ("bench.speed", "matplotlib"),
         ("bench.tables", "scipy.stats"),
+        ("bench.verdicts", "scipy"),
     ],
 )
 def test_what_is_slow_to_import_waits_until_it_is_needed(module: str, unloaded: str) -> None:
