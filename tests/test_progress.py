@@ -24,7 +24,8 @@ def shown(terminal: bool) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=140, markup=False, highlight=False, soft_wrap=True)
     with Display(console) as display:
-        with display.run("[red]model, seed 0 (1 of 1)", 20, 2, 100) as bar:
+        with display.run("[red]model, seed 0 (1 of 1)", 100) as bar:
+            bar.event({"event": "planned", "steps": 20, "epochs": 2.0})
             bar.event({"event": "step", "step": 10})
             bar.event(EPOCH)
             bar.event({"event": "step", "step": 15})
@@ -54,7 +55,8 @@ def test_a_bar_says_where_it_is() -> None:
 def test_runs_at_once_are_told_apart() -> None:
     file = io.StringIO()
     display = Display(Console(file=file, width=140, markup=False, highlight=False, soft_wrap=True))
-    with display.run("one (1 of 2)", 20, 2, 100, "  one: ") as one, display.run("two (2 of 2)", 20, 2, 100) as two:
+    with display.run("one (1 of 2)", 100, "  one: ") as one, display.run("two (2 of 2)", 100) as two:
+        one.event({"event": "planned", "steps": 20, "epochs": 2.0})
         one.event(EPOCH)
         two.event({"event": "note", "text": "graphed could not be had"})
         one.event({"event": "continued", "step": 3})
