@@ -25,7 +25,7 @@ from models.registry import ModelError, suggest
 if TYPE_CHECKING:
     from bench.store import Store
 
-COMMANDS = ("run", "time", "table", "plot", "check", "cost", "list")
+COMMANDS = ("run", "time", "compare", "table", "plot", "check", "cost", "list")
 DEFAULT_MODELS = "seresnet,vit_tiny"
 DEFAULT_STORE = "results/local"
 
@@ -113,6 +113,25 @@ def make_parser() -> Parser:
         else:
             reader.add_argument("--out", type=Path, metavar="DIR", help="default: plots/ in the first store")
 
+    compare = commands.add_parser("compare", help="which of two models is better, and how sure", allow_abbrev=False)
+    compare.add_argument("models", nargs="*", metavar="NAME", help="two or more; one: against all others; none: all")
+    compare.add_argument(
+        "--results", type=Path, action="append", metavar="DIR", help=f"repeatable; default {DEFAULT_STORE}"
+    )
+    compare.add_argument(
+        "--margin", type=float, default=0.5, metavar="POINTS", help="of accuracy that make no difference"
+    )
+    compare.add_argument("--target", type=float, metavar="SHARE", help="validation accuracy; default: the runs' own")
+    compare.add_argument("--format", choices=("text", "csv"), default="text")
+    compare.add_argument("--out", type=Path, metavar="FILE", help="write the verdicts there too, as CSV")
+    compare.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="exit 1 where a whole interval of A against B lies there: 'accuracy < -0.5', 'speed < 1'; repeatable",
+    )
+
     check = commands.add_parser("check", help="is a store what it claims to be", allow_abbrev=False)
     check.add_argument(
         "--results", type=Path, action="append", metavar="DIR", help=f"repeatable; default {DEFAULT_STORE}"
@@ -195,8 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
     for flag in ("budget", "trial_budget"):
         if text := getattr(arguments, flag):
             parse_budget(text, f"--{flag.replace('_', '-')}")
-    if arguments.target is not None and not 0 < arguments.target < 1:
-        raise UserError(f"--target must lie between 0 and 1, such as 0.9, not {arguments.target:g}")
+    check_target(arguments.target)
     if arguments.trial_budget and not arguments.track:
         raise UserError("--trial-budget is of the searches in a track; add --track shared, family or both")
     _read_durations(arguments, "run_timeout", "timing_limit", "tune_limit")
@@ -246,6 +264,40 @@ def table(arguments: argparse.Namespace) -> int:
     comparisons = tables.compare(open_stores(arguments.results), by_device=arguments.by_device)
     print(tables.render(comparisons, arguments.format, make_console().width), end="")
     return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print verdicts on pairs of models; 1 where a condition of --fail-if is met."""
+    from bench.verdicts import parse_condition
+
+    conditions = [parse_condition(text) for text in arguments.fail_if]
+    if not 0 < arguments.margin < 100:
+        raise UserError(f"--margin must lie between 0 and 100 points, not {arguments.margin:g}")
+    check_target(arguments.target)
+    if len(set(arguments.models)) < len(arguments.models):
+        raise UserError("a model is named twice; name different ones to compare")
+    stores = open_stores(arguments.results)
+    from bench.compare import failing, pairs
+    from bench.files import inert_line, write_atomically
+    from bench.pair_table import render, to_csv_bytes
+
+    made = pairs(stores, arguments.models, arguments.margin / 100, arguments.target)
+    content = to_csv_bytes(made)
+    text = content.decode() if arguments.format == "csv" else render(made)
+    print("\n".join(map(inert_line, text.split("\n"))), end="")
+    if arguments.out is not None:
+        write_atomically(arguments.out, content)
+    met = [(c, pair) for c in conditions for pair in failing(made, c)]
+    for condition, pair in met:
+        who = f"{pair.a.model} against {pair.b.model}{f', track {pair.track}' if pair.track else ''}"
+        print(inert_line(f"failed: {condition.metric} {condition.operator} {condition.number:g}: {who}"))
+    return EXIT_FAILED if met else 0
+
+
+def check_target(target: float | None) -> None:
+    """Raise UserError for a target that is no share of images."""
+    if target is not None and not 0 < target < 1:
+        raise UserError(f"--target must lie between 0 and 1, such as 0.9, not {target:g}")
 
 
 def plot(arguments: argparse.Namespace) -> int:
@@ -355,6 +407,7 @@ def list_choices(arguments: argparse.Namespace) -> int:
 COMMAND_FUNCTIONS = {
     "run": run,
     "time": time_models,
+    "compare": compare,
     "table": table,
     "plot": plot,
     "check": check,

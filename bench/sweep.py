@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import call
+from bench.files import write_atomically
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, duration, make_console
 from bench.runner import (
@@ -377,6 +379,29 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
     if specs[0].setting.name == "tuned":
         both = [s for name in ("eager", "tuned") if (s := timed_under(name, plans[0].specs, store)) is not None]
         display.line(render_settings(both, display.console.width))
+    if path := write_verdicts(store):
+        written.append(path)
+        display.line("which is better, and how sure: run_bench.py compare" + _results_flag(store))
     for path in written:
         display.line(f"wrote {path}")
     return drawn
+
+
+def write_verdicts(store: Store) -> Path | None:
+    """verdicts.csv: every pair that has one. None where no two models have runs under equal conditions."""
+    from bench.compare import pairs
+    from bench.pair_table import to_csv_bytes
+
+    try:
+        made = pairs([store])
+    except UserError:
+        return None
+    path = store.root / "verdicts.csv"
+    write_atomically(path, to_csv_bytes(made))
+    return path
+
+
+def _results_flag(store: Store) -> str:
+    from bench.cli import DEFAULT_STORE
+
+    return "" if store.root == Path(DEFAULT_STORE) else f" --results {shlex.quote(str(store.root))}"

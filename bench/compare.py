@@ -1,0 +1,358 @@
+"""Which of two models is better, on which budget, by how much, how sure? Example: pairs([Store(…)], ["a", "b"])
+
+Reads stores, without torch: predictions for accuracy, speed sessions for speed, histories for the time to a target. A
+pair is two models under equal conditions in one track; its figures are of A against B. Words come from verdicts.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.crossed import (
+    Difference,
+    images_needed,
+    on_images_like_these,
+    on_this_test_set,
+    seeds_needed_for_images,
+)
+from bench.errors import UserError
+from bench.schema import Record
+from bench.stats import Interval, holm, kaplan_meier_median, ratio_interval, welch_ratio
+from bench.store import Store, comparability_key, question, seconds_per_call, sessions_of, shared_device
+from bench.tables import Loaded, load
+from bench.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
+
+Right = npt.NDArray[np.bool_]
+NONE = Interval(math.nan, math.nan, math.nan, 0)
+MARGIN = 0.005  # of accuracy, as a share: the seed's own "comparable"
+TRACKS = ("shared", "family")  # in the order in which they are shown
+
+
+@dataclass(frozen=True)
+class Reached:
+    """One model's runs and the target: `seconds` on the training clock, `samples`; of those that did not, the end's.
+
+    Seconds are nan where runs shared their device.
+    """
+
+    seconds: tuple[float, ...]
+    samples: tuple[int, ...]
+    reached: tuple[bool, ...]
+
+    @property
+    def share(self) -> str:
+        """`2 of 3`."""
+        return f"{sum(self.reached)} of {len(self.reached)}"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model of a pair: its runs under these conditions, seed by seed."""
+
+    model: str
+    runs: tuple[Record, ...]
+    right: Right  # (seeds, images): was the test image classified rightly
+    flops: float | None  # multiply-adds of a forward pass
+    train_flops: float | None  # forward and backward, two a multiply-add
+    lr: tuple[float, ...]
+    search_samples: int  # of all trials of the search for its learning rate; 0 where there was none
+    search_trials: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A against B under one set of conditions. Ratios are A's figure over B's; of speeds, above 1 means A is faster."""
+
+    about: dict[str, Any]
+    a: Side
+    b: Side
+    like_these: Difference
+    this_set: Difference
+    p_like_these: float  # of all pairs compared under these conditions, by Holm
+    p_this_set: float
+    tests: int
+    speed: Interval = NONE  # training images/s
+    inference: Interval = NONE
+    flops: Interval = NONE
+    target: float | None = None
+    named_before: bool = False  # the target, before the runs
+    reached: tuple[Reached, Reached] | None = None
+    time_to_target: Interval = NONE
+    flops_to_target: Interval = NONE
+    margin: float = MARGIN
+    words: dict[str, str] = field(default_factory=dict)  # verdict, verdict_this_set, claim, help
+
+    @property
+    def track(self) -> str:
+        """shared, family, or none."""
+        return str(self.about["track"])
+
+
+# --- from stores to pairs ------------------------------------------------------------------------------------------
+
+
+def pairs(
+    stores: list[Store], models: Sequence[str] = (), margin: float = MARGIN, target: float | None = None
+) -> list[Pair]:
+    """Every pair of `models` (none: of all; one: of it and all others) wherever both have runs under equal conditions.
+
+    Raises UserError where a model has none, or no pair has any in common.
+    """
+    found = load(stores)
+    groups = by_conditions(found)
+    known = {run["spec"]["model"] for runs in groups.values() for run in runs}
+    for model in models:
+        if model not in known:
+            raise UserError(f"no finished runs of '{model}' here; there are {', '.join(sorted(known)) or 'none'}")
+    made = []
+    for runs in groups.values():
+        sides = sides_of(runs, stores)
+        wanted = [(a, b) for a, b in ordered(list(sides), models)]
+        searched = {m: _with_search(side, stores) for m, side in sides.items() if any(m in pair for pair in wanted)}
+        made += _family([(searched[a], searched[b]) for a, b in wanted], runs, found, margin, target)
+    if not made:
+        raise UserError("no two of these models have runs under equal conditions; run them in one command")
+    return sorted(made, key=lambda pair: TRACKS.index(pair.track) if pair.track else -1)
+
+
+def by_conditions(found: Loaded) -> dict[str, list[Record]]:
+    """Finished runs by everything that must be equal between them; several of one seed: the newest."""
+    groups: dict[str, dict[tuple[str, int], Record]] = {}
+    for run in found.runs:
+        if run["status"] == "ok":
+            key = [question(run["spec"]), comparability_key(run["spec"], run["environment"])]
+            group = groups.setdefault(json.dumps(key, sort_keys=True), {})
+            group[run["spec"]["model"], run["spec"]["seed"]] = run
+    return {key: list(group.values()) for key, group in groups.items()}
+
+
+def ordered(there: list[str], models: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs (A, B) of the models that are there, in the order in which they were named."""
+    if len(models) == 1:
+        return [(models[0], other) for other in sorted(there) if other != models[0] and models[0] in there]
+    return list(combinations([m for m in models if m in there] if models else sorted(there), 2))
+
+
+def sides_of(runs: list[Record], stores: list[Store]) -> dict[str, Side]:
+    """Each model's runs with their predictions; runs whose predictions are gone are left out."""
+    sides = {}
+    for model in dict.fromkeys(run["spec"]["model"] for run in runs):
+        mine = sorted((r for r in runs if r["spec"]["model"] == model), key=lambda r: int(r["spec"]["seed"]))
+        newest = max(mine, key=lambda r: str(r["started"]))["spec"]["model_source"]
+        mine = [r for r in mine if r["spec"]["model_source"] == newest]  # a file that was edited is another model
+        read = [(run, right) for run in mine if (right := predictions(run, stores)) is not None]
+        if not read:
+            continue
+        first = read[0][0]["metrics"]
+        rates = tuple(sorted({float(run["spec"]["recipe"]["lr"]) for run, _ in read}))
+        kept, right = tuple(run for run, _ in read), np.stack([right for _, right in read])
+        sides[model] = Side(model, kept, right, first.get("flops"), first.get("train_flops_2x"), rates, 0, 0)
+    return sides
+
+
+def predictions(run: Record, stores: list[Store]) -> Right | None:
+    """Which test images a run got right; None where no store has its predictions."""
+    for store in stores:
+        path = store.root / "runs" / run["run_id"] / "predictions.npz"
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return np.asarray(data["test_predicted"] == data["test_label"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+def _with_search(side: Side, stores: list[Store]) -> Side:
+    """The side with what the search for its learning rate took."""
+    spec = side.runs[0]["spec"]
+    if not spec["recipe"]["track"]:
+        return side
+    own = {k: v for k, v in spec["recipe"].items() if k not in ("lr", "epochs", "budget", "validations")}
+    for store in stores:
+        for search in reversed(store.searches()):
+            other = search["spec"]
+            same = all(other[k] == spec[k] for k in ("model", "model_source", "data", "setting", "device_name"))
+            if same and search["chosen"] in side.lr and own == {k: other["recipe"][k] for k in own}:
+                samples = sum(trial["samples"] for trial in search["trials"])
+                return replace(side, search_samples=samples, search_trials=len(search["trials"]))
+    return side
+
+
+def _family(
+    sides: list[tuple[Side, Side]], runs: list[Record], found: Loaded, margin: float, target: float | None
+) -> list[Pair]:
+    """Pairs under one set of conditions: their p values are adjusted for one another."""
+    like = [on_images_like_these(a.right, b.right) for a, b in sides]
+    this = [on_this_test_set(a.right, b.right) for a, b in sides]
+    tested = [math.nan if d.of_runs else d.p for d in like]
+    p_like, p_this = holm(tested), holm([d.p for d in this])
+    made = []
+    for index, (a, b) in enumerate(sides):
+        aim, before = _target(a, b, target)
+        reached = (reach(a, aim), reach(b, aim)) if aim is not None else None
+        pair = Pair(
+            about=conditions_of(runs[0]),
+            a=a,
+            b=b,
+            like_these=like[index],
+            this_set=this[index],
+            p_like_these=p_like[index],
+            p_this_set=p_this[index],
+            tests=sum(not math.isnan(p) for p in tested),
+            speed=session_ratio(a, b, "train", found.sessions),
+            inference=session_ratio(a, b, "inference", found.sessions),
+            flops=_exact(a.flops, b.flops),
+            target=aim,
+            named_before=before,
+            reached=reached,
+            time_to_target=_ratio_to_target(reached, "seconds"),
+            flops_to_target=_scaled(_ratio_to_target(reached, "samples"), a.train_flops, b.train_flops),
+            margin=margin,
+        )
+        made.append(replace(pair, words=words_of(pair)))
+    return made
+
+
+def conditions_of(run: Record) -> dict[str, Any]:
+    """What a pair's runs have in common, for a title and the CSV file."""
+    spec, metrics, environment = run["spec"], run["metrics"], run["environment"]
+    recipe = spec["recipe"]
+    return {
+        "dataset": spec["data"]["name"],
+        "train_images": metrics["train_images"],
+        "test_images": metrics["test_images"],
+        "track": recipe["track"],
+        "recipe": "each family's own" if recipe["track"] == "family" else recipe["name"],
+        "budget": recipe["budget"] or f"{recipe['epochs']} epochs",
+        "batch_size": recipe["batch_size"],
+        "precision": recipe["precision"],
+        "setting": spec["setting"]["name"],
+        "device_name": spec["device_name"],
+        "threads": comparability_key(spec, environment)["threads"],
+        "torch": environment["torch"],
+    }
+
+
+def _exact(a: float | None, b: float | None) -> Interval:
+    """The ratio of two counts, which have no spread."""
+    return Interval(a / b, a / b, a / b, 1) if a and b else NONE
+
+
+def session_ratio(a: Side, b: Side, kind: str, sessions: list[Record]) -> Interval:
+    """A's images/s over B's within the blocks of the newest session that timed both as they were run."""
+    both = [s for s in sessions_of(a.runs[-1], sessions) if s in sessions_of(b.runs[-1], sessions)]
+    for session in reversed(both):
+        times = [seconds_per_call(session, side.model, kind) for side in (b, a)]
+        if times[0] and len(times[0]) == len(times[1]):
+            return ratio_interval(*times)
+    return NONE
+
+
+# --- time to a target ----------------------------------------------------------------------------------------------
+
+
+def _target(a: Side, b: Side, asked: float | None) -> tuple[float | None, bool]:
+    """(the target, whether all runs were begun with it named): the one asked for, else the runs' own if it is one."""
+    own = {run.get("target") for side in (a, b) for run in side.runs}
+    if asked is None:
+        only = own.pop() if len(own) == 1 else None
+        return only, only is not None
+    return asked, own == {asked}
+
+
+def reach(side: Side, target: float) -> Reached:
+    """When each run first stood at the target or above, on validation; for those that never did, when they ended."""
+    seconds, samples, reached = list[float](), list[int](), list[bool]()
+    for run in side.runs:
+        there = [epoch for epoch in run["history"] if epoch["val_accuracy"] >= target]
+        row = there[0] if there else run["history"][-1]
+        seconds.append(math.nan if shared_device(run) else float(row["train_seconds"]))
+        samples.append(int(row["samples_seen"]))
+        reached.append(bool(there))
+    return Reached(tuple(seconds), tuple(samples), tuple(reached))
+
+
+def _ratio_to_target(reached: tuple[Reached, Reached] | None, what: str) -> Interval:
+    """A's over B's with Welch's interval on logarithms; none where a run was censored, or seconds mean nothing."""
+    if reached is None or not all(all(side.reached) for side in reached):
+        return NONE
+    values: list[tuple[float, ...]] = [getattr(side, what) for side in reached]
+    if any(math.isnan(v) or v <= 0 for side in values for v in side):
+        return NONE
+    return welch_ratio(*values)
+
+
+def _scaled(ratio: Interval, a: float | None, b: float | None) -> Interval:
+    """A ratio of samples as one of training FLOPs."""
+    if not a or not b:
+        return NONE
+    return Interval(ratio.value * a / b, ratio.low * a / b, ratio.high * a / b, ratio.n)
+
+
+def median_seconds(side: Reached) -> float | None:
+    """Kaplan and Meier's median of the seconds to the target; None where too few reached it, or shared their device."""
+    return None if any(map(math.isnan, side.seconds)) else kaplan_meier_median(side.seconds, side.reached)
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def words_of(pair: Pair) -> dict[str, str]:
+    """The verdicts on both questions, the claim, and what would change the answer."""
+    word = verdict(pair.like_these, pair.p_like_these, pair.margin)
+    return {
+        "verdict": word,
+        "verdict_this_set": verdict(pair.this_set, pair.p_this_set, pair.margin),
+        "claim": claim(pair.like_these, pair.speed, pair.margin),
+        "help": what_would_change(pair, word),
+    }
+
+
+def what_would_change(pair: Pair, word: str) -> str:
+    """One sentence on what would change the answer."""
+    if word != "no verdict":
+        low, high = pair.like_these.low, pair.like_these.high
+        if word == "equivalent":
+            return f"A margin below {points(max(abs(low), abs(high)))}, another recipe, budget or data set."
+        return f"Another recipe, budget or data set; the interval ends {points(min(abs(low), abs(high)))} from 0."
+    if pair.like_these.of_runs:
+        return what_would_help(pair.like_these, pair.margin, None, None)
+    seeds = seeds_needed_for_images(pair.a.right, pair.b.right, pair.margin)
+    images = None if seeds is not None else images_needed(pair.a.right, pair.b.right, pair.margin)
+    return what_would_help(pair.like_these, pair.margin, seeds, images)
+
+
+def across_tracks(made: list[Pair]) -> list[tuple[Pair, Pair, str]]:
+    """(shared, family, word) for every two pairs that ask the same in both tracks."""
+
+    def key(pair: Pair) -> str:
+        about = {k: v for k, v in pair.about.items() if k not in ("track", "recipe")}
+        return json.dumps([about, pair.a.model, pair.b.model], sort_keys=True)
+
+    by_track = {track: {key(p): p for p in made if p.track == track} for track in TRACKS}
+    return [
+        (one, other, ACROSS_TRACKS[one.words["verdict"], other.words["verdict"]])
+        for name, one in by_track["shared"].items()
+        if (other := by_track["family"].get(name)) is not None
+    ]
+
+
+def failing(made: list[Pair], condition: Condition) -> list[Pair]:
+    """Pairs of which the whole interval meets the condition."""
+    return [pair for pair in made if fails(condition, _interval(pair, condition.metric))]
+
+
+def _interval(pair: Pair, metric: str) -> Interval:
+    if metric == "accuracy":
+        d = pair.like_these
+        return Interval(100 * d.value, 100 * d.low, 100 * d.high, d.images)
+    found: Interval = {"speed": pair.speed, "time_to_target": pair.time_to_target, "flops": pair.flops}[metric]
+    return found

@@ -1,0 +1,210 @@
+"""Pairs as text and as rows. Example: print(render(pairs([Store(Path("results/local"))], ["seresnet", "vit_tiny"])))"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bench.compare import TRACKS, Pair, across_tracks, median_seconds
+from bench.crossed import Difference, mcnemar
+from bench.files import to_csv
+from bench.session_table import significant
+from bench.stats import Interval
+from bench.verdicts import points
+
+# fmt: off
+COLUMNS = (
+    "dataset", "train_images", "test_images", "budget", "track", "recipe", "model_a", "model_b", "seeds_a", "seeds_b",
+    "verdict", "verdict_this_set", "verdict_both_tracks", "claim", "margin_points",
+    "difference_points", "low_points", "high_points", "p", "p_holm", "pairs_tested",
+    "low_points_this_set", "high_points_this_set", "p_this_set", "p_holm_this_set", "mcnemar_p",
+    "speed_ratio", "speed_ratio_low", "speed_ratio_high", "speed_blocks",
+    "inference_ratio", "inference_ratio_low", "inference_ratio_high", "flops_ratio",
+    "target", "target_named_before", "reached_a", "reached_b", "median_seconds_a", "median_seconds_b",
+    "seconds_ratio", "seconds_ratio_low", "seconds_ratio_high",
+    "target_flops_ratio", "target_flops_ratio_low", "target_flops_ratio_high",
+    "lr_a", "lr_b", "search_trials", "search_samples_a", "search_samples_b",
+    "batch_size", "precision", "setting", "device_name", "threads", "torch", "what_would_change",
+)
+# fmt: on
+
+
+def to_rows(made: list[Pair]) -> list[dict[str, Any]]:
+    """One row a pair, with COLUMNS as keys; accuracies in points, None where there is no figure."""
+    both = {id(pair): word for one, other, word in across_tracks(made) for pair in (one, other)}
+    rows = []
+    for pair in made:
+        a, b, like, this = pair.a, pair.b, pair.like_these, pair.this_set
+        row: dict[str, Any] = {
+            **pair.about,
+            "model_a": a.model,
+            "model_b": b.model,
+            "seeds_a": like.seeds_a,
+            "seeds_b": like.seeds_b,
+            **{k: pair.words[k] for k in ("verdict", "verdict_this_set", "claim")},
+            "verdict_both_tracks": both.get(id(pair)),
+            "margin_points": 100 * pair.margin,
+            "difference_points": 100 * like.value,
+            "low_points": 100 * like.low,
+            "high_points": 100 * like.high,
+            "p": like.p,
+            "p_holm": pair.p_like_these,
+            "pairs_tested": pair.tests,
+            "low_points_this_set": 100 * this.low,
+            "high_points_this_set": 100 * this.high,
+            "p_this_set": this.p,
+            "p_holm_this_set": pair.p_this_set,
+            "mcnemar_p": mcnemar(a.right[0], b.right[0]).p if like.of_runs else None,
+            **_ratio_cells("speed_ratio", pair.speed),
+            "speed_blocks": pair.speed.n or None,
+            **_ratio_cells("inference_ratio", pair.inference),
+            "flops_ratio": pair.flops.value,
+            "target": pair.target,
+            "target_named_before": pair.named_before if pair.target is not None else None,
+            **_ratio_cells("seconds_ratio", pair.time_to_target),
+            **_ratio_cells("target_flops_ratio", pair.flops_to_target),
+            "lr_a": " ".join(f"{lr:g}" for lr in a.lr),
+            "lr_b": " ".join(f"{lr:g}" for lr in b.lr),
+            "search_trials": a.search_trials or None,
+            "search_samples_a": a.search_samples or None,
+            "search_samples_b": b.search_samples or None,
+            "what_would_change": pair.words["help"],
+        }
+        for name, side in zip("ab", pair.reached or (), strict=False):
+            row |= {f"reached_{name}": side.share, f"median_seconds_{name}": median_seconds(side)}
+        rows.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    return rows
+
+
+def to_csv_bytes(made: list[Pair]) -> bytes:
+    """verdicts.csv."""
+    return to_csv(COLUMNS, to_rows(made))
+
+
+def _ratio_cells(name: str, ratio: Interval) -> dict[str, float]:
+    return {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+
+
+def render(made: list[Pair]) -> str:
+    """All pairs as text, those of equal conditions under one title; ends in a newline."""
+    parts, title = [], ""
+    both = {id(pair): word for one, other, word in across_tracks(made) for pair in (one, other)}
+    shown: set[int] = set()
+    for pair in made:
+        if id(pair) in shown:
+            continue
+        group = [p for p in made if _same_question(p, pair)]
+        shown |= {id(p) for p in group}
+        new = title_of(pair)
+        if new != title:
+            parts.append(new)
+            title = new
+        lines = [f"{pair.a.model} against {pair.b.model}"]
+        for one in group:
+            lines += ["", *(f"  {line}" for line in _lines(one))]
+        if word := both.get(id(pair)):
+            shared, family = (next(p.words["verdict"] for p in group if p.track == track) for track in TRACKS)
+            lines += ["", f"  both tracks: {_sentence(pair, word)} (shared: {shared}; family: {family})"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _same_question(a: Pair, b: Pair) -> bool:
+    """Whether two pairs differ in nothing but the track."""
+    about = [{k: v for k, v in p.about.items() if k not in ("track", "recipe")} for p in (a, b)]
+    return about[0] == about[1] and (a.a.model, a.b.model) == (b.a.model, b.b.model) and bool(a.track) == bool(b.track)
+
+
+def title_of(pair: Pair) -> str:
+    """The conditions in one line."""
+    about = pair.about
+    threads = f", {about['threads']} threads" if about["threads"] else ""
+    return (
+        f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images) · budget "
+        f"{about['budget']}, batch {about['batch_size']}, {about['precision']}, {about['setting']} · "
+        f"{about['device_name']}{threads}, torch {about['torch']}"
+    )
+
+
+def _sentence(pair: Pair, word: str) -> str:
+    if word == "equivalent":
+        return f"equivalent within ±{points(pair.margin)}"
+    return word
+
+
+def _lines(pair: Pair) -> list[str]:
+    a, b, like, this = pair.a, pair.b, pair.like_these, pair.this_set
+    where = f"track {pair.track}" if pair.track else "recipe"
+    seeds = f"{like.seeds_a} and {like.seeds_b} seeds"
+    accuracy = [f"{100 * float(side.right.mean()):.2f} %" for side in (a, b)]
+    adjusted = f", {pair.p_like_these:.2g} among {pair.tests} pairs (Holm)" if pair.tests > 1 else ""
+    if like.of_runs:
+        test = mcnemar(a.right[0], b.right[0])
+        which = f"these two runs, other images; McNemar p = {test.p:.2g}"
+    else:
+        which = f"images like these: {seeds}, {like.images:,} images, p = {like.p:.2g}{adjusted}"
+    lines = [
+        f"{where} ({pair.about['recipe']}): {a.model} is {_sentence(pair, pair.words['verdict'])}"
+        if pair.words["verdict"] != "no verdict"
+        else f"{where} ({pair.about['recipe']}): no verdict",
+        f"  accuracy          {accuracy[0]} and {accuracy[1]}",
+        f"  difference        {_points(like)}  {which}",
+    ]
+    if not math.isnan(this.low):
+        lines.append(f"                    {_points(this)}  this test set: {pair.words['verdict_this_set']}")
+    lines.append(
+        f"  training speed    {_ratio(pair.speed, 'blocks in turns', 'not timed together: name both in one run')}"
+    )
+    lines.append(f"  inference speed   {_ratio(pair.inference, 'blocks in turns', 'not timed together')}")
+    lines.append(
+        f"  FLOPs an image    {_number(pair.flops.value)}×" if pair.flops.n else "  FLOPs an image    not counted"
+    )
+    lines += _target_lines(pair)
+    if a.search_trials:
+        rates = " and ".join(f"{'/'.join(f'{lr:g}' for lr in side.lr)}" for side in (a, b))
+        cost = f"{a.search_trials} trials each, {a.search_samples:,} and {b.search_samples:,} samples on top"
+        lines.append(f"  learning rates    {rates}, found on validation in {cost}")
+    lines.append(
+        f"  the claim         faster, and not less accurate than {points(pair.margin)} below: {pair.words['claim']}"
+    )
+    lines.append(f"  what would change this: {pair.words['help']}")
+    return lines
+
+
+def _target_lines(pair: Pair) -> list[str]:
+    if pair.target is None or pair.reached is None:
+        return ["  time to target    no target was named before the runs (--target)"]
+    mine, theirs = pair.reached
+    when = "" if pair.named_before else ", a target chosen after the runs"
+    goal = f"to {100 * pair.target:g} % on validation{when}; reached by {mine.share} and {theirs.share}"
+    medians = [median_seconds(side) for side in (mine, theirs)]
+    lines = []
+    if pair.time_to_target.n:
+        middle = " and ".join("–" if m is None else f"{significant(m)} s" for m in medians)
+        lines.append(f"  seconds           {_ratio(pair.time_to_target, 'seeds', '')} {goal}, medians {middle}")
+    elif any(map(math.isnan, (*mine.seconds, *theirs.seconds))):
+        lines.append(f"  seconds           none: runs shared their device; {goal}")
+    else:
+        ends = " and ".join("not" if m is None else f"{significant(m)} s" for m in medians)
+        lines.append(f"  seconds           no ratio: runs ended before; {goal}, medians {ends} (Kaplan–Meier)")
+    lines.append(
+        f"  FLOPs             {_ratio(pair.flops_to_target, 'seeds', 'no ratio: runs ended before')} to the same"
+    )
+    return lines
+
+
+def _points(difference: Difference) -> str:
+    """`+3.10 points (+1.20 to +5.00)`."""
+    ends = f" ({100 * difference.low:+.2f} to {100 * difference.high:+.2f})" if not math.isnan(difference.low) else ""
+    return f"{100 * difference.value:+.2f} points{ends}"
+
+
+def _ratio(ratio: Interval, unit: str, without: str) -> str:
+    if not ratio.n:
+        return without
+    ends = f" ({_number(ratio.low)}–{_number(ratio.high)})" if not math.isnan(ratio.low) else ""
+    return f"{_number(ratio.value)}×{ends}  n = {ratio.n} {unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= value < 100 else significant(value)
