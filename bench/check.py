@@ -28,6 +28,7 @@ def problems(store: Store) -> Iterator[str]:
     runs = store.runs(damaged)
     sessions = store.sessions(damaged)
     store.tunings(damaged)
+    store.searches(damaged)
     yield from damaged
     for run in runs:
         for problem in run_problems(store, run):

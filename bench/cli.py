@@ -302,12 +302,13 @@ def check_target(target: float | None) -> None:
 
 def plot(arguments: argparse.Namespace) -> int:
     """Draw the comparisons of one or more stores."""
-    from bench import plots
+    from bench import plots, plots_across
 
     stores = open_stores(arguments.results)
     folder = arguments.out or stores[0].root / "plots"
     try:
         written = plots.save_all(stores, folder, arguments.by_device)
+        written += plots_across.save_all(stores, folder, arguments.by_device)
     except OSError as error:
         raise UserError(f"plots cannot be written to '{folder}': {error.strerror}; choose another with --out") from None
     print("".join(f"wrote {path}\n" for path in written) or "no finished runs to draw\n", end="")

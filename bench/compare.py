@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,7 @@ class Side:
     lr: tuple[float, ...]
     search_samples: int  # of all trials of the search for its learning rate; 0 where there was none
     search_trials: int
+    search_edge: bool = False  # the rate is the last one tried on its side
 
 
 @dataclass(frozen=True)
@@ -159,14 +161,16 @@ def sides_of(runs: list[Record], stores: list[Store]) -> dict[str, Side]:
 
 
 def predictions(run: Record, stores: list[Store]) -> Right | None:
-    """Which test images a run got right; None where no store has its predictions."""
+    """Which test images a run got right; None where no store has predictions that fit."""
     for store in stores:
         path = store.root / "runs" / run["run_id"] / "predictions.npz"
         try:
             with np.load(path, allow_pickle=False) as data:
-                return np.asarray(data["test_predicted"] == data["test_label"])
-        except (OSError, ValueError, KeyError):
+                right = np.asarray(data["test_predicted"] == data["test_label"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             continue
+        if right.shape == (run["metrics"]["test_images"],):
+            return right
     return None
 
 
@@ -182,7 +186,8 @@ def _with_search(side: Side, stores: list[Store]) -> Side:
             same = all(other[k] == spec[k] for k in ("model", "model_source", "data", "setting", "device_name"))
             if same and search["chosen"] in side.lr and own == {k: other["recipe"][k] for k in own}:
                 samples = sum(trial["samples"] for trial in search["trials"])
-                return replace(side, search_samples=samples, search_trials=len(search["trials"]))
+                trials = len(search["trials"])
+                return replace(side, search_samples=samples, search_trials=trials, search_edge=search["edge"])
     return side
 
 

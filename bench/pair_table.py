@@ -23,7 +23,7 @@ COLUMNS = (
     "target", "target_named_before", "reached_a", "reached_b", "median_seconds_a", "median_seconds_b",
     "seconds_ratio", "seconds_ratio_low", "seconds_ratio_high",
     "target_flops_ratio", "target_flops_ratio_low", "target_flops_ratio_high",
-    "lr_a", "lr_b", "search_trials", "search_samples_a", "search_samples_b",
+    "lr_a", "lr_b", "lr_a_at_edge", "lr_b_at_edge", "search_trials", "search_samples_a", "search_samples_b",
     "batch_size", "precision", "setting", "device_name", "threads", "torch", "what_would_change",
 )
 # fmt: on
@@ -65,6 +65,8 @@ def to_rows(made: list[Pair]) -> list[dict[str, Any]]:
             **_ratio_cells("target_flops_ratio", pair.flops_to_target),
             "lr_a": " ".join(f"{lr:g}" for lr in a.lr),
             "lr_b": " ".join(f"{lr:g}" for lr in b.lr),
+            "lr_a_at_edge": a.search_edge if a.search_trials else None,
+            "lr_b_at_edge": b.search_edge if b.search_trials else None,
             "search_trials": a.search_trials or None,
             "search_samples_a": a.search_samples or None,
             "search_samples_b": b.search_samples or None,
@@ -161,9 +163,13 @@ def _lines(pair: Pair) -> list[str]:
     )
     lines += _target_lines(pair)
     if a.search_trials:
-        rates = " and ".join(f"{'/'.join(f'{lr:g}' for lr in side.lr)}" for side in (a, b))
+        rates = " and ".join("/".join(f"{lr:g}" for lr in side.lr) for side in (a, b))
         cost = f"{a.search_trials} trials each, {a.search_samples:,} and {b.search_samples:,} samples on top"
         lines.append(f"  learning rates    {rates}, found on validation in {cost}")
+        if edge := [side.model for side in (a, b) if side.search_edge]:
+            lines.append(
+                f"                    {' and '.join(edge)}: the last rate tried on its side; a better may lie beyond"
+            )
     lines.append(
         f"  the claim         faster, and not less accurate than {points(pair.margin)} below: {pair.words['claim']}"
     )

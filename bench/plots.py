@@ -77,7 +77,7 @@ def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row],
     axes.set_ylabel("test accuracy and 95 % interval, %")
     _spread_axes(axes, [row.values[key].value for row in _with(comparison, key)])
     if texts:
-        figure = _lay_out(axes)  # it must be final before names are placed in it
+        figure = lay_out(axes)  # it must be final before names are placed in it
         anchors = [text.get_position() for text in texts]
         for text, point, anchor in zip(texts, points, anchors, strict=True):
             x, y = axes.transData.transform(anchor)
@@ -99,7 +99,7 @@ def _scatter(axes: Axes, comparison: Comparison, key: str, area: Callable[[Row],
     return bool(texts)
 
 
-def _lay_out(axes: Axes) -> Figure:
+def lay_out(axes: Axes) -> Figure:
     """Give the axes the room that their labels leave. Once: a figure with a layout engine does it at every drawing."""
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -163,11 +163,11 @@ def accuracy_vs_seconds(axes: Axes, comparison: Comparison, history: pd.DataFram
     axes.set_xlabel("training seconds (evaluation is not counted)")
     axes.set_ylabel("validation accuracy, %")
     axes.set_xlim(left=0)
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     return bool(ends)
 
 
-def _name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+def name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Names of curves that end at (x, y), in their colours and in a column at the right, each as near as others allow.
 
     Heights are shares of the axes, so that a log axis is like any other.
@@ -265,7 +265,7 @@ def throughput_vs_batch(axes: Axes, session: Record) -> bool:
     axes.set_xticks(sorted({r["batch_size"] for r in rows}), [str(n) for n in sorted({r["batch_size"] for r in rows})])
     axes.set_xlabel("batch size")
     axes.set_ylabel("inference, images/s (median and quartiles)")
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     return True
 
 
@@ -311,7 +311,7 @@ def roofline(axes: Axes, session: Record) -> bool:
     _write(axes, left, flat * 1.08, f"slope: {significant(slope)} GB/s, copy", ha="left", va="bottom", color="0.35")
     axes.set_xlabel("operations per byte in and out of the operators of a training step")
     axes.set_ylabel("GFLOP/s reached (a multiply-add is two)")
-    _lay_out(axes)
+    lay_out(axes)
     anchors = [text.get_position() for text in texts]
     adjust_text(texts, ax=axes, objects=dots, expand=(1.2, 1.5), iter_lim=ADJUST_STEPS)
     _connect(axes, texts, anchors)
@@ -336,7 +336,7 @@ def draw_session(name: str, session: Record) -> Figure | None:
         figure = Figure(figsize=SIZE, dpi=150)
         axes = figure.add_subplot()
         figure.supxlabel("\n".join(textwrap.wrap(about, 110)), fontsize=6.5, color="0.35", parse_math=False)
-        return _lay_out(axes) if SESSION_PLOTS[name](axes, session) else None
+        return lay_out(axes) if SESSION_PLOTS[name](axes, session) else None
 
 
 def save_session(session: Record, folder: Path) -> list[Path]:
@@ -345,11 +345,11 @@ def save_session(session: Record, folder: Path) -> list[Path]:
     for name in SESSION_PLOTS:
         figure = draw_session(name, session)
         if figure is not None:
-            written += _save(figure, folder, f"speed-{slug(session['id'])}-{name}")
+            written += save_figure(figure, folder, f"speed-{slug(session['id'])}-{name}")
     return written
 
 
-def _save(figure: Figure, folder: Path, stem: str) -> list[Path]:
+def save_figure(figure: Figure, folder: Path, stem: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{stem}.{ending}" for ending in ("png", "svg")]
     for path in paths:
@@ -365,7 +365,7 @@ def draw(name: str, comparison: Comparison, history: pd.DataFrame) -> Figure | N
         axes = figure.add_subplot()
         # Beneath, not above: what a figure shows stands in its axes, where it was measured in the small print.
         figure.supxlabel("\n".join(textwrap.wrap(comparison.title, 110)), fontsize=6.5, color="0.35", parse_math=False)
-        return _lay_out(axes) if PLOTS[name](axes, comparison, history) else None
+        return lay_out(axes) if PLOTS[name](axes, comparison, history) else None
 
 
 def to_png(figure: Figure) -> bytes:
@@ -392,7 +392,7 @@ def save_all(stores: list[Store], folder: Path, by_device: bool = True) -> list[
             figure = draw(name, comparison, history)
             if figure is None:
                 continue
-            written += _save(figure, folder, f"{prefix}-{name}")
+            written += save_figure(figure, folder, f"{prefix}-{name}")
     for session in found.sessions:
         if session["bounds"]:  # of the `time` command
             written += save_session(session, folder)

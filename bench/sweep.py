@@ -364,9 +364,11 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
     drawn, written = False, [store.root / name for name in VIEWS]
     # A sidecar: the measurements are already safe, and whatever goes wrong in a plot is told, not raised.
     try:
-        from bench import plots  # seconds of matplotlib, which no plan and no refusal needs
+        from bench import plots, plots_across  # seconds of matplotlib, which no plan and no refusal needs
 
-        written = [*written, *(p for p in plots.save_all([store], store.root / "plots") if p.suffix == ".png")]
+        folder = store.root / "plots"
+        figures = [*plots.save_all([store], folder), *plots_across.save_all([store], folder)]
+        written = [*written, *(path for path in figures if path.suffix == ".png")]
         drawn = True
     except Exception as error:
         display.line(f"the plots could not be drawn: {type(error).__name__}: {error}")

@@ -190,8 +190,11 @@ def tuning_id(spec: SessionSpec, facts: dict[str, Any]) -> str:
 
 
 def each_alone(spec: SessionSpec) -> list[SessionSpec]:
-    """One spec a model, under which it is searched."""
-    return [replace(spec, models=(model,), own_settings=(), reference=model[0]) for model in spec.models]
+    """One spec a model, under which it is searched: with its own recipe."""
+    alone = replace(spec, own_settings=(), own_recipes=())
+    return [
+        replace(alone, models=(model,), recipe=spec.recipe_of(model[0]), reference=model[0]) for model in spec.models
+    ]
 
 
 def known_settings(spec: SessionSpec, store: Store) -> dict[str, Setting]:

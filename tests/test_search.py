@@ -1,0 +1,179 @@
+"""The search for a learning rate: made-up trials with a known best, stopped and continued, blind to the test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench import search
+from bench.budget import Budget
+from bench.data.datasets import Arrays
+from bench.errors import UserError
+from bench.progress import Display, make_console
+from bench.recipes import LRS, in_track, parse_tracks, shared
+from bench.runner import DataSource, run_trial
+from bench.spec import RunSpec, Setting
+from bench.store import Store
+from tests import synthetic
+
+Bench = Callable[..., CompletedProcess[str]]
+RATES = LRS["adamw"]
+BUDGET = Budget("samples", 640)
+SPEC = synthetic.spec("seresnet", recipe=in_track("shared", "cnn", synthetic.RECIPE, "seresnet"))
+
+
+def trials(best: float, monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**9) -> list[tuple[float, int]]:
+    """Replaces trials by a curve with its peak at `best`; returns those made, as (lr, samples)."""
+    made: list[tuple[float, int]] = []
+
+    def try_one(spec: RunSpec, *_: Any) -> search.Trial:
+        if len(made) == stop_after:
+            raise KeyboardInterrupt
+        budget = search.length(spec.recipe)
+        made.append((spec.recipe.lr, round(budget.amount)))
+        accuracy = max(0.0, 0.8 - 0.2 * abs(math.log10(spec.recipe.lr / best)))
+        found = {"samples": round(budget.amount), "train_seconds": 1.0, "val_accuracy": accuracy, "val_loss": 1.0}
+        return {**found, "status": "ok", "message": ""}
+
+    monkeypatch.setattr(search, "_try", try_one)
+    return made
+
+
+def find(store: Store) -> dict[str, Any]:
+    source = DataSource("none", Path(), None, 1.0)
+    return search.find(SPEC, BUDGET, source, store, Display(make_console()), None)
+
+
+@pytest.mark.parametrize(
+    ("best", "chosen", "edge"),
+    [(1e-3, 1e-3, False), (3e-3, 3e-3, False), (2e-2, 0.033, True), (1e-2, 1e-2, False), (1e-4, 9e-5, True)],
+)
+def test_the_best_of_a_known_curve_is_found(
+    best: float, chosen: float, edge: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of the list the next rate beyond is tried; where even that is the best, it is said."""
+    made = trials(best, monkeypatch)
+    found = find(Store(tmp_path))
+    assert (found["chosen"], found["edge"]) == (pytest.approx(chosen), edge)
+    assert len(made) == len(found["trials"]) == search.trials_of(RATES) == 7
+    assert [samples for _, samples in made] == [640] * 4 + [1280] * 3
+    assert search.cost(found) == (4 * 640 + 3 * 1280, 7.0)
+    assert ("may lie beyond" in search.describe(found)) == edge
+
+
+def test_in_the_middle_the_last_trial_refines() -> None:
+    def trial(lr: float, accuracy: float) -> search.Trial:
+        return {"lr": lr, "rung": 1, "val_accuracy": accuracy, "val_loss": 1.0}
+
+    assert search.one_more([trial(1e-3, 0.6), trial(3e-3, 0.5)], RATES) == pytest.approx(math.sqrt(3e-6), rel=0.05)
+    assert search.one_more([trial(1e-2, 0.6), trial(3e-3, 0.5)], RATES) == pytest.approx(0.033)
+    assert search.one_more([trial(3e-4, 0.6), trial(1e-3, 0.5)], RATES) == pytest.approx(9e-5)
+
+
+def test_stopped_after_any_trial_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials(3e-3, monkeypatch)
+    whole = find(Store(tmp_path / "whole"))
+    for after in range(7):
+        store = Store(tmp_path / str(after))
+        first = trials(3e-3, monkeypatch, stop_after=after)
+        with pytest.raises(KeyboardInterrupt):
+            find(store)
+        assert search.known(SPEC, BUDGET, store) is None
+        second = trials(3e-3, monkeypatch)
+        assert find(store)["trials"] == whole["trials"]
+        assert (len(first), len(second)) == (after, 7 - after)
+        assert search.known(SPEC, BUDGET, store) is not None
+
+
+def test_a_failed_trial_is_a_row_and_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials(1e-3, monkeypatch)
+    fine = search._try
+
+    def try_one(spec: RunSpec, *rest: Any) -> search.Trial:
+        if spec.recipe.lr > 2e-3:
+            nothing = {"samples": 0, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
+            return {**nothing, "status": "diverged", "message": "loss"}
+        return fine(spec, *rest)
+
+    monkeypatch.setattr(search, "_try", try_one)
+    found = find(Store(tmp_path))
+    assert found["chosen"] == 1e-3
+    assert {t["status"] for t in found["trials"]} == {"ok", "diverged"}
+    assert Store(tmp_path).search(found["id"]) is not None, "it can be read back"
+
+
+def test_one_search_serves_every_budget_of_the_runs() -> None:
+    longer = replace(SPEC, recipe=replace(SPEC.recipe, epochs=50, lr=0.5), seed=3)
+    assert search.search_id(longer, BUDGET) == search.search_id(SPEC, BUDGET)
+    for other in (replace(SPEC, model="vit_tiny"), replace(SPEC, recipe=replace(SPEC.recipe, weight_decay=0.0))):
+        assert search.search_id(other, BUDGET) != search.search_id(SPEC, BUDGET)
+    assert search.search_id(SPEC, Budget("samples", 641)) != search.search_id(SPEC, BUDGET)
+
+
+def test_a_first_trial_is_a_tenth_of_a_run() -> None:
+    assert search.first_budget(SPEC, "") == Budget("epochs", 1)
+    for text, kind, amount in (
+        ("600s", "seconds", 60),
+        ("100000samples", "samples", 10_000),
+        ("1PFLOP", "flops", 1e14),
+    ):
+        budgeted = replace(SPEC, recipe=replace(SPEC.recipe, epochs=0, budget=text))
+        assert search.first_budget(budgeted, "") == Budget(kind, pytest.approx(amount))
+    assert search.first_budget(SPEC, "5epochs") == Budget("epochs", 5)
+    with pytest.raises(UserError, match="--trial-budget"):
+        search.first_budget(SPEC, "much")
+
+
+def test_a_trial_never_reads_the_test_set(tiny_npz: Path) -> None:
+    """Its dataset has none."""
+    dataset = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0).load()
+    arrays = dataset.arrays
+    blind = Arrays(**{**arrays.__dict__, "test_x": None, "test_y": None})
+    recipe = replace(shared(), epochs=0, budget="64samples", batch_size=16, precision="fp32", validations=1)
+    spec = RunSpec("resnet20", dataset.ref, recipe, Setting(), "cpu", "here", search.SEED)
+    found = run_trial(spec, replace(dataset, arrays=blind), lambda event: None)
+    assert found["samples"] == 64
+    assert 0 <= found["val_accuracy"] <= 1
+    assert np.isfinite(found["val_loss"])
+    assert torch.get_num_threads() >= 1
+
+
+def test_tracks_by_their_words() -> None:
+    assert parse_tracks("both") == ("shared", "family")
+    assert parse_tracks("") == ()
+    with pytest.raises(UserError, match="did you mean 'family'"):
+        parse_tracks("familly")
+    base = replace(shared(), epochs=7, batch_size=32)
+    own = in_track("family", "vit", base, "vit_tiny")
+    assert (own.name, own.epochs, own.batch_size, own.track) == ("vit", 7, 32, "family")
+    assert in_track("family", "cnn", base, "seresnet").optimizer == "sgd"
+    assert in_track("shared", "vit", base, "vit_tiny") == replace(base, track="shared")
+    with pytest.raises(UserError, match="track shared"):
+        in_track("family", "external", base, "mine.py:net")
+
+
+def test_a_track_from_the_command_line(bench: Bench, tiny_npz: Path, tmp_path: Path) -> None:
+    """Searched once; the run has the rate that was found; a second budget finds the search done."""
+    about = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=16", "--device=cpu", "--timing-limit=1s"]
+    words = ["--models=resnet20", "--track=family", "--trial-budget=16samples", *about, "--results", tmp_path]
+    done = bench(*words, "--budget=48samples")
+    assert done.returncode == 0, done.stderr
+    assert "trial 7 of 7" in done.stdout
+    assert "Learning rates found on validation" in done.stdout
+    (found,) = Store(tmp_path).searches()
+    (run,) = Store(tmp_path).runs()
+    assert run["spec"]["recipe"]["lr"] == found["chosen"]
+    assert (run["spec"]["recipe"]["name"], run["spec"]["recipe"]["track"]) == ("cnn", "family")
+    again = bench(*words, "--budget=64samples")
+    assert again.returncode == 0, again.stderr
+    assert "trial" not in again.stdout.replace("as many trials", "")
+    assert len(Store(tmp_path).runs()) == 2
+    assert bench("check", "--results", tmp_path).returncode == 0
