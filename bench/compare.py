@@ -27,7 +27,7 @@ from bench.crossed import (
 from bench.errors import UserError
 from bench.schema import Record
 from bench.stats import Interval, holm, kaplan_meier_median, ratio_interval, welch_ratio
-from bench.store import Store, comparability_key, question, seconds_per_call, sessions_of, shared_device
+from bench.store import REFERENCE, Store, comparability_key, question, seconds_per_call, sessions_of, shared_device
 from bench.tables import Loaded, load
 from bench.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
 
@@ -140,7 +140,8 @@ def ordered(there: list[str], models: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs (A, B) of the models that are there, in the order in which they were named."""
     if len(models) == 1:
         return [(models[0], other) for other in sorted(there) if other != models[0] and models[0] in there]
-    return list(combinations([m for m in models if m in there] if models else sorted(there), 2))
+    named = models or sorted(there, key=lambda model: (model != REFERENCE, model))
+    return list(combinations([m for m in named if m in there], 2))
 
 
 def sides_of(runs: list[Record], stores: list[Store]) -> dict[str, Side]:

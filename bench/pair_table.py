@@ -136,7 +136,9 @@ def _sentence(pair: Pair, word: str) -> str:
 
 def _lines(pair: Pair) -> list[str]:
     a, b, like, this = pair.a, pair.b, pair.like_these, pair.this_set
-    where = f"track {pair.track}" if pair.track else "recipe"
+    family = pair.track == "family"
+    recipe = pair.about["recipe"] if family else f"recipe {pair.about['recipe']}"
+    where = f"track {pair.track} ({recipe})" if pair.track else recipe
     seeds = f"{like.seeds_a} and {like.seeds_b} seeds"
     accuracy = [f"{100 * float(side.right.mean()):.2f} %" for side in (a, b)]
     adjusted = f", {pair.p_like_these:.2g} among {pair.tests} pairs (Holm)" if pair.tests > 1 else ""
@@ -146,9 +148,9 @@ def _lines(pair: Pair) -> list[str]:
     else:
         which = f"images like these: {seeds}, {like.images:,} images, p = {like.p:.2g}{adjusted}"
     lines = [
-        f"{where} ({pair.about['recipe']}): {a.model} is {_sentence(pair, pair.words['verdict'])}"
+        f"{where}: {a.model} is {_sentence(pair, pair.words['verdict'])}"
         if pair.words["verdict"] != "no verdict"
-        else f"{where} ({pair.about['recipe']}): no verdict",
+        else f"{where}: no verdict",
         f"  accuracy          {accuracy[0]} and {accuracy[1]}",
         f"  difference        {_points(like)}  {which}",
     ]
@@ -171,7 +173,7 @@ def _lines(pair: Pair) -> list[str]:
                 f"                    {' and '.join(edge)}: the last rate tried on its side; a better may lie beyond"
             )
     lines.append(
-        f"  the claim         faster, and not less accurate than {points(pair.margin)} below: {pair.words['claim']}"
+        f"  the claim         {a.model} is faster, and at most {points(pair.margin)} less accurate: {pair.words['claim']}"
     )
     lines.append(f"  what would change this: {pair.words['help']}")
     return lines

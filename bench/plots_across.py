@@ -89,17 +89,16 @@ def draw_data_efficiency(group: list[Comparison]) -> Figure:
         axes.set_ylabel("test accuracy and 95 % interval, %")
         about = group[0].about
         runs = sorted({row.runs for c in group for row in c.rows})
-        small = (
-            f"{about['dataset']} · {about['recipe']}, {about['budget']} · {_range(runs)} seeds · {about['device_name']}"
-        )
+        small = f"{about['dataset']} · {about['recipe']}, {about['budget']} · {_seeds(runs)} · {about['device_name']}"
         figure.supxlabel("\n".join(textwrap.wrap(small, 110)), fontsize=6.5, color="0.35", parse_math=False)
-        lay_out(axes)
         name_ends(axes, ends)
+        lay_out(axes)
         return figure
 
 
-def _range(numbers: Sequence[int]) -> str:
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+def _seeds(numbers: Sequence[int]) -> str:
+    shown = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"{shown} seed{'s' * (numbers[-1] > 1)}"
 
 
 # --- differences of accuracy -----------------------------------------------------------------------------------------
