@@ -94,8 +94,9 @@ class Course:
 
     @property
     def epochs(self) -> float:
-        """Passes through the training images, those left out of an epoch's last batch not counted."""
-        return self.samples / (self.steps_per_epoch * self.batch_size)
+        """Passes through the training images but those that an epoch's last, short batch would have held."""
+        passes = self.samples / (self.steps_per_epoch * self.batch_size)
+        return int(passes) if passes.is_integer() else passes
 
     @property
     def marks(self) -> tuple[int, ...]:

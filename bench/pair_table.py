@@ -134,6 +134,14 @@ def _sentence(pair: Pair, word: str) -> str:
     return word
 
 
+def _told(pair: Pair) -> str:
+    """The verdict with its models."""
+    word, a, b = pair.words["verdict"], pair.a.model, pair.b.model
+    if word == "equivalent":
+        return f"{a} and {b} are {_sentence(pair, word)}"
+    return word if word == "no verdict" else f"{a} is {word} than {b}"
+
+
 def _lines(pair: Pair) -> list[str]:
     a, b, like, this = pair.a, pair.b, pair.like_these, pair.this_set
     family = pair.track == "family"
@@ -148,9 +156,7 @@ def _lines(pair: Pair) -> list[str]:
     else:
         which = f"images like these: {seeds}, {like.images:,} images, p = {like.p:.2g}{adjusted}"
     lines = [
-        f"{where}: {a.model} is {_sentence(pair, pair.words['verdict'])}"
-        if pair.words["verdict"] != "no verdict"
-        else f"{where}: no verdict",
+        f"{where}: {_told(pair)}",
         f"  accuracy          {accuracy[0]} and {accuracy[1]}",
         f"  difference        {_points(like)}  {which}",
     ]
@@ -172,9 +178,8 @@ def _lines(pair: Pair) -> list[str]:
             lines.append(
                 f"                    {' and '.join(edge)}: the last rate tried on its side; a better may lie beyond"
             )
-    lines.append(
-        f"  the claim         {a.model} is faster, and at most {points(pair.margin)} less accurate: {pair.words['claim']}"
-    )
+    claim = f"{a.model} is faster and at most {points(pair.margin)} less accurate: {pair.words['claim']}"
+    lines.append(f"  the claim         {claim}")
     lines.append(f"  what would change this: {pair.words['help']}")
     return lines
 

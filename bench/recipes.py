@@ -172,6 +172,8 @@ def derive(base: Recipe, changes: dict[str, Any], origin: str) -> Recipe:
     """`base` with `changes`, checked field by field. Raises UserError that names `origin` and the field."""
     types = {f.name: type(getattr(base, f.name)) for f in dataclasses.fields(Recipe)}
     for key, value in changes.items():
+        if key == "track":
+            raise UserError(f"{origin}: a track is no part of a recipe; use --track shared, family or both")
         if key not in types:
             raise UserError(f"{origin}: a recipe has no '{key}'; it has {', '.join(types)}")
         wanted = types[key]
@@ -180,6 +182,10 @@ def derive(base: Recipe, changes: dict[str, Any], origin: str) -> Recipe:
         elif type(value) is not wanted:
             raise UserError(f"{origin}: {key} must be {wanted.__name__}, not {value!r}")
     recipe = replace(base, **changes)
+    if changes.get("budget"):
+        if "epochs" in changes:
+            raise UserError(f"{origin}: epochs and budget both say how long; give one")
+        recipe = under(recipe, parse_budget(recipe.budget, f"{origin}: budget"), changes.get("validations"))
     check(recipe, origin)
     return recipe
 

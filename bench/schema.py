@@ -75,6 +75,9 @@ def filled(record: Record) -> Record:
     later = LATER_DEFAULTS["setting"]
     if isinstance(new.get("settings"), dict):  # a session's, by model
         new["settings"] = {k: {**later, **v} if isinstance(v, dict) else v for k, v in new["settings"].items()}
+    if isinstance(new.get("recipes"), dict):  # a session's, by model
+        own = LATER_DEFAULTS["recipe"]
+        new["recipes"] = {k: {**own, **v} if isinstance(v, dict) else v for k, v in new["recipes"].items()}
     if isinstance(new.get("chosen"), dict):  # a tuning's
         new["chosen"] = {**later, **new["chosen"]}
     if isinstance(new.get("candidates"), list):

@@ -229,11 +229,13 @@ def make_recipe(arguments: argparse.Namespace, preset: Preset) -> Recipe:
     epochs = preset.epochs if arguments.epochs is None and arguments.recipe is None else arguments.epochs
     changes = {"epochs": epochs, "batch_size": arguments.batch_size, "validations": arguments.validations}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
+    if arguments.epochs is not None:
+        recipe = dataclasses.replace(recipe, budget="")
     if arguments.budget:
         recipe = recipes.under(recipe, parse_budget(arguments.budget), arguments.validations)
     recipes.check(recipe, "recipe")
     if recipes.length(recipe).kind == "samples" and recipes.length(recipe).amount < recipe.batch_size:
-        raise UserError(f"--budget {arguments.budget} is less than one batch of {recipe.batch_size}")
+        raise UserError(f"a budget of {recipe.budget} is less than one batch of {recipe.batch_size}")
     return recipe
 
 

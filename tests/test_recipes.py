@@ -88,3 +88,18 @@ def test_any_change_gives_a_sound_recipe_or_a_sentence(changes: dict[str, object
         recipe = recipes.derive(recipes.shared(), changes, "here")
         recipes.check(recipe, "here")
         assert type(recipe.lr) is float
+
+
+def test_a_budget_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "long.toml"
+    path.write_text('base = "shared"\nbudget = "2Msamples"\n')
+    recipe = recipes.load(str(path))
+    assert (recipe.epochs, recipe.budget, recipe.validations) == (0, "2000000samples", 10)
+    for text, sentence in (
+        ('budget = "2Msamples"\nepochs = 3', "give one"),
+        ('budget = "soon"', "budget"),
+        ('track = "shared"', "--track"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            recipes.load(str(path))
