@@ -97,6 +97,16 @@ class Pair:
         """shared, family, or none."""
         return str(self.about["track"])
 
+    @property
+    def asks(self) -> str:
+        """The same text for pairs that differ in nothing but the track, shared or family."""
+        run = self.a.runs[0]
+        asked = question(run["spec"])
+        if self.track:
+            asked["recipe"] = {k: asked["recipe"][k] for k in ("budget", "epochs", "validations")}
+        key = comparability_key(run["spec"], run["environment"])
+        return json.dumps([bool(self.track), asked, key, self.a.model, self.b.model], sort_keys=True)
+
 
 # --- from stores to pairs ------------------------------------------------------------------------------------------
 
@@ -115,11 +125,11 @@ def pairs(
         if model not in known:
             raise UserError(f"no finished runs of '{model}' here; there are {', '.join(sorted(known)) or 'none'}")
     made = []
+    searches = [search for store in stores for search in store.searches()]
     for runs in groups.values():
-        sides = sides_of(runs, stores)
-        wanted = [(a, b) for a, b in ordered(list(sides), models)]
-        searched = {m: _with_search(side, stores) for m, side in sides.items() if any(m in pair for pair in wanted)}
-        made += _family([(searched[a], searched[b]) for a, b in wanted], runs, found, margin, target)
+        sides = {model: _with_search(side, searches) for model, side in sides_of(runs, stores).items()}
+        wanted = [(sides[a], sides[b]) for a, b in ordered(list(sides), models)]
+        made += _family(wanted, runs, found, margin, target)
     if not made:
         raise UserError("no two of these models have runs under equal conditions; run them in one command")
     return sorted(made, key=lambda pair: TRACKS.index(pair.track) if pair.track else -1)
@@ -175,20 +185,18 @@ def predictions(run: Record, stores: list[Store]) -> Right | None:
     return None
 
 
-def _with_search(side: Side, stores: list[Store]) -> Side:
+def _with_search(side: Side, searches: list[Record]) -> Side:
     """The side with what the search for its learning rate took."""
     spec = side.runs[0]["spec"]
     if not spec["recipe"]["track"]:
         return side
     own = {k: v for k, v in spec["recipe"].items() if k not in ("lr", "epochs", "budget", "validations")}
-    for store in stores:
-        for search in reversed(store.searches()):
-            other = search["spec"]
-            same = all(other[k] == spec[k] for k in ("model", "model_source", "data", "setting", "device_name"))
-            if same and search["chosen"] in side.lr and own == {k: other["recipe"][k] for k in own}:
-                samples = sum(trial["samples"] for trial in search["trials"])
-                trials = len(search["trials"])
-                return replace(side, search_samples=samples, search_trials=trials, search_edge=search["edge"])
+    for search in reversed(searches):
+        other, trials = search["spec"], search["trials"]
+        same = all(other[k] == spec[k] for k in ("model", "model_source", "data", "setting", "device_name"))
+        if same and search["chosen"] in side.lr and own == {k: other["recipe"][k] for k in own}:
+            samples = sum(trial["samples"] for trial in trials)
+            return replace(side, search_samples=samples, search_trials=len(trials), search_edge=search["edge"])
     return side
 
 
@@ -338,12 +346,7 @@ def what_would_change(pair: Pair, word: str) -> str:
 
 def across_tracks(made: list[Pair]) -> list[tuple[Pair, Pair, str]]:
     """(shared, family, word) for every two pairs that ask the same in both tracks."""
-
-    def key(pair: Pair) -> str:
-        about = {k: v for k, v in pair.about.items() if k not in ("track", "recipe")}
-        return json.dumps([about, pair.a.model, pair.b.model], sort_keys=True)
-
-    by_track = {track: {key(p): p for p in made if p.track == track} for track in TRACKS}
+    by_track = {track: {p.asks: p for p in made if p.track == track} for track in TRACKS}
     return [
         (one, other, ACROSS_TRACKS[one.words["verdict"], other.words["verdict"]])
         for name, one in by_track["shared"].items()

@@ -91,12 +91,11 @@ def render(made: list[Pair]) -> str:
     """All pairs as text, those of equal conditions under one title; ends in a newline."""
     parts, title = [], ""
     both = {id(pair): word for one, other, word in across_tracks(made) for pair in (one, other)}
-    shown: set[int] = set()
+    groups: dict[str, list[Pair]] = {}
     for pair in made:
-        if id(pair) in shown:
-            continue
-        group = [p for p in made if _same_question(p, pair)]
-        shown |= {id(p) for p in group}
+        groups.setdefault(pair.asks, []).append(pair)
+    for group in groups.values():
+        pair = group[0]
         new = title_of(pair)
         if new != title:
             parts.append(new)
@@ -109,12 +108,6 @@ def render(made: list[Pair]) -> str:
             lines += ["", f"  both tracks: {_sentence(pair, word)} (shared: {shared}; family: {family})"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _same_question(a: Pair, b: Pair) -> bool:
-    """Whether two pairs differ in nothing but the track."""
-    about = [{k: v for k, v in p.about.items() if k not in ("track", "recipe")} for p in (a, b)]
-    return about[0] == about[1] and (a.a.model, a.b.model) == (b.a.model, b.b.model) and bool(a.track) == bool(b.track)
 
 
 def title_of(pair: Pair) -> str:
