@@ -106,18 +106,16 @@ def _seeds(numbers: Sequence[int]) -> str:
 
 def by_question(made: list[Pair]) -> dict[str, list[Pair]]:
     """Pairs that differ in nothing but models and track, by a file's stem."""
-    groups: dict[str, list[Pair]] = {}
+    groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in made:
-        about = pair.about
-        stem = _stem(about["dataset"], "tracks" if pair.track else about["recipe"], about["budget"])
-        if about["train_images"] != _most_images(made, pair):
-            stem += f"-{about['train_images']}"
-        groups.setdefault(stem, []).append(pair)
-    return groups
-
-
-def _most_images(made: list[Pair], pair: Pair) -> int:
-    return max(int(p.about["train_images"]) for p in made if p.about["dataset"] == pair.about["dataset"])
+        groups.setdefault((title_of(pair), "tracks" if pair.track else pair.about["recipe"]), []).append(pair)
+    found: dict[str, list[Pair]] = {}
+    for (_, recipe), group in groups.items():
+        about = group[0].about
+        stem = _stem(about["dataset"], recipe, about["budget"])
+        number = 1 + sum(name == stem or name.startswith(f"{stem}-") for name in found)
+        found[stem if number == 1 else f"{stem}-{number}"] = group
+    return found
 
 
 def draw_differences(made: list[Pair]) -> Figure:
