@@ -26,7 +26,7 @@ from bench.crossed import (
 )
 from bench.errors import UserError
 from bench.schema import Record
-from bench.stats import Interval, holm, kaplan_meier_median, ratio_interval, welch_ratio
+from bench.stats import Interval, holm, kaplan_meier_median, mean_interval, ratio_interval, welch_ratio
 from bench.store import REFERENCE, Store, comparability_key, question, seconds_per_call, sessions_of, shared_device
 from bench.tables import Loaded, load
 from bench.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
@@ -47,6 +47,11 @@ class Reached:
     seconds: tuple[float, ...]
     samples: tuple[int, ...]
     reached: tuple[bool, ...]
+
+    def mean(self, what: str) -> Interval:
+        """Mean over seeds with a t-interval, of `seconds` or `samples`; none unless every run reached the target."""
+        values = [float(value) for value in getattr(self, what)]
+        return mean_interval(values) if all(self.reached) and not any(map(math.isnan, values)) else NONE
 
     @property
     def share(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench.compare import TRACKS, Pair, across_tracks, median_seconds
+from bench.compare import TRACKS, Pair, Reached, Side, across_tracks, median_seconds
 from bench.crossed import Difference, mcnemar
 from bench.files import to_csv
 from bench.session_table import significant
@@ -21,6 +21,10 @@ COLUMNS = (
     "speed_ratio", "speed_ratio_low", "speed_ratio_high", "speed_blocks",
     "inference_ratio", "inference_ratio_low", "inference_ratio_high", "flops_ratio",
     "target", "target_named_before", "reached_a", "reached_b", "median_seconds_a", "median_seconds_b",
+    "mean_seconds_a", "mean_seconds_a_low", "mean_seconds_a_high",
+    "mean_seconds_b", "mean_seconds_b_low", "mean_seconds_b_high",
+    "mean_train_flops_a", "mean_train_flops_a_low", "mean_train_flops_a_high",
+    "mean_train_flops_b", "mean_train_flops_b_low", "mean_train_flops_b_high",
     "seconds_ratio", "seconds_ratio_low", "seconds_ratio_high",
     "target_flops_ratio", "target_flops_ratio_low", "target_flops_ratio_high",
     "lr_a", "lr_b", "lr_a_at_edge", "lr_b_at_edge", "search_trials", "search_samples_a", "search_samples_b",
@@ -72,8 +76,11 @@ def to_rows(made: list[Pair]) -> list[dict[str, Any]]:
             "search_samples_b": b.search_samples or None,
             "what_would_change": pair.words["help"],
         }
-        for name, side in zip("ab", pair.reached or (), strict=False):
-            row |= {f"reached_{name}": side.share, f"median_seconds_{name}": median_seconds(side)}
+        for name, (reached, side) in zip("ab", _sides(pair), strict=False):
+            row |= {f"reached_{name}": reached.share, f"median_seconds_{name}": median_seconds(reached)}
+            row |= _ratio_cells(f"mean_seconds_{name}", reached.mean("seconds"))
+            flops = _scaled(reached.mean("samples"), side.train_flops or math.nan)
+            row |= _ratio_cells(f"mean_train_flops_{name}", flops)
         rows.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
     return rows
 
@@ -186,17 +193,35 @@ def _target_lines(pair: Pair) -> list[str]:
     medians = [median_seconds(side) for side in (mine, theirs)]
     lines = []
     if pair.time_to_target.n:
-        middle = " and ".join("–" if m is None else f"{significant(m)} s" for m in medians)
-        lines.append(f"  seconds           {_ratio(pair.time_to_target, 'seeds', '')} {goal}, medians {middle}")
+        means = " and ".join(_with_ends(side.mean("seconds"), "s") for side in (mine, theirs))
+        lines += [
+            f"  seconds           {_ratio(pair.time_to_target, 'seeds', '')} {goal}",
+            f"                    means {means}",
+        ]
     elif any(map(math.isnan, (*mine.seconds, *theirs.seconds))):
         lines.append(f"  seconds           none: runs shared their device; {goal}")
     else:
         ends = " and ".join("not" if m is None else f"{significant(m)} s" for m in medians)
         lines.append(f"  seconds           no ratio: runs ended before; {goal}, medians {ends} (Kaplan–Meier)")
-    lines.append(
-        f"  FLOPs             {_ratio(pair.flops_to_target, 'seeds', 'no ratio: runs ended before')} to the same"
-    )
+    flops = [_scaled(reached.mean("samples"), (s.train_flops or math.nan) / 1e12) for reached, s in _sides(pair)]
+    means = "; means " + " and ".join(_with_ends(f, "TFLOP") for f in flops) if pair.flops_to_target.n else ""
+    ratio = _ratio(pair.flops_to_target, "seeds", "no ratio: runs ended before")
+    lines.append(f"  training FLOPs    {ratio} to the same{means}")
     return lines
+
+
+def _sides(pair: Pair) -> list[tuple[Reached, Side]]:
+    return list(zip(pair.reached or (), (pair.a, pair.b), strict=False))
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(interval.value * factor, interval.low * factor, interval.high * factor, interval.n)
+
+
+def _with_ends(interval: Interval, unit: str) -> str:
+    """`23.1 s (20.1–26.3)`."""
+    ends = f" ({significant(interval.low)}–{significant(interval.high)})" if not math.isnan(interval.low) else ""
+    return f"{significant(interval.value)} {unit}{ends}"
 
 
 def _points(difference: Difference) -> str:

@@ -385,7 +385,7 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
         display.line(render_settings(both, display.console.width))
     if path := write_verdicts(store):
         written.append(path)
-        display.line("which is better, and how sure: run_bench.py compare" + _results_flag(store))
+        display.line(f"which is better, and how sure: run_bench.py compare --results {shlex.quote(str(store.root))}")
     for path in written:
         display.line(f"wrote {path}")
     return drawn
@@ -403,9 +403,3 @@ def write_verdicts(store: Store) -> Path | None:
     path = store.root / "verdicts.csv"
     write_atomically(path, to_csv_bytes(made))
     return path
-
-
-def _results_flag(store: Store) -> str:
-    from bench.cli import DEFAULT_STORE
-
-    return "" if store.root == Path(DEFAULT_STORE) else f" --results {shlex.quote(str(store.root))}"

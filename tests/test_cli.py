@@ -71,8 +71,8 @@ def test_a_sweep_leaves_what_it_promises(swept: Path) -> None:
             assert data["test_loss"].mean() == pytest.approx(record["metrics"]["test_loss"], rel=1e-5)
             assert len(data["val_predicted"]) == 12
         assert record["environment"]["torch"]
-    assert len(list((swept / "plots").glob("*.png"))) == 4
-    assert len(list((swept / "plots").glob("*.svg"))) == 4
+    assert len(list((swept / "plots").glob("*.png"))) == 5
+    assert len(list((swept / "plots").glob("*.svg"))) == 5
     timings = pd.read_csv(swept / "timings.csv")
     counts = timings.groupby(["kind", "block"])["model"].nunique()
     assert (counts == 2).all(), "each model once a block"
@@ -131,7 +131,7 @@ def test_table_plot_and_cost_commands(swept: Path, tmp_path: Path, capsys: pytes
         assert main(["table", "--results", str(swept), "--format", style]) == 0
         assert "resnet20" in capsys.readouterr().out
     assert main(["plot", "--results", str(swept), "--results", str(swept), "--out", str(tmp_path / "p")]) == 0
-    assert len(list((tmp_path / "p").iterdir())) == 8
+    assert len(list((tmp_path / "p").iterdir())) == 10
     capsys.readouterr()
     assert main(["cost", "seresnet", "--by-module"]) == 0
     printed = capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURES = ("train", "step", "timing", "cost", "limits", "energy")
-COMPOSED = ("runner", "session", "runs", "tune", "store", "cli", "sweep", "speed", "executors")
+COMPOSED = ("runner", "session", "runs", "tune", "search", "store", "cli", "sweep", "speed", "executors")
 COMPOSERS = {f"bench.{n}" for n in COMPOSED}
 
 
@@ -78,6 +78,7 @@ assert "torch" not in sys.modules, "torch was imported"
         "import bench.tables, bench.plots",
         "import bench.data.datasets",
         "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",
+        "import bench.compare, bench.pair_table, bench.plots_across",
         "import bench.crossed, bench.verdicts; bench.verdicts.parse_condition('speed < 1')",
         "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress",
         "from models.registry import expand_names; expand_names('vit_*')",
@@ -92,6 +93,8 @@ assert "torch" not in sys.modules, "torch was imported"
         "from bench.cli import main; assert main(['--models', 'seresnet', '--seeds', '1,,2']) == 2",
         "from bench.cli import main; assert main(['table', '--results', 'results/none']) == 2",
         "from bench.cli import main; assert main(['time', '--models', 'vit_tinny']) == 2",
+        "from bench.cli import main; assert main(['compare', '--fail-if', 'much']) == 2",
+        "from bench.cli import main; assert main(['--track', 'familly']) == 2",
         "from bench.cli import main; assert main(['check', '--results', 'results/reference/cpu-2core']) == 0",
     ],
 )
