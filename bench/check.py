@@ -16,7 +16,7 @@ from bench.budget import parse_budget
 from bench.files import from_json, sha256
 from bench.schema import Record, filled
 from bench.spec import content_id, spec_id
-from bench.store import RUN_FILES, VIEWS, Store, views_of
+from bench.store import RUN_FILES, VIEWS, Store, question, views_of
 from bench.tables import Loaded, compare_loaded
 
 LOSS_TOLERANCE = 1e-4  # relative; a mean of float32 losses summed in another order
@@ -111,7 +111,7 @@ def prediction_problems(content: bytes, run: Record) -> Iterator[str]:
 
 def comparison_problems(runs: list[Record], sessions: list[Record]) -> Iterator[str]:
     """Comparisons whose runs were not trained under one and the same recipe and on the same data."""
-    conditions = {r["run_id"]: (content_id(r["spec"]["recipe"]), content_id(r["spec"]["data"])) for r in runs}
+    conditions = {r["run_id"]: content_id(question(r["spec"])) for r in runs}
     for comparison in compare_loaded(Loaded(runs, sessions, [])):
         if len({conditions[run_id] for run_id in comparison.run_ids}) > 1:
             yield f"{comparison.title}: compares runs of different recipes or data"

@@ -277,7 +277,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if len(set(arguments.models)) < len(arguments.models):
         raise UserError("a model is named twice; name different ones to compare")
     stores = open_stores(arguments.results)
-    from bench.compare import failing, pairs
+    from bench.compare import failing, pairs, untested
     from bench.files import inert_line, write_atomically
     from bench.pair_table import render, to_csv_bytes
 
@@ -288,10 +288,13 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         write_atomically(arguments.out, content)
     met = [(c, pair) for c in conditions for pair in failing(made, c)]
-    for condition, pair in met:
-        who = f"{pair.a.model} against {pair.b.model}{f', track {pair.track}' if pair.track else ''}"
-        print(inert_line(f"failed: {condition.metric} {condition.operator} {condition.number:g}: {who}"))
-    return EXIT_FAILED if met else 0
+    # a gate that nothing can close would stay open for ever, and nobody would notice
+    open_for_ever = [(c, pair) for c in conditions for pair in untested(made, c)]
+    for word, cases in (("failed", met), ("cannot be tested, there is no interval", open_for_ever)):
+        for c, pair in cases:
+            who = f"{pair.a.model} against {pair.b.model}{f', track {pair.track}' if pair.track else ''}"
+            print(inert_line(f"{word}: {c.metric} {c.operator} {c.number:g}: {who}"))
+    return EXIT_FAILED if met or open_for_ever else 0
 
 
 def check_target(target: float | None) -> None:

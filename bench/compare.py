@@ -6,13 +6,13 @@ pair is two models under equal conditions in one track; its figures are of A aga
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,11 @@ from bench.crossed import (
     seeds_needed_for_images,
 )
 from bench.errors import UserError
+from bench.files import sha256
 from bench.schema import Record
 from bench.stats import Interval, holm, kaplan_meier_median, mean_interval, ratio_interval, welch_ratio
 from bench.store import REFERENCE, Store, comparability_key, question, seconds_per_call, sessions_of, shared_device
-from bench.tables import Loaded, load
+from bench.tables import Loaded, like_the_newest, load, same_plan
 from bench.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
 
 Right = npt.NDArray[np.bool_]
@@ -47,16 +48,26 @@ class Reached:
     seconds: tuple[float, ...]
     samples: tuple[int, ...]
     reached: tuple[bool, ...]
+    diverged: int = 0  # runs beside these, which never will
+
+    @property
+    def all(self) -> bool:
+        """Whether every run reached it."""
+        return all(self.reached) and not self.diverged
 
     def mean(self, what: str) -> Interval:
         """Mean over seeds with a t-interval, of `seconds` or `samples`; none unless every run reached the target."""
         values = [float(value) for value in getattr(self, what)]
-        return mean_interval(values) if all(self.reached) and not any(map(math.isnan, values)) else NONE
+        if not self.all or any(map(math.isnan, values)):
+            return NONE
+        found = mean_interval(values)
+        # All at the same look: between two looks they may differ, and that was not seen.
+        return found if len(set(values)) > 1 else Interval(found.value, math.nan, math.nan, found.n)
 
     @property
     def share(self) -> str:
         """`2 of 3`."""
-        return f"{sum(self.reached)} of {len(self.reached)}"
+        return f"{sum(self.reached)} of {len(self.reached) + self.diverged}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class Side:
     search_samples: int  # of all trials of the search for its learning rate; 0 where there was none
     search_trials: int
     search_edge: bool = False  # the rate is the last one tried on its side
+    left_out: tuple[str, ...] = ()  # seeds without predictions, and why
+    diverged: int = 0  # of those: they never reach a target
 
 
 @dataclass(frozen=True)
@@ -105,12 +118,17 @@ class Pair:
     @property
     def asks(self) -> str:
         """The same text for pairs that differ in nothing but the track, shared or family."""
+        return json.dumps([self.conditions, self.a.model, self.b.model])
+
+    @property
+    def conditions(self) -> str:
+        """The same text for pairs that differ in nothing but models and track."""
         run = self.a.runs[0]
         asked = question(run["spec"])
         if self.track:
             asked["recipe"] = {k: asked["recipe"][k] for k in ("budget", "epochs", "validations")}
         key = comparability_key(run["spec"], run["environment"])
-        return json.dumps([bool(self.track), asked, key, self.a.model, self.b.model], sort_keys=True)
+        return json.dumps([bool(self.track), asked, key], sort_keys=True)
 
 
 # --- from stores to pairs ------------------------------------------------------------------------------------------
@@ -132,7 +150,8 @@ def pairs(
     made = []
     searches = [search for store in stores for search in store.searches()]
     for runs in groups.values():
-        sides = {model: _with_search(side, searches) for model, side in sides_of(runs, stores).items()}
+        failed = [r for r in found.runs if r["status"] != "ok" and same_plan(r["spec"], runs[0]["spec"])]
+        sides = {model: _with_search(side, searches) for model, side in sides_of(runs, failed, stores).items()}
         wanted = [(sides[a], sides[b]) for a, b in ordered(list(sides), models)]
         made += _family(wanted, runs, found, margin, target)
     if not made:
@@ -159,31 +178,46 @@ def ordered(there: list[str], models: Sequence[str]) -> list[tuple[str, str]]:
     return list(combinations([m for m in named if m in there], 2))
 
 
-def sides_of(runs: list[Record], stores: list[Store]) -> dict[str, Side]:
-    """Each model's runs with their predictions; runs whose predictions are gone are left out."""
+def sides_of(runs: list[Record], failed: list[Record], stores: list[Store]) -> dict[str, Side]:
+    """Each model's runs with their predictions; of those without, and of the `failed`, it is kept that they were."""
     sides = {}
     for model in dict.fromkeys(run["spec"]["model"] for run in runs):
-        mine = sorted((r for r in runs if r["spec"]["model"] == model), key=lambda r: int(r["spec"]["seed"]))
-        newest = max(mine, key=lambda r: str(r["started"]))["spec"]["model_source"]
-        mine = [r for r in mine if r["spec"]["model_source"] == newest]  # a file that was edited is another model
+        mine = like_the_newest([r for r in runs if r["spec"]["model"] == model])
+        mine.sort(key=lambda r: int(r["spec"]["seed"]))
         read = [(run, right) for run in mine if (right := predictions(run, stores)) is not None]
         if not read:
             continue
-        first = read[0][0]["metrics"]
-        rates = tuple(sorted({float(run["spec"]["recipe"]["lr"]) for run, _ in read}))
+        first, recipe = read[0][0]["metrics"], mine[0]["spec"]["recipe"]
         kept, right = tuple(run for run, _ in read), np.stack([right for _, right in read])
-        sides[model] = Side(model, kept, right, first.get("flops"), first.get("train_flops_2x"), rates, 0, 0)
+        lost = {r["spec"]["seed"]: "its predictions are missing or damaged" for r in mine if r not in kept}
+        others = [r for r in failed if r["spec"]["model"] == model and r["spec"]["recipe"] == recipe]
+        lost |= {r["spec"]["seed"]: r["status"] for r in others}
+        sides[model] = Side(
+            model,
+            kept,
+            right,
+            first.get("flops"),
+            first.get("train_flops_2x"),
+            lr=(float(recipe["lr"]),),
+            search_samples=0,
+            search_trials=0,
+            left_out=tuple(f"seed {seed}: {why}" for seed, why in sorted(lost.items())),
+            diverged=sum(r["status"] == "diverged" for r in others),
+        )
     return sides
 
 
 def predictions(run: Record, stores: list[Store]) -> Right | None:
     """Which test images a run got right; None where no store has predictions that fit."""
     for store in stores:
-        path = store.root / "runs" / run["run_id"] / "predictions.npz"
         try:
-            with np.load(path, allow_pickle=False) as data:
+            content = (store.root / "runs" / run["run_id"] / "predictions.npz").read_bytes()
+            wanted = run["files"].get("predictions.npz")
+            if wanted and sha256(content) != wanted:  # damaged, or of another attempt at this run
+                continue
+            with np.load(io.BytesIO(content), allow_pickle=False) as data:
                 right = np.asarray(data["test_predicted"] == data["test_label"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except Exception:  # numpy, zipfile and zlib each have their own ways to say that a file is broken
             continue
         if right.shape == (run["metrics"]["test_images"],):
             return right
@@ -246,14 +280,17 @@ def conditions_of(run: Record) -> dict[str, Any]:
     recipe = spec["recipe"]
     return {
         "dataset": spec["data"]["name"],
+        "image_size": spec["data"]["image_size"],
         "train_images": metrics["train_images"],
         "test_images": metrics["test_images"],
         "track": recipe["track"],
         "recipe": "each family's own" if recipe["track"] == "family" else recipe["name"],
         "budget": recipe["budget"] or f"{recipe['epochs']} epochs",
+        "validations": len(run["history"]),
         "batch_size": recipe["batch_size"],
         "precision": recipe["precision"],
         "setting": spec["setting"]["name"],
+        "deterministic": spec["deterministic"],
         "device_name": spec["device_name"],
         "threads": comparability_key(spec, environment)["threads"],
         "torch": environment["torch"],
@@ -296,12 +333,12 @@ def reach(side: Side, target: float) -> Reached:
         seconds.append(math.nan if shared_device(run) else float(row["train_seconds"]))
         samples.append(int(row["samples_seen"]))
         reached.append(bool(there))
-    return Reached(tuple(seconds), tuple(samples), tuple(reached))
+    return Reached(tuple(seconds), tuple(samples), tuple(reached), side.diverged)
 
 
 def _ratio_to_target(reached: tuple[Reached, Reached] | None, what: str) -> Interval:
     """A's over B's with Welch's interval on logarithms; none where a run was censored, or seconds mean nothing."""
-    if reached is None or not all(all(side.reached) for side in reached):
+    if reached is None or not all(side.all for side in reached):
         return NONE
     values: list[tuple[float, ...]] = [getattr(side, what) for side in reached]
     if any(math.isnan(v) or v <= 0 for side in values for v in side):
@@ -318,7 +355,10 @@ def _scaled(ratio: Interval, a: float | None, b: float | None) -> Interval:
 
 def median_seconds(side: Reached) -> float | None:
     """Kaplan and Meier's median of the seconds to the target; None where too few reached it, or shared their device."""
-    return None if any(map(math.isnan, side.seconds)) else kaplan_meier_median(side.seconds, side.reached)
+    if any(map(math.isnan, side.seconds)):
+        return None
+    never = side.diverged
+    return kaplan_meier_median([*side.seconds, *[math.inf] * never], [*side.reached, *[False] * never])
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
@@ -351,11 +391,15 @@ def what_would_change(pair: Pair, word: str) -> str:
 
 def across_tracks(made: list[Pair]) -> list[tuple[Pair, Pair, str]]:
     """(shared, family, word) for every two pairs that ask the same in both tracks."""
-    by_track = {track: {p.asks: p for p in made if p.track == track} for track in TRACKS}
+    families: dict[str, list[Pair]] = {}
+    for pair in made:
+        if pair.track == "family":
+            families.setdefault(pair.asks, []).append(pair)
     return [
         (one, other, ACROSS_TRACKS[one.words["verdict"], other.words["verdict"]])
-        for name, one in by_track["shared"].items()
-        if (other := by_track["family"].get(name)) is not None
+        for one in made
+        if one.track == "shared"
+        for other in families.get(one.asks, [])
     ]
 
 
@@ -364,9 +408,16 @@ def failing(made: list[Pair], condition: Condition) -> list[Pair]:
     return [pair for pair in made if fails(condition, _interval(pair, condition.metric))]
 
 
+def untested(made: list[Pair], condition: Condition) -> list[Pair]:
+    """Pairs of which there is no interval to hold against the condition."""
+    return [pair for pair in made if math.isnan(_interval(pair, condition.metric).low)]
+
+
 def _interval(pair: Pair, metric: str) -> Interval:
     if metric == "accuracy":
         d = pair.like_these
+        if d.of_runs:  # of these two runs alone
+            return NONE
         return Interval(100 * d.value, 100 * d.low, 100 * d.high, d.images)
     found: Interval = {"speed": pair.speed, "time_to_target": pair.time_to_target, "flops": pair.flops}[metric]
     return found

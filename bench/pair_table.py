@@ -14,7 +14,8 @@ from bench.verdicts import points
 
 # fmt: off
 COLUMNS = (
-    "dataset", "train_images", "test_images", "budget", "track", "recipe", "model_a", "model_b", "seeds_a", "seeds_b",
+    "dataset", "image_size", "train_images", "test_images", "budget", "track", "recipe",
+    "model_a", "model_b", "seeds_a", "seeds_b",
     "verdict", "verdict_this_set", "verdict_both_tracks", "claim", "margin_points",
     "difference_points", "low_points", "high_points", "p", "p_holm", "pairs_tested",
     "low_points_this_set", "high_points_this_set", "p_this_set", "p_holm_this_set", "mcnemar_p",
@@ -28,7 +29,9 @@ COLUMNS = (
     "seconds_ratio", "seconds_ratio_low", "seconds_ratio_high",
     "target_flops_ratio", "target_flops_ratio_low", "target_flops_ratio_high",
     "lr_a", "lr_b", "lr_a_at_edge", "lr_b_at_edge", "search_trials", "search_samples_a", "search_samples_b",
-    "batch_size", "precision", "setting", "device_name", "threads", "torch", "what_would_change",
+    "left_out_a", "left_out_b",
+    "validations", "batch_size", "precision", "setting", "deterministic", "device_name", "threads", "torch",
+    "what_would_change",
 )
 # fmt: on
 
@@ -74,6 +77,8 @@ def to_rows(made: list[Pair]) -> list[dict[str, Any]]:
             "search_trials": a.search_trials or None,
             "search_samples_a": a.search_samples or None,
             "search_samples_b": b.search_samples or None,
+            "left_out_a": "; ".join(a.left_out) or None,
+            "left_out_b": "; ".join(b.left_out) or None,
             "what_would_change": pair.words["help"],
         }
         for name, (reached, side) in zip("ab", _sides(pair), strict=False):
@@ -121,9 +126,11 @@ def title_of(pair: Pair) -> str:
     """The conditions in one line."""
     about = pair.about
     threads = f", {about['threads']} threads" if about["threads"] else ""
+    setting = f"{about['setting']}{', deterministic' * about['deterministic']}"
     return (
-        f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images) · budget "
-        f"{about['budget']}, batch {about['batch_size']}, {about['precision']}, {about['setting']} · "
+        f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images of "
+        f"{about['image_size']} px) · budget {about['budget']}, {about['validations']} validations, batch "
+        f"{about['batch_size']}, {about['precision']}, {setting} · "
         f"{about['device_name']}{threads}, torch {about['torch']}"
     )
 
@@ -169,8 +176,9 @@ def _lines(pair: Pair) -> list[str]:
     lines.append(
         f"  FLOPs an image    {_number(pair.flops.value)}×" if pair.flops.n else "  FLOPs an image    not counted"
     )
+    lines += [f"  left out          {side.model}: {', '.join(side.left_out)}" for side in (a, b) if side.left_out]
     lines += _target_lines(pair)
-    if a.search_trials:
+    if a.search_trials and b.search_trials:
         rates = " and ".join("/".join(f"{lr:g}" for lr in side.lr) for side in (a, b))
         cost = f"{a.search_trials} trials each, {a.search_samples:,} and {b.search_samples:,} samples on top"
         lines.append(f"  learning rates    {rates}, found on validation in {cost}")
@@ -202,10 +210,11 @@ def _target_lines(pair: Pair) -> list[str]:
         lines.append(f"  seconds           none: runs shared their device; {goal}")
     else:
         ends = " and ".join("not" if m is None else f"{significant(m)} s" for m in medians)
-        lines.append(f"  seconds           no ratio: runs ended before; {goal}, medians {ends} (Kaplan–Meier)")
+        lines.append(f"  seconds           no ratio: not all runs reached it; {goal}, medians {ends} (Kaplan–Meier)")
+    missing = "not counted" if mine.all and theirs.all else "no ratio: not all runs reached it"
     flops = [_scaled(reached.mean("samples"), (s.train_flops or math.nan) / 1e12) for reached, s in _sides(pair)]
     means = "; means " + " and ".join(_with_ends(f, "TFLOP") for f in flops) if pair.flops_to_target.n else ""
-    ratio = _ratio(pair.flops_to_target, "seeds", "no ratio: runs ended before")
+    ratio = _ratio(pair.flops_to_target, "seeds", missing)
     lines.append(f"  training FLOPs    {ratio} to the same{means}")
     return lines
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -51,18 +51,22 @@ def _stem(dataset: str, recipe: str, budget: str) -> str:
 
 def by_data(comparisons: list[Comparison]) -> dict[str, list[Comparison]]:
     """Comparisons that differ in nothing but the number of training images, two or more each, by a file's stem."""
-    groups: dict[tuple[object, ...], list[Comparison]] = {}
+    groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         if comparison.rows:
-            rest = tuple(v for k, v in comparison.about.items() if k != "train_images")
-            groups.setdefault(rest, []).append(comparison)
-    found = {}
+            groups.setdefault(comparison.asks, []).append(comparison)
+    found: dict[str, list[Comparison]] = {}
     for group in groups.values():
         if len({c.about["train_images"] for c in group}) > 1:
             about = group[0].about
             recipe = f"track {about['track']}" if about["track"] else about["recipe"]
-            found[_stem(about["dataset"], recipe, about["budget"])] = group
+            found[_free(_stem(about["dataset"], recipe, about["budget"]), found)] = group
     return found
+
+
+def _free(stem: str, taken: Collection[str]) -> str:
+    """The stem, with a number where it is taken: figures of two devices have the same one."""
+    return next(name for n in range(1, 10_000) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
 
 
 def draw_data_efficiency(group: list[Comparison]) -> Figure:
@@ -73,7 +77,8 @@ def draw_data_efficiency(group: list[Comparison]) -> Figure:
         models = sorted({row.model for comparison in group for row in comparison.rows})
         ends = []
         for model, shade in zip(models, COLOURS * len(models), strict=False):
-            found = sorted((c.about["train_images"], r) for c in group for r in c.rows if r.model == model)
+            every = [(c.about["train_images"], r) for c in group for r in c.rows if r.model == model]
+            found = sorted(every, key=lambda point: point[0])
             x, y = [n for n, _ in found], [100 * row.values["accuracy"].value for _, row in found]
             axes.plot(x, y, color=shade, marker=MARKERS[found[0][1].family], markersize=5, linewidth=1.4)
             for n, row in found:
@@ -106,15 +111,14 @@ def _seeds(numbers: Sequence[int]) -> str:
 
 def by_question(made: list[Pair]) -> dict[str, list[Pair]]:
     """Pairs that differ in nothing but models and track, by a file's stem."""
-    groups: dict[tuple[str, str], list[Pair]] = {}
+    groups: dict[str, list[Pair]] = {}
     for pair in made:
-        groups.setdefault((title_of(pair), "tracks" if pair.track else pair.about["recipe"]), []).append(pair)
+        groups.setdefault(pair.conditions, []).append(pair)
     found: dict[str, list[Pair]] = {}
-    for (_, recipe), group in groups.items():
+    for group in groups.values():
         about = group[0].about
-        stem = _stem(about["dataset"], recipe, about["budget"])
-        number = 1 + sum(name == stem or name.startswith(f"{stem}-") for name in found)
-        found[stem if number == 1 else f"{stem}-{number}"] = group
+        recipe = "tracks" if group[0].track else about["recipe"]
+        found[_free(_stem(about["dataset"], recipe, about["budget"]), found)] = group
     return found
 
 

@@ -231,6 +231,7 @@ def run_one(
             setting=spec.setting,
             on_note=hear,
             runs_at_once=company.runs,
+            target=target,
         )
         # the only time that a finished run has looked at the test set
         test = look(HeldOut.create(arrays.test_x, arrays.test_y, batches))
@@ -260,7 +261,7 @@ def run_one(
         "spec": to_dict(spec),
         "family": registry.family(spec.model),
         "started": started,
-        **({} if target is None else {"target": target}),
+        **({} if trained.target is None else {"target": trained.target}),
         "metrics": metrics,
         "history": [asdict(epoch) for epoch in trained.history],
         "setting_used": trained.setting_used,
@@ -298,7 +299,7 @@ class Pace:
     seconds: float
 
 
-PACE_SHARE, PACE_LEAST, PACE_MOST = 0.05, 1.0, 30.0  # of a budget in seconds, spent on measuring; seconds
+PACE_SHARE, PACE_LEAST, PACE_MOST = 0.05, 1.0, 30.0  # of a budget in seconds, measured after as long; seconds
 PACE_STEPS = 3  # before measuring, and at least while: allocation, compilation and caches are not the steady state
 
 
@@ -342,6 +343,7 @@ def measure_pace(spec: RunSpec, batches: Batches, model: nn.Module, device: torc
     seconds_of(PACE_STEPS)
     once = seconds_of(PACE_STEPS) / PACE_STEPS
     steps = max(PACE_STEPS, round(limit / once))
+    seconds_of(steps)  # for as long: the first seconds of a process are slower than those after them
     speed = steps * batches.batch_size / seconds_of(steps)
     set_random_streams(streams, device)
     return Pace(speed, time.perf_counter() - begin)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.budget import Budget, parse_budget
+from bench.errors import UserError
 from bench.executors.local import call
 from bench.progress import Display
 from bench.recipes import LRS, length
@@ -29,7 +30,10 @@ Trial = dict[str, Any]
 def first_budget(spec: RunSpec, asked: str) -> Budget:
     """What a first trial gets: what was asked for, or a share of the run's own. Raises UserError."""
     if asked:
-        return parse_budget(asked, "--trial-budget")
+        budget = parse_budget(asked, "--trial-budget")
+        if budget.kind == "samples" and budget.amount < spec.recipe.batch_size:
+            raise UserError(f"--trial-budget {asked} is less than one batch of {spec.recipe.batch_size}")
+        return budget
     whole = length(spec.recipe)
     amount = SHARE * whole.amount
     if whole.kind == "epochs":
@@ -122,9 +126,14 @@ def known(spec: RunSpec, budget: Budget, store: Store) -> Record | None:
 def find(
     spec: RunSpec, budget: Budget, source: DataSource, store: Store, display: Display, timeout: float | None
 ) -> Record:
-    """Search, or go on with a search; every trial is kept as soon as it is done. Raises KeyboardInterrupt."""
+    """Search, or go on with a search; every trial is kept as soon as it is done.
+
+    Raises KeyboardInterrupt, and UserError where a trial failed otherwise than by diverging, or all of them diverged.
+    """
     name = search_id(spec, budget)
-    with store.claim(f"search-{name}", wait_seconds=float("inf") if timeout is None else timeout):
+    if owner := store.owner(f"search-{name}"):
+        display.line(f"{spec.model}, recipe {spec.recipe.name}: {owner} is at this search; waiting")
+    with store.claim(f"search-{name}", wait_seconds=math.inf):
         started = store.search(name)
         search = started or {
             "schema": SCHEMA,
@@ -142,11 +151,14 @@ def find(
             longer = Budget(budget.kind, budget.amount * (2 if rung else 1))
             number = len(search["trials"]) + 1
             title = f"{spec.model}, recipe {spec.recipe.name}: trial {number} of {trials_of(rates)}, lr {lr:g}"
-            search["trials"].append(
-                {"lr": lr, "rung": rung, **_try(for_as_long(spec, longer, lr), source, display, title, timeout)}
-            )
+            found = _try(for_as_long(spec, longer, lr), source, display, title, timeout)
+            if found["status"] not in ("ok", "diverged"):  # which says nothing of the rate
+                raise UserError(f"{title}: {found['status']}: {found['message']}; the same command tries it again")
+            search["trials"].append({"lr": lr, "rung": rung, **found})
             store.write_search(search)
         if search["chosen"] is None:
+            if not any(t["status"] == "ok" for t in search["trials"] if t["rung"] > 0):
+                raise UserError(f"{spec.model}, recipe {spec.recipe.name}: every rate that was tried longest diverged")
             search["chosen"], search["edge"] = verdict(search["trials"])
             store.write_search(search)
     return search
@@ -158,11 +170,14 @@ def trials_of(rates: tuple[float, ...]) -> int:
 
 
 def _try(spec: RunSpec, source: DataSource, display: Display, title: str, timeout: float | None) -> Trial:
-    """One trial in a child process: what it found, or its failure, which is a row like the others."""
+    """One trial in a child process: what it found, or how it failed; what it had seen till then is counted."""
     found: list[dict[str, Any]] = []
+    steps = [0]
     with display.run(title, spec.recipe.batch_size) as bar:
 
         def hear(event: dict[str, Any]) -> None:
+            if event["event"] == "step":
+                steps[0] = event["step"]
             found.append(event) if event["event"] == "trial" else bar.event(event)
 
         outcome = call(child_trial, (spec, source), hear, timeout)
@@ -172,5 +187,5 @@ def _try(spec: RunSpec, source: DataSource, display: Display, title: str, timeou
             return {**row, "status": "ok", "message": ""}
         status = outcome.status if outcome.status != "ok" else "failed"
         bar.line(f"{status}: {outcome.message}")
-    nothing = {"samples": 0, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
-    return {**nothing, "status": status, "message": outcome.message}
+    cost = {"samples": steps[0] * spec.recipe.batch_size, "train_seconds": 0.0}
+    return {**cost, "val_accuracy": None, "val_loss": None, "status": status, "message": outcome.message}

@@ -116,8 +116,8 @@ def two_sided(statistic: float, df: float) -> float:
 def welch_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
     """Ratio of the geometric means of two unpaired samples, such as each seed's seconds to a target.
 
-    Welch 1947 (Biometrika 34:28) on the logarithms; `n` is that of the smaller sample. Fewer than two on a side: ends
-    of nan. ValueError where a side is empty or a value not above 0.
+    Welch 1947 (Biometrika 34:28) on the logarithms; `n` is that of the smaller sample. Fewer than two on a side, or no
+    spread on either: ends of nan. ValueError where a side is empty or a value not above 0.
     """
     if not numerator or not denominator:
         raise ValueError("a ratio needs a value on either side")
@@ -127,7 +127,9 @@ def welch_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Int
         return Interval(math.exp(mean), math.nan, math.nan, n)
     parts = [(statistics.variance(logs) / len(logs), len(logs) - 1) for logs in sides]
     variance = sum(part for part, _ in parts)
-    half = t_quantile(satterthwaite(parts)) * math.sqrt(variance) if variance > 0 else 0.0
+    if variance == 0:  # as when all seeds reach a target at the same look: their real spread was not seen
+        return Interval(math.exp(mean), math.nan, math.nan, n)
+    half = t_quantile(satterthwaite(parts)) * math.sqrt(variance)
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
 
 

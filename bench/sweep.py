@@ -55,10 +55,13 @@ def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None
     probe(untried, plans[0], arguments.run_timeout, display)
     if not arguments.dry_run:
         store.check_writable()
-    plans = [with_best_lr(plan, arguments, store, display) for plan in plans]
+    searched = [with_best_lr(plan, arguments, store, display) for plan in plans]
+    plans, failures = [plan for plan, _ in searched if plan.specs], sum(lost for _, lost in searched)
     if arguments.dry_run:
         return show_plans(plans, arguments.rerun, store, display)
-    views, failures, timed = Views(store), 0, True
+    if not plans:
+        return EXIT_FAILED
+    views, timed = Views(store), True
     manner = Manner(arguments.run_timeout, arguments.rerun, arguments.runs_per_device, arguments.target)
     try:
         for plan in plans:
@@ -67,6 +70,8 @@ def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None
                 display.line(f"{done} of {len(plan.specs)} runs are done already (--rerun repeats them)")
             if todo:
                 display.line(describe(plan))
+            if other := sum(_named(spec, store) not in (None, arguments.target) for spec in plan.specs):
+                display.line(f"{other} of them were begun with another --target, which stays theirs")
             with display:
                 failures += train_all(todo, plan, store, display, views, manner)
         for plan in plans:
@@ -76,6 +81,12 @@ def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None
         views.rebuild()
     drawn = finish(plans, store, display)
     return EXIT_FAILED if failures or not (timed and drawn) else 0
+
+
+def _named(spec: RunSpec, store: Store) -> float | None:
+    """The target that a finished run was begun with."""
+    record = store.record(spec)
+    return record.get("target") if record is not None and record["status"] == "ok" else None
 
 
 def _wanted(name: str, plans: list[Plan], store: Store, again: bool) -> bool:
@@ -181,12 +192,15 @@ def with_best_settings(
     return made, tried
 
 
-def with_best_lr(plan: Plan, arguments: argparse.Namespace, store: Store, display: Display) -> Plan:
-    """In a track, the plan with each model's own learning rate; searched for unless it is known, or --dry-run."""
+def with_best_lr(plan: Plan, arguments: argparse.Namespace, store: Store, display: Display) -> tuple[Plan, int]:
+    """In a track, the plan with each model's own learning rate; searched for unless it is known, or --dry-run.
+
+    Models whose search failed are left out; returns how many, too.
+    """
     each = {spec.model: spec for spec in plan.specs}
     if not plan.specs[0].recipe.track:
-        return plan
-    chosen = {}
+        return plan, 0
+    chosen, lost = dict[str, float](), set[str]()
     for model, spec in each.items():
         budget = search.first_budget(spec, arguments.trial_budget)
         found = search.known(spec, budget, store)
@@ -195,15 +209,21 @@ def with_best_lr(plan: Plan, arguments: argparse.Namespace, store: Store, displa
             display.line(f"{model}: the lr of recipe {spec.recipe.name} is looked for first, in {trials} trials")
             continue
         if found is None:
-            with display:
-                found = search.find(spec, budget, plan.source, store, display, arguments.run_timeout)
+            try:
+                with display:
+                    found = search.find(spec, budget, plan.source, store, display, arguments.run_timeout)
+            except UserError as error:  # one model's failure is not the others'
+                display.line(f"  {error}; {model} is left out")
+                lost.add(model)
+                continue
             display.line(f"  {search.describe(found)}")
         chosen[model] = found["chosen"]
     specs = [
         dataclasses.replace(s, recipe=dataclasses.replace(s.recipe, lr=chosen.get(s.model, s.recipe.lr)))
         for s in plan.specs
+        if s.model not in lost
     ]
-    return dataclasses.replace(plan, specs=specs)
+    return dataclasses.replace(plan, specs=specs), len(lost)
 
 
 def choose_preset(arguments: argparse.Namespace, device: torch.device, display: Display) -> Preset:
@@ -230,7 +250,7 @@ def make_recipe(arguments: argparse.Namespace, preset: Preset) -> Recipe:
     changes = {"epochs": epochs, "batch_size": arguments.batch_size, "validations": arguments.validations}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     if arguments.epochs is not None:
-        recipe = dataclasses.replace(recipe, budget="")
+        recipe = dataclasses.replace(recipe, budget="", validations=arguments.validations or 0)
     if arguments.budget:
         recipe = recipes.under(recipe, parse_budget(arguments.budget), arguments.validations)
     recipes.check(recipe, "recipe")
@@ -383,9 +403,15 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
     if specs[0].setting.name == "tuned":
         both = [s for name in ("eager", "tuned") if (s := timed_under(name, plans[0].specs, store)) is not None]
         display.line(render_settings(both, display.console.width))
-    if path := write_verdicts(store):
-        written.append(path)
-        display.line(f"which is better, and how sure: run_bench.py compare --results {shlex.quote(str(store.root))}")
+    try:
+        if path := write_verdicts(store):
+            written.append(path)
+            display.line(
+                f"which is better, and how sure: run_bench.py compare --results {shlex.quote(str(store.root))}"
+            )
+    except Exception as error:
+        display.line(f"the verdicts could not be written: {type(error).__name__}: {error}")
+        drawn = False
     for path in written:
         display.line(f"wrote {path}")
     return drawn

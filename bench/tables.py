@@ -104,6 +104,7 @@ class Comparison:
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
+    asks: str = ""  # the same for comparisons that differ in nothing but the number of training images
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def compare_loaded(found: Loaded, reference: str = REFERENCE, by_device: bool = 
     failed = [r for r in runs if r["status"] != "ok"]
     for index, comparison in enumerate(comparisons):
         plan = list(groups.values())[index][0]["spec"]
-        mine = [r for r in failed if _same_plan(r["spec"], plan)]
+        mine = [r for r in failed if same_plan(r["spec"], plan)]
         failed = [r for r in failed if r not in mine]
         comparisons[index] = replace(comparison, failures=_failures(mine))
     if failed:
@@ -215,7 +216,8 @@ def _distinct(values: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(map(str, values)))
 
 
-def _same_plan(a: Record, b: Record) -> bool:
+def same_plan(a: Record, b: Record) -> bool:
+    """Whether two runs' specs are of one comparison: all but model, seed, and in a track the recipe."""
     same = all(a[k] == b[k] for k in ("device", "device_name", "deterministic")) and question(a) == question(b)
     return same and a["setting"]["name"] == b["setting"]["name"]
 
@@ -230,12 +232,10 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     by_model: dict[str, list[Record]] = {}
     for run in runs:
         by_model.setdefault(run["spec"]["model"], []).append(run)
-    # A factory's file that was edited is another model under the same name: only the newest is compared.
-    by_model = {
-        model: [run for run in group if run["spec"]["model_source"] == group[-1]["spec"]["model_source"]]
-        for model, group in by_model.items()
-    }
-    older = len(runs) - sum(map(len, by_model.values()))
+    by_model = {model: like_the_newest(group) for model, group in by_model.items()}
+    ids, older = tuple(run["run_id"] for run in runs), len(runs)
+    runs = [run for group in by_model.values() for run in group]
+    older -= len(runs)
     session = _common_session(by_model, sessions)
     rows = [_row(model, group, session) for model, group in by_model.items()]
     rows.sort(key=lambda row: (-row.values["accuracy"].value, row.model))
@@ -260,9 +260,21 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     }
     notes = _notes(runs, rows, base, session, reference)
     if older:
-        notes.append(f"{older} run(s) left out: their model's file was edited since.")
-    ids = tuple(run["run_id"] for run in runs)
-    return Comparison(_title(about), about, ids, tuple(rows), (), tuple(notes))
+        notes.append(f"{older} run(s) left out: their model's file, or its recipe in this track, was changed since.")
+    asked = question(spec)
+    asked["data"] = {k: v for k, v in asked["data"].items() if k not in ("split_hash", "train_fraction")}
+    asks = json.dumps([asked, comparability_key(spec, first["environment"])], sort_keys=True)
+    return Comparison(_title(about), about, ids, tuple(rows), (), tuple(notes), asks)
+
+
+def like_the_newest(runs: list[Record]) -> list[Record]:
+    """Those of one model's runs that are of its newest code and recipe.
+
+    A factory's file that was edited is another model under the same name; and in a track a new search, or an edited
+    recipe, makes other runs of a model that is still asked the same question.
+    """
+    newest = max(runs, key=lambda run: str(run["started"]))["spec"]
+    return [r for r in runs if all(r["spec"][k] == newest[k] for k in ("model_source", "recipe"))]
 
 
 def _common_session(by_model: dict[str, list[Record]], sessions: list[Record]) -> Record | None:

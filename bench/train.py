@@ -91,6 +91,7 @@ class Trained:
     segments: int = 1  # one more for every continuation; the first step of each is not in train_seconds
     setting_used: str = "eager"  # what really ran the steps
     runs_at_once: int = 1  # on the device, the most of any segment: above 1 the seconds mean nothing
+    target: float | None = None  # named before the first step
 
 
 class Keeper(Protocol):
@@ -116,6 +117,7 @@ class Progress:
     first_step_seconds: float = 0.0  # of the first segment
     train_seconds: float = 0.0
     runs_at_once: int = 1  # on the device, the most of any segment
+    target: float | None = None  # the validation accuracy whose time is asked for, as it was named at the beginning
     history: list[Epoch] = field(default_factory=list)
 
 
@@ -184,10 +186,11 @@ def train(
     setting: Setting | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     runs_at_once: int = 1,
+    target: float | None = None,
 ) -> Trained:
     """Train to the end of the course, validating at its marks; from `start`, a snapshot, where one is given.
 
-    `on_note` hears why the setting could not be had; default: eager.
+    `on_note` hears why the setting could not be had; default: eager. `target` is kept from the first segment on.
 
     `clock` counts every step but the first of this process, which `first_clock` counts; evaluation and checkpoints
     are on neither. `on_step` gets the number of steps launched, on_epoch each finished row; what they or `validate`
@@ -201,7 +204,7 @@ def train(
     warmup = recipe.warmup_fraction * total
     # By step of the epoch; a mark more than an epoch after the last one hears of bad losses in its own epoch alone,
     # and in the validation.
-    progress, losses = Progress(course.samples), torch.zeros(batches.steps, device=device)
+    progress, losses = Progress(course.samples, target=target), torch.zeros(batches.steps, device=device)
     if start is not None:
         progress, losses = restore(start, model, optimizer, device, course)
         clock.seconds = progress.train_seconds
@@ -280,6 +283,7 @@ def train(
         segments=progress.segments,
         setting_used=step_model.used,
         runs_at_once=progress.runs_at_once,
+        target=progress.target,
     )
 
 

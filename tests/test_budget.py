@@ -31,6 +31,7 @@ Bench = Callable[..., CompletedProcess[str]]
         ("1Msamples", "samples", 1e6, "1000000samples"),
         ("2.5ksamples", "samples", 2500, "2500samples"),
         ("1e6samples", "samples", 1e6, "1000000samples"),
+        ("4.1Msamples", "samples", 4.1e6, "4100000samples"),
     ],
 )
 def test_budgets_by_their_words(text: str, kind: str, amount: float, kept: str) -> None:

@@ -16,13 +16,15 @@ import pytest
 
 from bench import search
 from bench.budget import Budget
+from bench.check import check
 from bench.compare import across_tracks, pairs
 from bench.errors import UserError
 from bench.pair_table import COLUMNS, render, to_csv_bytes
 from bench.recipes import cnn, in_track, shared
 from bench.spec import RunSpec
 from bench.store import Store
-from tests.synthetic import RECIPE, record, session, spec
+from bench.tables import compare
+from tests.synthetic import RECIPE, failure, record, session, spec
 
 Bench = Callable[..., CompletedProcess[str]]
 IMAGES = 4000
@@ -116,6 +118,59 @@ def test_time_to_a_target(tmp_path: Path) -> None:
     assert "medians 30.0 s and not (Kaplan–Meier)" in text
 
 
+def test_runs_that_failed_are_told_and_never_reach_a_target(tmp_path: Path) -> None:
+    store, rng = Store(tmp_path), np.random.default_rng(0)
+    for model in ("a", "b"):
+        for seed in range(3):
+            of = spec(model, seed)
+            if (model, seed) == ("b", 2):
+                store.write_record(of, failure(of, "diverged", "loss at step 5"))
+            else:
+                write_run(store, of, 0.9, rng, target=0.6)
+    (pair,) = pairs([store])
+    assert (pair.like_these.seeds_a, pair.like_these.seeds_b) == (3, 2)
+    assert pair.b.left_out == ("seed 2: diverged",)
+    assert pair.reached is not None
+    assert [side.share for side in pair.reached] == ["3 of 3", "2 of 3"]
+    assert math.isnan(pair.time_to_target.value)
+    assert "left out          b: seed 2: diverged" in render([pair])
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone", "swapped"])
+def test_predictions_that_are_not_the_records_are_left_out(tmp_path: Path, harm: str) -> None:
+    store = made_store(tmp_path, {"a": 0.9, "b": 0.8})
+    path = store.run_dir(spec("b", 1)) / "predictions.npz"
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if harm == "flip":
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif harm == "cut":
+        path.write_bytes(content[:middle])
+    elif harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes((store.run_dir(spec("b", 2)) / "predictions.npz").read_bytes())
+    (pair,) = pairs([store])
+    assert (pair.like_these.seeds_a, pair.like_these.seeds_b) == (3, 2)
+    assert pair.b.left_out == ("seed 1: its predictions are missing or damaged",)
+
+
+def test_a_new_search_makes_other_runs(tmp_path: Path) -> None:
+    """In a track, runs of an earlier rate are not seeds of the same model."""
+    store, rng = Store(tmp_path), np.random.default_rng(0)
+    for lr, started, seeds in ((1e-3, "2026-01-01", range(3)), (3e-3, "2026-01-02", range(2))):
+        for model in ("a", "b"):
+            recipe = replace(in_track("shared", "cnn", RECIPE, model), lr=lr)
+            for seed in seeds:
+                write_run(store, spec(model, seed, recipe=recipe), 0.9, rng, started=started)
+    (pair,) = pairs([store])
+    assert (pair.like_these.seeds_a, pair.a.lr) == (2, (3e-3,))
+    (comparison,) = compare([store])
+    assert [row.runs for row in comparison.rows] == [2, 2]
+    assert any("6 run(s) left out" in note for note in comparison.notes)
+    assert not [problem for problem in check(store, rebuild=True)[0] if "different recipes" in problem]
+
+
 def test_the_tracks_are_held_against_each_other(tmp_path: Path) -> None:
     """Better under one recipe, worse under the other: it depends on the recipe. The searches' cost is told."""
     store, rng = Store(tmp_path), np.random.default_rng(0)
@@ -168,6 +223,9 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     done = bench("compare", "vit_tiny", "seresnet", "--results", tmp_path, "--fail-if", "accuracy < -0.5")
     assert done.returncode == 1
     assert "failed: accuracy < -0.5: vit_tiny against seresnet" in done.stdout
+    done = bench(*words, "--fail-if", "time_to_target > 2")
+    assert done.returncode == 1, "a gate that cannot close is no gate"
+    assert "cannot be tested" in done.stdout
 
 
 @pytest.mark.parametrize(

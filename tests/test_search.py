@@ -99,7 +99,8 @@ def test_a_failed_trial_is_a_row_and_never_the_best(tmp_path: Path, monkeypatch:
 
     def try_one(spec: RunSpec, *rest: Any) -> search.Trial:
         if spec.recipe.lr > 2e-3:
-            nothing = {"samples": 0, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
+            samples = fine(spec, *rest)["samples"]
+            nothing = {"samples": samples, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
             return {**nothing, "status": "diverged", "message": "loss"}
         return fine(spec, *rest)
 
@@ -107,7 +108,22 @@ def test_a_failed_trial_is_a_row_and_never_the_best(tmp_path: Path, monkeypatch:
     found = find(Store(tmp_path))
     assert found["chosen"] == 1e-3
     assert {t["status"] for t in found["trials"]} == {"ok", "diverged"}
+    assert search.cost(found)[0] == 4 * 640 + 3 * 1280, "what diverged was trained too"
     assert Store(tmp_path).search(found["id"]) is not None, "it can be read back"
+
+
+@pytest.mark.parametrize(("status", "sentence"), [("oom", "oom: 5 GB"), ("diverged", "diverged")])
+def test_what_says_nothing_of_a_rate_chooses_none(
+    status: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that ran out of memory is not kept, and is made again; where all diverge, there is no best."""
+    nothing = {"samples": 64, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
+    monkeypatch.setattr(search, "_try", lambda *_: {**nothing, "status": status, "message": "5 GB"})
+    with pytest.raises(UserError, match=sentence):
+        find(Store(tmp_path))
+    assert search.known(SPEC, BUDGET, Store(tmp_path)) is None
+    kept = Store(tmp_path).searches()
+    assert [t["status"] for s in kept for t in s["trials"]] == ["diverged"] * (7 if status == "diverged" else 0)
 
 
 def test_one_search_serves_every_budget_of_the_runs() -> None:
@@ -128,8 +144,9 @@ def test_a_first_trial_is_a_tenth_of_a_run() -> None:
         budgeted = replace(SPEC, recipe=replace(SPEC.recipe, epochs=0, budget=text))
         assert search.first_budget(budgeted, "") == Budget(kind, pytest.approx(amount))
     assert search.first_budget(SPEC, "5epochs") == Budget("epochs", 5)
-    with pytest.raises(UserError, match="--trial-budget"):
-        search.first_budget(SPEC, "much")
+    for text in ("much", "100samples"):
+        with pytest.raises(UserError, match="--trial-budget"):
+            search.first_budget(SPEC, text)
 
 
 def test_a_trial_never_reads_the_test_set(tiny_npz: Path) -> None:
@@ -163,17 +180,27 @@ def test_tracks_by_their_words() -> None:
 def test_a_track_from_the_command_line(bench: Bench, tiny_npz: Path, tmp_path: Path) -> None:
     """Searched once; the run has the rate that was found; a second budget finds the search done."""
     about = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=16", "--device=cpu", "--timing-limit=1s"]
-    words = ["--models=resnet20", "--track=family", "--trial-budget=16samples", *about, "--results", tmp_path]
+    words = [
+        "--models=resnet20,vit_params",
+        "--track=family",
+        "--trial-budget=16samples",
+        *about,
+        "--results",
+        tmp_path,
+    ]
     done = bench(*words, "--budget=48samples")
     assert done.returncode == 0, done.stderr
     assert "trial 7 of 7" in done.stdout
     assert "Learning rates found on validation" in done.stdout
-    (found,) = Store(tmp_path).searches()
-    (run,) = Store(tmp_path).runs()
-    assert run["spec"]["recipe"]["lr"] == found["chosen"]
-    assert (run["spec"]["recipe"]["name"], run["spec"]["recipe"]["track"]) == ("cnn", "family")
+    chosen = {s["spec"]["model"]: s["chosen"] for s in Store(tmp_path).searches()}
+    recipes = {run["spec"]["model"]: run["spec"]["recipe"] for run in Store(tmp_path).runs()}
+    assert {model: recipe["lr"] for model, recipe in recipes.items()} == chosen
+    assert {model: (r["name"], r["track"]) for model, r in recipes.items()} == {
+        "resnet20": ("cnn", "family"),
+        "vit_params": ("vit", "family"),
+    }
     again = bench(*words, "--budget=64samples")
     assert again.returncode == 0, again.stderr
     assert "trial" not in again.stdout.replace("as many trials", "")
-    assert len(Store(tmp_path).runs()) == 2
+    assert len(Store(tmp_path).runs()) == 4
     assert bench("check", "--results", tmp_path).returncode == 0
