@@ -209,13 +209,14 @@ def _target_lines(pair: Pair) -> list[str]:
     elif any(map(math.isnan, (*mine.seconds, *theirs.seconds))):
         lines.append(f"  seconds           none: runs shared their device; {goal}")
     else:
-        ends = " and ".join("not" if m is None else f"{significant(m)} s" for m in medians)
-        lines.append(f"  seconds           no ratio: not all runs reached it; {goal}, medians {ends} (Kaplan–Meier)")
+        ends = " and ".join("none" if m is None else f"{significant(m)} s" for m in medians)
+        shown = f", medians {ends} (Kaplan–Meier)" if any(m is not None for m in medians) else ""
+        lines.append(f"  seconds           no ratio: not all runs reached it; {goal}{shown}")
     missing = "not counted" if mine.all and theirs.all else "no ratio: not all runs reached it"
     flops = [_scaled(reached.mean("samples"), (s.train_flops or math.nan) / 1e12) for reached, s in _sides(pair)]
     means = "; means " + " and ".join(_with_ends(f, "TFLOP") for f in flops) if pair.flops_to_target.n else ""
     ratio = _ratio(pair.flops_to_target, "seeds", missing)
-    lines.append(f"  training FLOPs    {ratio} to the same{means}")
+    lines.append(f"  training FLOPs    {f'{ratio} to the same{means}' if pair.flops_to_target.n else ratio}")
     return lines
 
 

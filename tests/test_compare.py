@@ -115,7 +115,7 @@ def test_time_to_a_target(tmp_path: Path) -> None:
     assert not late.named_before
     text = render([late])
     assert "reached by 2 of 2 and 0 of 2" in text
-    assert "medians 30.0 s and not (Kaplan–Meier)" in text
+    assert "medians 30.0 s and none (Kaplan–Meier)" in text
 
 
 def test_runs_that_failed_are_told_and_never_reach_a_target(tmp_path: Path) -> None:
