@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Tests wait for child processes a sixth of the time: one worker more than there are cores, five at most.
+WORKERS := $(shell $(PYTHON) -c "import os; print(min(5, 1 + (os.cpu_count() or 1)))")
 
 .PHONY: bench test check faults gpu lint clean help
 
@@ -10,7 +12,7 @@ bench: $(INSTALLED)  ## install, then train, time and compare two models on the 
 	$(BIN)/python run_bench.py --models seresnet,vit_tiny
 
 test: $(INSTALLED)  ## install, then run the tests that need neither a GPU nor a network
-	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: lint test  ## ruff, mypy and the tests: what CI runs
 

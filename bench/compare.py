@@ -154,6 +154,8 @@ def pairs(
         sides = {model: _with_search(side, searches) for model, side in sides_of(runs, failed, stores).items()}
         wanted = [(sides[a], sides[b]) for a, b in ordered(list(sides), models)]
         made += _family(wanted, runs, found, margin, target)
+    if not made and any(ordered(sorted({run["spec"]["model"] for run in runs}), models) for runs in groups.values()):
+        raise UserError("the predictions of these runs are missing or damaged, so that they cannot be compared")
     if not made:
         raise UserError("no two of these models have runs under equal conditions; run them in one command")
     return sorted(made, key=lambda pair: TRACKS.index(pair.track) if pair.track else -1)

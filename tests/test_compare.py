@@ -208,6 +208,10 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     store = made_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8})
     with pytest.raises(UserError, match="no finished runs of 'vit'"):
         pairs([store], ["seresnet", "vit"])
+    for path in tmp_path.glob("runs/vit_tiny*/predictions.npz"):
+        path.unlink()
+    with pytest.raises(UserError, match="predictions of these runs are missing"):
+        pairs([store])
     other = made_store(tmp_path / "other", {"resnet20": 0.9}, recipe=replace(RECIPE, epochs=4))
     with pytest.raises(UserError, match="equal conditions"):
         pairs([store, other], ["seresnet", "resnet20"])

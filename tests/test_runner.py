@@ -18,6 +18,7 @@ from bench.status import status_of
 from bench.store import Store, sessions_of
 from bench.train import Evaluation
 from models.registry import ModelError
+from tests import synthetic
 
 
 @pytest.fixture
@@ -105,3 +106,22 @@ def test_a_session_is_found_again_by_the_runs_it_timed(
 )
 def test_failures_by_name(error: BaseException, status: str) -> None:
     assert status_of(error) == status
+
+
+def test_a_count_is_made_once_and_believed_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the cache it is the same to the last field; a damaged file is counted anew."""
+    from bench.cost import count
+
+    monkeypatch.setattr(runner, "cache_dir", lambda: tmp_path)
+    of = synthetic.spec("resnet20")
+    model = runner.build_model(of)
+    fresh = count(model, 32)
+    assert runner.counted(model, of) == fresh
+    (path,) = tmp_path.glob("costs/*.json")
+    calls: list[int] = []
+    monkeypatch.setattr(runner, "count", lambda *_: (calls.append(1), fresh)[1])
+    assert runner.counted(model, of) == fresh
+    assert not calls
+    path.write_text(path.read_text().replace("272", "273"))
+    assert runner.counted(model, of) == fresh
+    assert len(calls) == 1

@@ -230,6 +230,7 @@ def test_a_sidecar_that_crashes_costs_no_measurement(
     assert (tmp_path / "s" / "results.csv").is_file()
 
     monkeypatch.setattr(runner, "count", breaks)
+    monkeypatch.setattr(runner, "cache_dir", lambda: tmp_path / "cache")  # where no count is known yet
     source = DataSource(words[0].removeprefix("--dataset="), Path(), None, 1.0)
     record = run_one(specs_of(source)[0], source.load(), Store(tmp_path / "t"), lambda event: None)
     assert record["metrics"]["flops"] is None
