@@ -21,7 +21,7 @@ from bench.store import Store
 from tests.faults.processes import children, gone, is_spawned, learned, start
 
 Bench = Callable[..., "CompletedProcess[str]"]
-KILLS = int(os.environ.get("SEVIT_KILLS", "3"))
+KILLS = int(os.environ.get("SEVIT_KILLS", "2"))
 
 
 def test_kill_9_at_random_moments(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
