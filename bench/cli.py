@@ -25,7 +25,7 @@ from models.registry import ModelError, suggest
 if TYPE_CHECKING:
     from bench.store import Store
 
-COMMANDS = ("run", "time", "compare", "table", "plot", "check", "cost", "list")
+COMMANDS = ("run", "time", "compare", "table", "plot", "data", "check", "cost", "list")
 DEFAULT_MODELS = "seresnet,vit_tiny"
 DEFAULT_STORE = "results/local"
 
@@ -63,6 +63,9 @@ def make_parser() -> Parser:
     run.add_argument("--validations", type=int, metavar="N", help="in a run; default: after each epoch, or 10")
     run.add_argument("--batch-size", type=int, metavar="N", help="instead of the recipe's")
     run.add_argument("--train-fraction", default="1", metavar="F", help="stratified shares of the images, by commas")
+    run.add_argument(
+        "--cinic-train", choices=("train", "train+valid"), help="CINIC-10's parts to train on; default train"
+    )
     run.add_argument("--image-size", type=int, metavar="PX", help="resize to this; default: the data set's own")
     run.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     run.add_argument(
@@ -131,6 +134,14 @@ def make_parser() -> Parser:
         metavar="CONDITION",
         help="exit 1 where a whole interval of A against B lies there: 'accuracy < -0.5', 'speed < 1'; repeatable",
     )
+
+    data = commands.add_parser("data", help="fetch, verify, list and look at data sets", allow_abbrev=False)
+    data.add_argument("action", choices=("list", "fetch", "verify", "show"))
+    data.add_argument("names", nargs="*", metavar="NAME", help="of `data list`; show takes npz:FILE and folder:DIR too")
+    data.add_argument("--data-dir", type=Path, metavar="DIR", help="default SEVIT_DATA or a cache directory")
+    data.add_argument("--image-size", type=int, metavar="PX", help="show: resized to this; default: its own")
+    data.add_argument("--out", type=Path, metavar="FILE", help="show: the contact sheet; default in results/local/data")
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="show: of the random choice of images")
 
     check = commands.add_parser("check", help="is a store what it claims to be", allow_abbrev=False)
     check.add_argument(
@@ -215,6 +226,10 @@ def run(arguments: argparse.Namespace) -> int:
         if text := getattr(arguments, flag):
             parse_budget(text, f"--{flag.replace('_', '-')}")
     check_target(arguments.target)
+    if arguments.cinic_train and arguments.dataset != "cinic10":
+        raise UserError("--cinic-train is about --dataset cinic10")
+    if arguments.cinic_train == "train+valid":
+        arguments.dataset = "cinic10:train+valid"
     if arguments.trial_budget and not arguments.track:
         raise UserError("--trial-budget is of the searches in a track; add --track shared, family or both")
     _read_durations(arguments, "run_timeout", "timing_limit", "tune_limit")
@@ -381,9 +396,10 @@ def list_choices(arguments: argparse.Namespace) -> int:
             ("MODULE:FUNCTION", "external", "the same, from an importable module"),
         ]
     elif arguments.what == "datasets":
-        from bench.data.datasets import SOURCES
+        from bench.data.catalogue import CATALOGUE
+        from bench.data.datasets import DIGITS_SUMMARY
 
-        rows = [(name, source.summary) for name, source in SOURCES.items()]
+        rows = [("digits", DIGITS_SUMMARY), *((name, known.summary) for name, known in CATALOGUE.items())]
         rows += [
             ("npz:FILE", "train_x, train_y, test_x, test_y[, classes]: uint8 images, integer labels"),
             ("folder:DIR", "train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files"),
@@ -408,7 +424,16 @@ def list_choices(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def data(arguments: argparse.Namespace) -> int:
+    """Fetch, verify, list or show data sets; no torch is needed."""
+    from bench import data_command, presets
+
+    presets.check_image_size(arguments.image_size)
+    return data_command.run(arguments)
+
+
 COMMAND_FUNCTIONS = {
+    "data": data,
     "run": run,
     "time": time_models,
     "compare": compare,

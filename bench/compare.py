@@ -26,6 +26,7 @@ from bench.crossed import (
 )
 from bench.errors import UserError
 from bench.files import sha256
+from bench.provenance import content_words
 from bench.schema import Record
 from bench.stats import Interval, holm, kaplan_meier_median, mean_interval, ratio_interval, welch_ratio
 from bench.store import REFERENCE, Store, comparability_key, question, seconds_per_call, sessions_of, shared_device
@@ -282,6 +283,7 @@ def conditions_of(run: Record) -> dict[str, Any]:
     recipe = spec["recipe"]
     return {
         "dataset": spec["data"]["name"],
+        "content": content_words(run),
         "image_size": spec["data"]["image_size"],
         "train_images": metrics["train_images"],
         "test_images": metrics["test_images"],

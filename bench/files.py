@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,18 @@ def lock(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
             yield
     except Timeout:
         raise Busy(_owner(about)) from None
+
+
+@contextlib.contextmanager
+def patient_lock(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold `path` as a lock, however long that takes; `waiting` hears who has it, where somebody has."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path))
+        except Busy as busy:
+            waiting(str(busy))
+            stack.enter_context(lock(path, wait_seconds=-1))
+        yield
 
 
 def holder(path: Path) -> str | None:

@@ -8,13 +8,14 @@ from typing import Any
 from bench.compare import TRACKS, Pair, Reached, Side, across_tracks, median_seconds
 from bench.crossed import Difference, mcnemar
 from bench.files import to_csv
+from bench.provenance import overlap
 from bench.session_table import significant
 from bench.stats import Interval
 from bench.verdicts import points
 
 # fmt: off
 COLUMNS = (
-    "dataset", "image_size", "train_images", "test_images", "budget", "track", "recipe",
+    "dataset", "content", "image_size", "train_images", "test_images", "budget", "track", "recipe",
     "model_a", "model_b", "seeds_a", "seeds_b",
     "verdict", "verdict_this_set", "verdict_both_tracks", "claim", "margin_points",
     "difference_points", "low_points", "high_points", "p", "p_holm", "pairs_tested",
@@ -119,6 +120,8 @@ def render(made: list[Pair]) -> str:
             shared, family = (next(p.words["verdict"] for p in group if p.track == track) for track in TRACKS)
             lines += ["", f"  both tracks: {_sentence(pair, word)} (shared: {shared}; family: {family})"]
         parts.append("\n".join(lines))
+    names = [pair.about["dataset"] for pair in made]
+    parts += dict.fromkeys(warning for name in names for warning in overlap(name, names))
     return "\n\n".join(parts) + "\n"
 
 
@@ -127,8 +130,9 @@ def title_of(pair: Pair) -> str:
     about = pair.about
     threads = f", {about['threads']} threads" if about["threads"] else ""
     setting = f"{about['setting']}{', deterministic' * about['deterministic']}"
+    content = f"{about['content']}; " if about["content"] else ""
     return (
-        f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images of "
+        f"{about['dataset']} ({content}{about['train_images']:,} training and {about['test_images']:,} test images of "
         f"{about['image_size']} px) · budget {about['budget']}, {about['validations']} validations, batch "
         f"{about['batch_size']}, {about['precision']}, {setting} · "
         f"{about['device_name']}{threads}, torch {about['torch']}"

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from bench.files import inert_line
 
 PLAIN_WIDTH = 140
+PLAIN_SECONDS = 30.0  # between two lines about a download where there are no bars
 
 
 def make_console() -> Console:
@@ -46,6 +47,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._task: Any = None
+        self._transfers: dict[str, tuple[Any, float]] = {}
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -59,6 +61,19 @@ class Display:
     def line(self, text: str) -> None:
         """A line, or several, that stay; what comes from elsewhere cannot move the cursor."""
         self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """A bar of bytes or items, from its first call to its last; where there is no terminal, now and then a line."""
+        if what not in self._transfers:
+            self._transfers[what] = (self._bars.add_task(what, total=of, note=""), time.monotonic())
+        task, said = self._transfers[what]
+        self._bars.update(task, completed=done, total=of, note=f"{done:,} of {of:,}")
+        if done >= of:
+            self._bars.remove_task(task)
+            del self._transfers[what]
+        elif not self.console.is_terminal and time.monotonic() - said > PLAIN_SECONDS:
+            self._transfers[what] = (task, time.monotonic())
+            self.line(f"{what}: {100 * done / of:.0f} %")
 
     @contextlib.contextmanager
     def run(self, title: str, batch_size: int, prefix: str = "  ") -> Iterator[RunBar]:

@@ -29,7 +29,9 @@ from bench.budget import Course, samples_for
 from bench.checkpoint import SHARE, Checkpoints
 from bench.cost import Audit, Cost, count
 from bench.data import datasets
+from bench.data.cache import Say
 from bench.data.datasets import Dataset
+from bench.data.fetch import Progress, silent
 from bench.data.loader import Batches, HeldOut
 from bench.errors import Diverged
 from bench.files import cache_dir, from_json, sha256, to_json, write_atomically
@@ -59,9 +61,9 @@ class DataSource:
     image_size: int | None
     train_fraction: float
 
-    def load(self) -> Dataset:
+    def load(self, progress: Progress = silent, say: Say = lambda text: None) -> Dataset:
         """Raises UserError as datasets.load does."""
-        return datasets.load(self.name, self.data_dir, self.image_size, self.train_fraction)
+        return datasets.load(self.name, self.data_dir, self.image_size, self.train_fraction, progress, say)
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,7 @@ def run_one(
         "notes": [*dataset.notes, *model_notes, *cost_notes, *streaming, *setting_notes],
         "flops_audit": audit,
         "classes": list(arrays.classes),
+        "provenance": asdict(dataset.provenance),
         "environment": facts,
     }
     folder = store.run_dir(spec)

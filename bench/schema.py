@@ -234,6 +234,7 @@ def _schemas() -> dict[str, Record]:
         "message": _TEXT,
         "seconds": {"type": "array", "items": _POSITIVE},
     }
+    provenance = _object({**dict.fromkeys(("source", "version", "like"), _TEXT), "official": {"type": "boolean"}})
     trial = {
         "lr": _POSITIVE,
         "rung": {"type": "integer", "minimum": 0, "maximum": 10},
@@ -267,7 +268,7 @@ def _schemas() -> dict[str, Record]:
         ),
         "run": _object(
             {"run_id": _TEXT, "status": {"enum": list(STATUSES)}, "spec": spec, "family": _TEXT, "started": _TEXT},
-            **_where_given(message=_TEXT, target=_SHARE),
+            **_where_given(message=_TEXT, target=_SHARE, provenance=provenance),
         ),
         "finished": _object(
             {

@@ -49,7 +49,8 @@ RESULT_COLUMNS = (
     "train_images_per_second", "inference_images_per_second", "latency_ms", "loop_images_per_second",
     "speed_session", "flops", "flops_2x", "train_flops_2x", "flops_audit", "params", "activations",
     "peak_memory_bytes", "train_images", "test_images",
-    "image_size", "num_classes", "batch_size", "precision", "setting", "setting_used", "runs_at_once",
+    "image_size", "num_classes", "content_hash", "split_hash", "data_source", "data_version", "data_official",
+    "batch_size", "precision", "setting", "setting_used", "runs_at_once",
     "torch", "commit", "dirty", "started", "message",
 )
 
@@ -389,7 +390,8 @@ def _result(run: Record, session: Record | None) -> dict[str, Any]:
         "precision": spec["recipe"]["precision"],
         "setting": spec["setting"]["name"],
         "setting_used": run.get("setting_used"),
-        "image_size": spec["data"]["image_size"],
+        **{k: spec["data"][k] for k in ("image_size", "content_hash", "split_hash")},
+        **{f"data_{k}": run.get("provenance", {}).get(k) for k in ("source", "version", "official")},
         "num_classes": spec["data"]["num_classes"],
         "started": run["started"],
         **{k: environment.get(k) for k in ("torch", "commit", "dirty")},

@@ -123,7 +123,8 @@ def make_plans(
     plans = []
     for fraction in arguments.train_fraction:
         source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
-        dataset = source.load()
+        with display:
+            dataset = source.load(display.progress, display.line)
         for own in tracked.values():
             fitted = [fit_recipe(one, dataset, device) for one in own]
             setting = SETTINGS[arguments.setting]

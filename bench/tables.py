@@ -19,6 +19,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.files import inert, no_formula
+from bench.provenance import content_words, overlap
 from bench.references import held_against, sentence
 from bench.schema import Record
 from bench.session_table import inert_record, significant, why_ended
@@ -178,6 +179,8 @@ def compare_loaded(found: Loaded, reference: str = REFERENCE, by_device: bool = 
     if not by_device:
         _refuse_mixed_keys([group[0] for group in groups.values()])
     comparisons = [_comparison(group, sessions, reference) for group in groups.values()]
+    names = [c.about["dataset"] for c in comparisons]
+    comparisons = [replace(c, notes=(*c.notes, *overlap(c.about["dataset"], names))) for c in comparisons]
     failed = [r for r in runs if r["status"] != "ok"]
     for index, comparison in enumerate(comparisons):
         plan = list(groups.values())[index][0]["spec"]
@@ -245,6 +248,7 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     first, spec = runs[0], runs[0]["spec"]
     about = {
         "dataset": spec["data"]["name"],
+        "content": content_words(first),
         "train_images": first["metrics"]["train_images"],
         "test_images": first["metrics"]["test_images"],
         "recipe": "each family's own" if spec["recipe"]["track"] == "family" else spec["recipe"]["name"],
@@ -288,8 +292,9 @@ def _title(about: dict[str, Any]) -> str:
     threads = f", {about['threads']} threads" if about["threads"] else ""
     setting = "" if about["setting"] == "eager" else f" · {about['setting']}"
     track = f"track {about['track']}, " if about["track"] else ""
+    content = f"{about['content']}; " if about["content"] else ""
     return (
-        f"{about['dataset']} ({about['train_images']:,} training and {about['test_images']:,} test images) · "
+        f"{about['dataset']} ({content}{about['train_images']:,} training and {about['test_images']:,} test images) · "
         f"{track}recipe {about['recipe']}, {about['budget']}, batch {about['batch_size']}, {about['precision']} · "
         f"{about['device_name']}{threads}, torch {about['torch']}{setting}"
     )

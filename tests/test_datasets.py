@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data import datasets
-from bench.data.datasets import Arrays, Known, check_arrays, convert, load, split
+from bench.data import datasets, identity
+from bench.data.arrays import Arrays
+from bench.data.catalogue import CATALOGUE
+from bench.data.convert import convert
+from bench.data.datasets import load, split
+from bench.data.identity import CIFAR10, Identity, identify
+from bench.data.own import check_arrays
 from bench.errors import UserError
-from models.torchvision_import import ensure_torchvision
+from tests.tiny_archives import MAKERS, encoded, facts_of, published_here, put
 
 HERE = Path()
 
@@ -84,20 +92,50 @@ def test_gray_and_odd_sizes_are_converted_and_said() -> None:
     assert convert(arrays(untouched), 16).train_x.shape == (2, 16, 16, 3)
 
 
-def test_folder_reads_images_of_every_kind(tmp_path: Path) -> None:
-    for part, count in (("train", 12), ("val", 2)):
+def folder_of(root: Path, sizes: tuple[tuple[int, int], ...] = ((20, 30), (24, 30)), count: int = 12) -> Path:
+    for part, number in (("train", count), ("val", 2)):
         for label, mode in (("cat", "RGB"), ("dög", "L"), ("zebra", "P")):
-            folder = tmp_path / part / label
+            folder = root / part / label
             folder.mkdir(parents=True)
-            for i in range(count):
-                Image.new(mode, (20 + i, 30), 100).save(folder / f"{i}.png")
-    data = load(f"folder:{tmp_path}", HERE)
+            for i in range(number):
+                Image.new(mode, sizes[i % len(sizes)], 10 * i).save(folder / f"{i}.png")
+    return root
+
+
+def test_folder_reads_images_of_every_kind(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos")
+    (photos / "train" / ".ipynb_checkpoints").mkdir()  # neither a class
+    (photos / "train" / "cat" / "notes.txt").write_text("no image")  # nor an image
+    data = load(f"folder:{photos}", tmp_path / "data")
+    assert data.ref.name == "folder:photos"
     assert data.arrays.classes == ("cat", "dög", "zebra")
     assert data.arrays.train_x.shape == (36, 32, 32, 3)
     assert len(data.arrays.test_y) == 6
-    (tmp_path / "train" / "cat" / "0.png").write_bytes(b"<html>not found</html>")
+    assert data.notes == (
+        "image files of 20 to 30 px cropped to the middle square, resized to 32 px (bilinear, antialiased)",
+        "14 gray: converted to RGB",
+    )
+    assert not data.provenance.official
+    (photos / "train" / "cat" / "0.png").write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match=r"0\.png' cannot be read"):
-        load(f"folder:{tmp_path}", HERE)
+        load(f"folder:{photos}", tmp_path / "data")
+
+
+def test_a_folder_keeps_its_own_size_where_the_models_take_it(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", ((64, 64),))
+    assert load(f"folder:{photos}", tmp_path / "data").ref.image_size == 64
+    assert load(f"folder:{photos}", tmp_path / "data", 40).ref.image_size == 40
+
+
+def test_a_folder_is_decoded_once_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = folder_of(tmp_path / "photos")
+    first = load(f"folder:{photos}", tmp_path / "data")
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.data.own.decode_images", lambda *_, **__: pytest.fail("it was decoded already"))
+        again = load(f"folder:{photos}", tmp_path / "data")
+    assert again.ref == first.ref
+    Image.new("RGB", (20, 30), 255).save(photos / "train" / "cat" / "0.png")
+    assert load(f"folder:{photos}", tmp_path / "data").ref.content_hash != first.ref.content_hash
 
 
 @pytest.mark.parametrize(
@@ -149,36 +187,16 @@ def test_a_pickle_in_an_npz_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_known_arrays_are_called_by_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for CIFAR-10 of the same number of images: the real one is not in the project."""
-    train = np.zeros((50_000, 8, 8, 3), np.uint8)
-    test = np.ones((20, 8, 8, 3), np.uint8)
-    made = arrays(train, test)
-
-    def sha(a: np.ndarray) -> str:
-        return hashlib.sha256(a.tobytes()).hexdigest()
-
-    known = Known(
-        sha(train), sha(made.train_y.astype(np.uint8)), sha(made.test_y.astype(np.uint8)), {sha(test): "20 restored"}
-    )
-    monkeypatch.setitem(datasets.KNOWN, "cifar10", known)
-    assert datasets.identify(made) == ("cifar10", ("20 restored",))
-    assert datasets.identify(arrays(train[:100])) == (None, ())
-    relabelled = Arrays(train, 1 - made.train_y, test, made.test_y, ("a", "b"))
-    assert datasets.identify(relabelled)[0] is None
-
-
 def test_without_a_network_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensure_torchvision()
-    from torchvision.datasets import CIFAR10
-
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
+    files, _ = published_here(monkeypatch, "cifar10", "http://127.0.0.1:9")  # nobody listens there
+    (file,) = files
     with pytest.raises(UserError) as caught:
         load("cifar10", tmp_path / "data")
     text = str(caught.value)
     assert "127.0.0.1:9" in text
-    assert str(tmp_path / "data") in text
-    assert "--dataset digits needs none" in text
+    assert str(tmp_path / "data" / "cifar10" / file) in text
+    assert "--data-dir or SEVIT_DATA" in text
+    assert "\n" not in text
 
 
 def test_unknown_names_get_a_suggestion() -> None:
@@ -186,3 +204,157 @@ def test_unknown_names_get_a_suggestion() -> None:
         load("cifar", HERE)
     with pytest.raises(UserError, match="Choices: digits"):
         load("imagenet", HERE)
+
+
+# --- the published ones --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_published_name_loads_at_its_own_size(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, truth = published_here(monkeypatch, name)
+    put(tmp_path / name, files)
+    data = load(name, tmp_path)
+    expected = convert(truth, None)
+    assert np.array_equal(data.arrays.train_x, expected.train_x)
+    assert np.array_equal(data.arrays.test_x, expected.test_x)
+    assert data.ref.image_size == {"tiny_imagenet": 64}.get(name, 32)
+    assert data.ref.num_classes == len(truth.classes)
+    assert data.ref.name == name
+    assert data.notes == expected.notes
+    assert data.flip_keeps_labels == (name != "svhn")
+    assert data.provenance.official
+    assert data.provenance.source == "http://127.0.0.1:9/" + CATALOGUE[name].files[0].name
+    assert all(file.checksum in data.provenance.version for file in CATALOGUE[name].files)
+    everything = np.sort(np.concatenate([data.train_index, data.val_index]))
+    assert np.array_equal(everything, np.arange(len(truth.train_y)))
+
+
+def test_the_second_load_needs_neither_download_nor_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, _ = published_here(monkeypatch, "tiny_imagenet")
+    put(tmp_path / "tiny_imagenet", files)
+    first, small = load("tiny_imagenet", tmp_path), load("tiny_imagenet", tmp_path, 32)
+    assert small.ref.image_size == 32
+    assert any("64 px resized to 32 px (bilinear, antialiased)" in note for note in small.notes)
+    for file in files:
+        (tmp_path / "tiny_imagenet" / file).unlink()
+    monkeypatch.setattr(datasets, "fetch", lambda *_: pytest.fail("everything is decoded already"))
+    assert load("tiny_imagenet", tmp_path).ref == first.ref
+    assert load("tiny_imagenet", tmp_path, 32).ref == small.ref
+    for kept in (tmp_path / "tiny_imagenet" / "decoded").glob("*/train_x.npy"):
+        kept.write_bytes(kept.read_bytes()[:-1])
+    with pytest.raises(BaseException, match="decoded already"):  # damaged: it wants the download again
+        load("tiny_imagenet", tmp_path)
+
+
+def test_cinic10_keeps_its_three_parts_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, truth = published_here(monkeypatch, "cinic10")
+    put(tmp_path / "cinic10", files)
+    data = load("cinic10", tmp_path)
+    assert data.train_index.tolist() == list(range(20)), "its training part, all of it"
+    assert data.val_index.tolist() == list(range(20, 40)), "its validation part, all of it"
+    half = load("cinic10", tmp_path, train_fraction=0.5)
+    assert set(half.train_index) < set(range(20))
+    assert np.bincount(truth.train_y[half.train_index]).tolist() == [1] * 10
+    assert np.array_equal(half.val_index, data.val_index)
+    whole = load("cinic10:train+valid", tmp_path)
+    assert whole.ref.name == "cinic10:train+valid"
+    assert len(whole.train_index) + len(whole.val_index) == 40
+    assert whole.train_index.max() > 20 > whole.val_index.min(), "drawn from both"
+    assert whole.ref.content_hash == data.ref.content_hash
+    assert whole.ref.split_hash != data.ref.split_hash
+    assert len(whole.arrays.test_y) == 20
+
+
+# --- who are these? ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_cifar(monkeypatch: pytest.MonkeyPatch) -> Arrays:
+    """A stand-in for CIFAR-10 of 50 + 10 images, known by its checksums as the real one is."""
+    _, truth = MAKERS["cifar10"]()
+    monkeypatch.setitem(CATALOGUE, "cifar10", replace(CATALOGUE["cifar10"], facts=facts_of(truth)))
+    train, test = (identity._records(x, y) for x, y in ((truth.train_x, truth.train_y), (truth.test_x, truth.test_y)))
+
+    def sha(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()
+
+    known = replace(
+        CIFAR10,
+        train=tuple(sha(train[i : i + 10].tobytes()) for i in range(0, 50, 10)),
+        train_in_any_order=sha(b"".join(sorted(hashlib.sha256(r.tobytes()).digest() for r in train))),
+        test=sha(test.tobytes()),
+        test_labels=sha(truth.test_y.astype(np.uint8).tobytes()),
+        copies={sha((truth.test_x ^ 1).tobytes()): "a known copy"},
+    )
+    monkeypatch.setattr(identity, "CIFAR10", known)
+    return truth
+
+
+def test_cifar10_is_known_by_its_content(small_cifar: Arrays) -> None:
+    assert identify(small_cifar) == Identity("cifar10", True)
+    copy = replace(small_cifar, test_x=small_cifar.test_x ^ 1)
+    assert identify(copy) == Identity("cifar10", False, notes=("a known copy",))
+    other = identify(replace(small_cifar, test_x=small_cifar.test_x ^ 2))
+    assert other == Identity("cifar10", False, notes=("the test images are not the official ones",))
+
+
+def test_a_jpeg_copy_is_not_called_cifar10(small_cifar: Arrays, tmp_path: Path) -> None:
+    through_jpeg = np.stack(
+        [np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG"))).convert("RGB")) for image in small_cifar.train_x]
+    )
+    assert np.abs(through_jpeg.astype(int) - small_cifar.train_x).mean() < 12, "nobody would see it"
+    path = tmp_path / "cifar10.npz"
+    np.savez(
+        path,
+        train_x=through_jpeg,
+        train_y=small_cifar.train_y,
+        test_x=small_cifar.test_x,
+        test_y=small_cifar.test_y,
+    )
+    data = load(f"npz:{path}", tmp_path)
+    assert data.ref.name == "npz:cifar10"
+    assert data.provenance.like == "cifar10"
+    assert not data.provenance.official
+    assert "not its official content" in data.notes[0]
+    assert "2 to 3 points" in data.notes[0]
+
+
+def test_lossless_files_in_another_order_are_cifar10s_images(small_cifar: Arrays, tmp_path: Path) -> None:
+    for part, x, y in (
+        ("train", small_cifar.train_x, small_cifar.train_y),
+        ("test", small_cifar.test_x, small_cifar.test_y),
+    ):
+        for i, (image, label) in enumerate(zip(x, y, strict=True)):
+            folder = tmp_path / "pngs" / part / small_cifar.classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.png")
+    data = load(f"folder:{tmp_path / 'pngs'}", tmp_path)
+    assert data.notes == ("the training images are cifar10's own, in another order",)
+    assert data.provenance.like == ""
+
+
+def test_other_published_numbers_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, truth = MAKERS["svhn"]()
+    monkeypatch.setitem(CATALOGUE, "svhn", replace(CATALOGUE["svhn"], facts=facts_of(truth)))
+    found = identify(truth)
+    assert found.like == "svhn"
+    assert "nobody checked that they are the official ones" in found.notes[0]
+    fewer = replace(truth, train_x=truth.train_x[1:], train_y=truth.train_y[1:])
+    assert identify(fewer) == Identity()
+
+
+REAL = Path(os.environ.get("SEVIT_TEST_CIFAR10", "no file"))  # CIFAR-10's arrays as an .npz file
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="SEVIT_TEST_CIFAR10 names no file")
+def test_the_real_cifar10_is_known_by_its_content() -> None:
+    """50,000 training images bit for bit; 20 of the 10,000 test images of this copy went through JPEG."""
+    with np.load(REAL, allow_pickle=False) as raw:
+        arrays = check_arrays(dict(raw), "cifar10.npz")
+    found = identify(arrays)
+    assert found.name == "cifar10"
+    assert not found.official
+    assert "20 of the 10,000 test images" in found.notes[0]
+    order = np.random.default_rng(0).permutation(50_000)
+    shuffled = replace(arrays, train_x=arrays.train_x[order], train_y=arrays.train_y[order])
+    assert "in another order" in identify(shuffled).notes[0]

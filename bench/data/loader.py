@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data import augment
+from bench.data.arrays import channel_stats
 from bench.data.augment import Mix, Ways
 from bench.spec import Recipe
 
@@ -230,17 +231,3 @@ class HeldOut:
 def fits(images: Tensor, device: torch.device) -> bool:
     """Whether uint8 images may stay on the device; on a CPU they are there already."""
     return device.type == "cpu" or images.numel() <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-
-
-def channel_stats(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of (N, S, S, 3) images, exact from counts of the 256 values."""
-    mean, std = [], []
-    values = np.arange(256)
-    for channel in range(3):
-        parts = (images[start : start + 1024, ..., channel] for start in range(0, len(images), 1024))
-        counts = np.sum([np.bincount(part.reshape(-1), minlength=256) for part in parts], axis=0)  # it counts in int64
-        m = float((counts * values).sum() / counts.sum())
-        mean.append(m)
-        # a constant channel has no scale: 1 keeps it finite
-        std.append(float(np.sqrt((counts * (values - m) ** 2).sum() / counts.sum())) or 1.0)
-    return mean, std

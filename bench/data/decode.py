@@ -1,0 +1,328 @@
+"""Published formats to uint8 arrays. Example: cifar10({"cifar-10-binary.tar.gz": path}, facts, np.empty, silent)
+
+A decoder reads verified files, asks `allocate` for the arrays of its images (memory, or files mapped into it) and fills
+them. Nothing is unpickled, and nothing unpacked to the disk. Images come in an order that any machine finds again: the
+publisher's where there is one, else by class and name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import struct
+import tarfile
+import zipfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.data.archives import tar_members, zip_members
+from bench.data.arrays import Arrays, Facts, WrongContent
+from bench.data.fetch import Progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Allocate = Callable[[str, tuple[int, ...]], Any]  # name and shape -> an uint8 array
+Decoder = Callable[[dict[str, Path], Facts, Allocate, Progress], Arrays]
+BATCH = 500  # images a worker decodes at a time
+FEW = 2_000  # images that are decoded before worker processes would have started
+
+
+# --- CIFAR ---------------------------------------------------------------------------------------------------------
+
+
+def cifar10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
+    """CIFAR-10's binary version: five training files and one test file of records label, 3 x 32 x 32 pixels."""
+    files = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", "batches.meta.txt"]
+    return _cifar(_only(paths), files, 1, facts, allocate)
+
+
+def cifar100(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
+    """CIFAR-100's binary version: records of coarse label, fine label, 3 x 32 x 32 pixels; the fine one counts."""
+    return _cifar(_only(paths), ["train.bin", "test.bin", "fine_label_names.txt"], 2, facts, allocate)
+
+
+def _cifar(archive: Path, files: list[str], labels: int, facts: Facts, allocate: Allocate) -> Arrays:
+    *train, test, names = files
+    found: dict[str, bytes] = {}
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar_members(tar):
+            if (name := PurePosixPath(member.name).name) in files:
+                found[name] = _bytes_of(tar, member)
+    if missing := [name for name in files if name not in found]:
+        raise WrongContent(f"{archive.name} has no {', '.join(missing)}")
+    side = facts.size
+    parts = {}
+    for part, chosen, count in (("train", train, facts.train), ("test", [test], facts.test)):
+        raw = b"".join(found[name] for name in chosen)
+        if len(raw) != count * (labels + 3 * side * side):
+            raise WrongContent(
+                f"{archive.name} has {len(raw):,} bytes of {part} records, which is not {count:,} of them"
+            )
+        records = np.frombuffer(raw, np.uint8).reshape(count, -1)
+        images = allocate(f"{part}_x", (count, side, side, 3))
+        images[:] = records[:, labels:].reshape(count, 3, side, side).transpose(0, 2, 3, 1)
+        parts[part] = (images, records[:, labels - 1].astype(np.int64))
+    classes = tuple(found[names].decode().split())
+    return Arrays(*parts["train"], *parts["test"], classes)
+
+
+def _bytes_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, "tar_members gives regular files only"
+    return file.read()
+
+
+def _only(paths: dict[str, Path]) -> Path:
+    (path,) = paths.values()
+    return path
+
+
+# --- SVHN, Fashion-MNIST -------------------------------------------------------------------------------------------
+
+
+def svhn(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
+    """SVHN's cropped digits, two MATLAB 5 files: X (32, 32, 3, N) uint8, y (N, 1) with 10 for the digit 0."""
+    from scipy.io import loadmat, whosmat
+
+    parts = {}
+    for part, count in (("train", facts.train), ("test", facts.test)):
+        path = paths[f"{part}_{facts.size}x{facts.size}.mat"]
+        expected = {"X": (facts.size, facts.size, 3, count), "y": (count, 1)}
+        said = {name: shape for name, shape, _ in whosmat(path)}  # before anything is unpacked
+        if {name: said.get(name) for name in expected} != expected:
+            raise WrongContent(f"{path.name} holds {said}, not {expected}")
+        data = loadmat(path, variable_names=list(expected))
+        if data["X"].dtype != np.uint8:
+            raise WrongContent(f"{path.name} holds images of type {data['X'].dtype}, not uint8")
+        images = allocate(f"{part}_x", (count, facts.size, facts.size, 3))
+        images[:] = data["X"].transpose(3, 0, 1, 2)
+        parts[part] = (images, data["y"].reshape(-1).astype(np.int64) % 10)
+    return Arrays(*parts["train"], *parts["test"], tuple("0123456789"))
+
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+def fashion_mnist(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
+    """Fashion-MNIST's four IDX files; gray images (N, 28, 28)."""
+    parts = {}
+    for part, prefix, count in (("train", "train", facts.train), ("test", "t10k", facts.test)):
+        images = allocate(f"{part}_x", (count, facts.size, facts.size))
+        images[:] = _idx(paths[f"{prefix}-images-idx3-ubyte.gz"], images.shape)
+        parts[part] = (images, _idx(paths[f"{prefix}-labels-idx1-ubyte.gz"], (count,)).astype(np.int64))
+    return Arrays(*parts["train"], *parts["test"], FASHION_CLASSES)
+
+
+def _idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """One IDX file of bytes: two zeros, the type 8, the number of dimensions, each as 4 bytes, then the values."""
+    size = int(np.prod(shape))
+    with gzip.open(path) as file:
+        raw = file.read(4 + 4 * len(shape) + size + 1)  # one more than there should be, and no more than that
+    head = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+    if raw[: len(head)] != head or len(raw) != len(head) + size:
+        raise WrongContent(f"{path.name} is no IDX file of {shape} bytes")
+    return np.frombuffer(raw, np.uint8, offset=len(head)).reshape(shape)
+
+
+# --- Tiny-ImageNet, CINIC-10: archives of image files --------------------------------------------------------------
+
+
+def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
+    """Tiny-ImageNet's zip of JPEG files. Its labelled validation part is the test part: its own test has no labels.
+
+    Classes in the order of their WordNet numbers; training images of a class by number.
+    """
+    with zipfile.ZipFile(_only(paths)) as archive:
+        members = {PurePosixPath(info.filename).parts[1:]: info for info in zip_members(archive)}
+        try:
+            wnids = sorted(archive.read(members["wnids.txt",]).decode().split())
+            words = archive.read(members["words.txt",]).decode()
+            annotations = archive.read(members["val", "val_annotations.txt"]).decode()
+        except KeyError as error:
+            raise WrongContent(f"{archive.filename} has no {'/'.join(error.args[0])}") from None
+        label = {wnid: i for i, wnid in enumerate(wnids)}
+        train = [(label.get(p[1], -1), p) for p in members if len(p) == 4 and p[0] == "train" and p[2] == "images"]
+        rows = [line.split("\t")[:2] for line in annotations.splitlines()]
+        test = [(label.get(wnid, -1), ("val", "images", name)) for name, wnid in rows]
+        parts = []
+        for part, files, count in (("train", train, facts.train), ("test", test, facts.test)):
+            files.sort(key=lambda f: (f[0], [int(n) for n in re.findall(r"\d+", f[1][-1])], f[1][-1]))
+            if len(files) != count or any(i < 0 or p not in members for i, p in files):
+                raise WrongContent(f"{archive.filename} has {len(files):,} {part} images where {count:,} are published")
+            images = allocate(f"{part}_x", (count, facts.size, facts.size, 3))
+            encoded = (("/".join(p), archive.read(members[p])) for _, p in files)
+            modes = decode_images(enumerate(encoded), images, progress, f"decoding tiny_imagenet {part}")
+            parts.append((images, np.array([i for i, _ in files], np.int64), modes))
+    (train_x, train_y, modes), (test_x, test_y, test_modes) = parts
+    classes = _names(wnids, words)
+    return Arrays(train_x, train_y, test_x, test_y, classes, mode_notes(modes + test_modes))
+
+
+def _names(wnids: list[str], words: str) -> tuple[str, ...]:
+    """The first synonym of each class, and its number too where two classes share it."""
+    known = dict(line.split("\t", 1) for line in words.splitlines() if "\t" in line)
+    names = [known.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    often = Counter(names)
+    return tuple(name if often[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
+
+
+CINIC_PARTS = ("train", "valid", "test")
+
+
+def cinic10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
+    """CINIC-10's tar of PNG files, part/class/name. Its validation part stands after its training part in `train_x`."""
+    archive = _only(paths)
+    found: list[tuple[int, str, str]] = []
+    with tarfile.open(archive, "r:gz") as tar:  # once for the names: where an image goes depends on all of them
+        for member in tar_members(tar):
+            parts = PurePosixPath(member.name).parts
+            if len(parts) == 3 and parts[0] in CINIC_PARTS:
+                found.append((CINIC_PARTS.index(parts[0]), parts[1], parts[2]))
+                progress("listing cinic10", len(found), facts.train + facts.valid + facts.test)
+    found.sort()
+    counts = Counter(part for part, _, _ in found)
+    if [counts[i] for i in range(3)] != [facts.train, facts.valid, facts.test]:
+        raise WrongContent(f"{archive.name} has {[counts[i] for i in range(3)]} images in {', '.join(CINIC_PARTS)}")
+    classes = tuple(sorted({label for _, label, _ in found}))
+    labels = np.array([classes.index(label) for _, label, _ in found], np.int64)
+    place = {f"{CINIC_PARTS[part]}/{label}/{name}": i for i, (part, label, name) in enumerate(found)}
+    first_test = facts.train + facts.valid
+    train_x = allocate("train_x", (first_test, facts.size, facts.size, 3))
+    test_x = allocate("test_x", (facts.test, facts.size, facts.size, 3))
+    both = _Joined(train_x, test_x)
+    with tarfile.open(archive, "r:gz") as tar:
+        encoded = (
+            (place[name], (name, _bytes_of(tar, member)))
+            for member in tar_members(tar)
+            if (name := "/".join(PurePosixPath(member.name).parts)) in place
+        )
+        modes = decode_images(encoded, both, progress, "decoding cinic10")
+    notes = mode_notes(modes)
+    return Arrays(train_x, labels[:first_test], test_x, labels[first_test:], classes, notes, facts.train)
+
+
+class _Joined:
+    """Two arrays of images, written to as if they were one."""
+
+    def __init__(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> None:
+        self._first, self._second = first, second
+        self.shape = (len(first) + len(second), *first.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __setitem__(self, place: int, image: NDArray[np.uint8]) -> None:
+        if place < len(self._first):
+            self._first[place] = image
+        else:
+            self._second[place - len(self._first)] = image
+
+
+# --- image files ---------------------------------------------------------------------------------------------------
+
+
+def decode_images(
+    encoded: Iterable[tuple[int, tuple[str, bytes]]],
+    out: NDArray[np.uint8] | _Joined,
+    progress: Progress,
+    what: str,
+    fit: bool = False,
+) -> Counter[str]:
+    """Image files (place, (name, bytes)) into out (N, S, S, 3), on all cores where there are many.
+
+    Returns how many there were of each of Pillow's modes. `fit`: crop to the middle square and resize (bilinear,
+    antialiased) to S; without it another size is an error. Raises WrongContent that names the file.
+    """
+    size, modes, done = out.shape[1], Counter[str](), 0
+    batches = _batches(encoded)
+    workers = os.cpu_count() or 1
+    for places, images, stored in _map(batches, size, fit, workers if len(out) > FEW else 1):
+        for place, image in zip(places, images, strict=True):
+            out[place] = image
+        modes.update(stored)
+        done += len(places)
+        progress(what, done, len(out))
+    return modes
+
+
+Batch = list[tuple[int, tuple[str, bytes]]]
+Block = tuple[list[int], "NDArray[np.uint8]", list[str]]  # places, images, the modes they were stored in
+
+
+def _batches(encoded: Iterable[tuple[int, tuple[str, bytes]]]) -> Iterator[Batch]:
+    items = iter(encoded)
+    while batch := list(islice(items, BATCH)):
+        yield batch
+
+
+def _map(batches: Iterator[Batch], size: int, fit: bool, workers: int) -> Iterator[Block]:
+    """Decoded batches in their order; never more than a few of them in memory."""
+    if workers == 1:
+        yield from (decode_batch(batch, size, fit) for batch in batches)
+        return
+    # spawn: a fork of a process with torch's threads may hang
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: deque[Future[Block]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(decode_batch, batch, size, fit))
+                if len(waiting) > 3 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def decode_batch(batch: Batch, size: int, fit: bool) -> Block:
+    """In a worker process. Raises WrongContent."""
+    places, files = zip(*batch, strict=True)
+    images, modes = zip(*(decode_image(name, content, size, fit) for name, content in files), strict=True)
+    return list(places), np.stack(images), list(modes)
+
+
+def decode_image(name: str, content: bytes, size: int, fit: bool) -> tuple[NDArray[np.uint8], str]:
+    """One image file as (size, size, 3) uint8, and its mode. Raises WrongContent that names it.
+
+    Gray ones get three equal channels, transparent ones lose that; 16-bit gray keeps its upper 8 bits.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            mode = image.mode
+            # Pillow would clip 16-bit values at 255 instead of scaling them
+            deep = mode.startswith("I")
+            eight = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)) if deep else image
+            rgb = eight.convert("RGB")
+            if fit:
+                rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+            if rgb.size != (size, size):
+                raise WrongContent(f"image '{name}' has {rgb.width}x{rgb.height} px, not {size}x{size}")
+            return np.asarray(rgb), mode
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, WrongContent):
+            raise
+        raise WrongContent(f"image '{name}' cannot be read: {error}") from None
+
+
+MODES = {"L": "gray", "1": "black and white", "LA": "gray with transparency", "RGBA": "with transparency"}
+
+
+def mode_notes(modes: Counter[str]) -> tuple[str, ...]:
+    """How many images were not simply RGB, and what became of them."""
+    odd = {mode: count for mode, count in modes.items() if mode not in ("RGB", "P")}
+    said = ", ".join(f"{count:,} {MODES.get(mode, f'of mode {mode}')}" for mode, count in sorted(odd.items()))
+    return (f"{said}: converted to RGB",) if odd else ()

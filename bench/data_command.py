@@ -1,0 +1,157 @@
+"""`run_bench.py data`: fetch, check, list and look at data sets. Example: python run_bench.py data show digits"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bench.data.arrays import channel_stats, class_counts
+from bench.data.cache import opened
+from bench.data.catalogue import CATALOGUE
+from bench.data.datasets import DIGITS_SUMMARY, NAMES, Dataset, decoded_key, default_data_dir, load
+from bench.data.fetch import fault
+from bench.errors import EXIT_FAILED, UserError
+from bench.files import inert
+from bench.progress import Display, make_console
+from bench.spec import slug
+from models.registry import suggest
+
+ACTIONS = ("list", "fetch", "verify", "show")
+MOST_ROWS = 20  # of a class balance on the terminal, and of a contact sheet
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One of ACTIONS; returns the exit code. Raises UserError."""
+    data_dir = arguments.data_dir or default_data_dir()
+    display = Display(make_console())
+    return {"list": show_list, "fetch": fetch_all, "verify": verify, "show": show}[arguments.action](
+        arguments, data_dir, display
+    )
+
+
+def show_list(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int:
+    """Every data set: what it is, what is here of it, its licence and source."""
+    display.line(f"in {data_dir} (--data-dir or SEVIT_DATA)\n")
+    display.line(f"digits         {DIGITS_SUMMARY}\n{'':15}here: inside scikit-learn; BSD-3-Clause")
+    for name, known in CATALOGUE.items():
+        folder = data_dir / name
+        in_place = [file for file in known.files if (folder / file.name).is_file()]
+        if (folder / "decoded" / decoded_key(name)).is_dir():
+            state = "here, decoded"
+        elif len(in_place) == len(known.files):
+            state = "fetched, not yet decoded"
+        else:
+            state = f"not here; {sum(file.size for file in known.files) / 1e6:,.0f} MB to fetch"
+        display.line(
+            f"{name:14} {known.summary}\n{'':15}{state}\n{'':15}{known.cite}; licence: {known.licence}\n"
+            f"{'':15}augmentation: {known.augmentation}"
+        )
+    display.line(
+        "npz:FILE       train_x, train_y, test_x, test_y[, classes]: uint8 images, integer labels\n"
+        "folder:DIR     train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files"
+    )
+    return 0
+
+
+def published_names(names: list[str]) -> list[str]:
+    """Names of the catalogue as they are. Raises UserError that suggests what was meant."""
+    for name in names:
+        if name not in CATALOGUE:
+            choices = ", ".join(CATALOGUE)
+            raise UserError(f"unknown dataset '{name}'{suggest(name, CATALOGUE)} Choices: {choices}")
+    return names
+
+
+def fetch_all(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int:
+    """Fetch and decode data sets, so that no later command needs a network. Raises UserError."""
+    if not arguments.names:
+        raise UserError(f"data fetch needs names. Choices: {', '.join(CATALOGUE)}")
+    for name in published_names(arguments.names):
+        with display:
+            dataset = load(name, data_dir, progress=display.progress, say=display.line)
+        display.line(f"{name}: {'; '.join(facts(dataset))}")
+    return 0
+
+
+def verify(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int:
+    """Read every byte of what is here, downloads and decoded copies, and hold it against its checksum; 1 if not whole.
+
+    Repairs nothing: the next use of a data set does.
+    """
+    wrong = 0
+    for name in published_names(arguments.names) or list(CATALOGUE):
+        folder, known, lines = data_dir / name, CATALOGUE[name], list[str]()
+        with display:
+            for file in known.files:
+                path = folder / file.name
+                if path.is_file() and (why := fault(file, path, display.progress)):
+                    lines.append(f"{path}: {why}")
+            decoded = sorted(path for path in (folder / "decoded").glob("*") if path.is_dir())
+            for entry in decoded:
+                try:
+                    opened(entry)
+                except (ValueError, FileNotFoundError) as error:
+                    lines.append(f"{entry}: {error}")
+        here = [file.name for file in known.files if (folder / file.name).is_file()]
+        if not here and not decoded:
+            lines += ["not here"] if arguments.names else []
+            state = "not here"
+        else:
+            state = f"whole: {len(here)} of {len(known.files)} files, {len(decoded)} decoded"
+        wrong += len(lines)
+        display.line("\n".join(f"{name}: {line}" for line in lines) or f"{name}: {state}")
+    return EXIT_FAILED if wrong else 0
+
+
+def show(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int:
+    """Numbers of one data set, the balance of its classes, and a contact sheet of random images. Raises UserError."""
+    if len(arguments.names) != 1:
+        raise UserError(f"data show needs one name. Choices: {', '.join(NAMES)}, npz:FILE, folder:DIR")
+    (name,) = arguments.names
+    with display:
+        dataset = load(name, data_dir, arguments.image_size, progress=display.progress, say=display.line)
+    display.line("\n".join([dataset.ref.name, *(f"  {line}" for line in facts(dataset)), "", *balance(dataset)]))
+    path = arguments.out or Path("results/local/data") / f"{slug(dataset.ref.name)}.png"
+    from bench.plots_data import contact_sheet
+
+    contact_sheet(dataset, path, arguments.seed)
+    display.line(f"\nwrote {path}")
+    return 0
+
+
+def facts(dataset: Dataset) -> list[str]:
+    """What a data set is, in lines: numbers, size, channels, source, hashes, what was done to it."""
+    arrays, ref, origin = dataset.arrays, dataset.ref, dataset.provenance
+    mean, std = channel_stats(arrays.train_x[dataset.train_index])
+    official = "the official content" if origin.official else "one's own, or not the official content"
+    return [
+        f"{len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, {len(arrays.test_y):,} test "
+        f"images of {ref.image_size} px, {ref.num_classes} classes",
+        f"channel mean {_shares(mean)}, standard deviation {_shares(std)}",
+        f"from {origin.source} ({origin.version})",
+        f"content {ref.content_hash[:16]}, split {ref.split_hash[:16]}: {official}",
+        *dataset.notes,
+    ]
+
+
+def _shares(values: list[float]) -> str:
+    return " ".join(f"{value / 255:.4f}" for value in values)
+
+
+def balance(dataset: Dataset) -> list[str]:
+    """Images of each class, the largest first; many classes in short."""
+    train, test = class_counts(dataset.arrays)
+    order = sorted(range(len(train)), key=lambda i: (-train[i], i))
+    names = [inert(name) for name in dataset.arrays.classes]
+    width = min(40, max(len("class"), *(len(name) for name in names)))
+    rows = [f"{'class':{width}}  {'training':>9}  {'test':>7}"]
+    shown = order if len(order) <= MOST_ROWS else [*order[: MOST_ROWS // 2], *order[-MOST_ROWS // 2 :]]
+    for place, i in enumerate(shown):
+        if place == MOST_ROWS // 2 and len(order) > MOST_ROWS:
+            rows.append(f"… {len(order) - len(shown)} more")
+        rows.append(f"{names[i][:width]:{width}}  {train[i]:>9,}  {test[i]:>7,}")
+    ratio = max(train) / max(1, min(train))
+    rows.append(
+        "all classes have equally many training images" if ratio == 1 else f"largest to smallest class: {ratio:.2f}"
+    )
+    return rows

@@ -1,0 +1,33 @@
+"""What a reader must know of where a run's images came from. Example: content_words(record)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.schema import Record
+
+# CINIC-10 is CIFAR-10's 60,000 images, spread over its three parts, and 210,000 of ImageNet (Darlow et al. 2018).
+CINIC_OVERLAP = (
+    "cinic10 contains all images of cifar10, its test images among them, some as training images: a model that was "
+    "trained on the one has seen part of the other's test set, and the two are no independent evidence."
+)
+
+
+def content_words(run: Record) -> str:
+    """What stands beside the data set's name in every table where its content is not the official one; else nothing.
+
+    Records of before provenance say nothing here; their notes do.
+    """
+    origin = run.get("provenance")
+    if origin is None or origin["official"]:
+        return ""
+    if origin["like"]:
+        return f"not {origin['like']}'s official content"
+    return "" if ":" in run["spec"]["data"]["name"] else "not the official content"
+
+
+def overlap(name: str, others: Iterable[str]) -> tuple[str, ...]:
+    """A warning where this data set shares images with one of the others; else nothing."""
+    base, bases = name.partition(":")[0], {other.partition(":")[0] for other in others}
+    both = {"cinic10", "cifar10"}
+    return (CINIC_OVERLAP,) if base in both and both <= bases else ()
