@@ -53,20 +53,21 @@ def show_list(arguments: argparse.Namespace, data_dir: Path, display: Display) -
     return 0
 
 
-def published_names(names: list[str]) -> list[str]:
-    """Names of the catalogue as they are. Raises UserError that suggests what was meant."""
+def published_names(names: list[str], display: Display) -> list[str]:
+    """Names of the catalogue as they are, without digits. Raises UserError that suggests what was meant."""
     for name in names:
+        if name not in NAMES:
+            raise UserError(f"unknown dataset '{name}'{suggest(name, NAMES)} Choices: {', '.join(NAMES)}")
         if name not in CATALOGUE:
-            choices = ", ".join(CATALOGUE)
-            raise UserError(f"unknown dataset '{name}'{suggest(name, CATALOGUE)} Choices: {choices}")
-    return names
+            display.line(f"{name}: part of a package that is installed, nothing to fetch")
+    return [name for name in names if name in CATALOGUE]
 
 
 def fetch_all(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int:
     """Fetch and decode data sets, so that no later command needs a network. Raises UserError."""
     if not arguments.names:
         raise UserError(f"data fetch needs names. Choices: {', '.join(CATALOGUE)}")
-    for name in published_names(arguments.names):
+    for name in published_names(arguments.names, display):
         with display:
             dataset = load(name, data_dir, progress=display.progress, say=display.line)
         display.line(f"{name}: {'; '.join(facts(dataset))}")
@@ -79,7 +80,7 @@ def verify(arguments: argparse.Namespace, data_dir: Path, display: Display) -> i
     Repairs nothing: the next use of a data set does.
     """
     wrong = 0
-    for name in published_names(arguments.names) or list(CATALOGUE):
+    for name in published_names(arguments.names, display) if arguments.names else CATALOGUE:
         folder, known, lines = data_dir / name, CATALOGUE[name], list[str]()
         with display:
             for file in known.files:
@@ -124,12 +125,14 @@ def facts(dataset: Dataset) -> list[str]:
     arrays, ref, origin = dataset.arrays, dataset.ref, dataset.provenance
     mean, std = channel_stats(arrays.train_x[dataset.train_index])
     official = "the official content" if origin.official else "one's own, or not the official content"
+    known = CATALOGUE.get(ref.name.partition(":")[0])
     return [
         f"{len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, {len(arrays.test_y):,} test "
         f"images of {ref.image_size} px, {ref.num_classes} classes",
         f"channel mean {_shares(mean)}, standard deviation {_shares(std)}",
         f"from {origin.source} ({origin.version})",
         f"content {ref.content_hash[:16]}, split {ref.split_hash[:16]}: {official}",
+        *([f"augmentation: {known.augmentation}"] if known else []),
         *dataset.notes,
     ]
 

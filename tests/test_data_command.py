@@ -1,0 +1,222 @@
+"""`run_bench.py data`, and what records and tables say of where images came from."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from bench.cli import main
+from bench.compare import pairs
+from bench.data.cache import cached, remember
+from bench.data.convert import convert
+from bench.data.datasets import Provenance, decoded_key
+from bench.pair_table import render as render_pairs
+from bench.pair_table import to_rows
+from bench.provenance import CINIC_OVERLAP
+from bench.schema import Damaged, validate
+from bench.store import Store
+from bench.tables import FORMATS, compare, render
+from tests.synthetic import DATA, record, spec
+from tests.test_compare import write_run
+from tests.tiny_archives import MAKERS, published_here, put
+
+Said = pytest.CaptureFixture[str]
+
+
+def said(capsys: Said, *words: str | Path) -> tuple[int, str]:
+    code = main(["data", *map(str, words)])
+    out = capsys.readouterr()
+    return code, out.out + out.err
+
+
+@pytest.fixture
+def cifar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A data directory with a tiny CIFAR-10 in it, fetched by hand."""
+    files, _ = published_here(monkeypatch, "cifar10")
+    put(tmp_path / "cifar10", files)
+    return tmp_path
+
+
+def test_list_says_what_is_here(cifar: Path, capsys: Said) -> None:
+    code, text = said(capsys, "list", "--data-dir", cifar)
+    assert code == 0
+    for name in ("digits", *MAKERS):
+        assert f"\n{name} " in text
+    assert text.count("fetched, not yet decoded") == 1
+    assert "248 MB to fetch" in text
+    said(capsys, "fetch", "cifar10", "--data-dir", cifar)
+    assert said(capsys, "list", "--data-dir", cifar)[1].count("here, decoded") == 1
+
+
+def test_fetch_decodes_and_says_what_it_is(cifar: Path, capsys: Said) -> None:
+    code, text = said(capsys, "fetch", "cifar10", "--data-dir", cifar)
+    assert code == 0
+    assert "40 training, 10 validation, 10 test images of 32 px, 10 classes" in text
+    assert "the official content" in text
+
+
+def test_digits_need_no_fetching(tmp_path: Path, capsys: Said) -> None:
+    for action in ("fetch", "verify"):
+        code, text = said(capsys, action, "digits", "--data-dir", tmp_path)
+        assert (code, text) == (0, "digits: part of a package that is installed, nothing to fetch\n")
+
+
+def test_verify_finds_every_kind_of_damage(cifar: Path, capsys: Said) -> None:
+    assert said(capsys, "verify", "cifar10", "--data-dir", cifar)[0] == 0
+    said(capsys, "fetch", "cifar10", "--data-dir", cifar)
+    code, text = said(capsys, "verify", "--data-dir", cifar)
+    assert code == 0
+    assert "cifar10: whole: 1 of 1 files, 1 decoded" in text
+    assert "svhn: not here" in text
+    assert said(capsys, "verify", "svhn", "--data-dir", cifar)[0] == 1, "asked for by name, it should be here"
+    (decoded,) = (cifar / "cifar10" / "decoded").glob("*/train_x.npy")
+    content = bytearray(decoded.read_bytes())
+    content[-1] ^= 1
+    decoded.write_bytes(content)
+    archive = cifar / "cifar10" / "cifar-10-binary.tar.gz"
+    archive.write_bytes(archive.read_bytes()[:-1])
+    code, text = said(capsys, "verify", "cifar10", "--data-dir", cifar)
+    assert code == 1
+    assert "train_x.npy is damaged" in text
+    assert str(archive) in text
+
+
+def test_show_has_numbers_balance_and_a_sheet(cifar: Path, capsys: Said, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    code, text = said(capsys, "show", "cifar10", "--data-dir", cifar, "--out", sheet)
+    assert code == 0
+    assert "all classes have equally many training images" in text
+    assert f"wrote {sheet}" in text
+    with Image.open(sheet) as image:
+        assert image.width > 1000
+    made = {
+        "train_x": np.zeros((90, 16, 16, 3), np.uint8),
+        "train_y": np.repeat(np.arange(30), 3),
+        "test_x": np.zeros((30, 16, 16, 3), np.uint8),
+        "test_y": np.arange(30),
+        "classes": np.array(["<b>\x1b[31m$\\frac{x", *(f"class {i}" for i in range(29))]),
+    }
+    made["train_y"][-2:] = 0
+    np.savez(tmp_path / "odd name.npz", **made)
+    code, text = said(capsys, "show", f"npz:{tmp_path / 'odd name.npz'}", "--out", sheet)
+    assert code == 0
+    assert "… 10 more" in text, "thirty classes are shown in short"
+    assert "largest to smallest class: 5.00" in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["fetch"], "data fetch needs names"),
+        (["fetch", "cifar"], "did you mean 'cifar10'"),
+        (["verify", "npz:x"], "unknown dataset 'npz:x'"),
+        (["show"], "data show needs one name"),
+        (["show", "digits", "svhn"], "data show needs one name"),
+        (["show", "tiny-imagenet"], "did you mean 'tiny_imagenet'"),
+        (["show", "digits", "--image-size", "4"], "must lie in 8..1024"),
+        (["throw"], "invalid choice: 'throw'"),
+    ],
+)
+def test_bad_words_get_a_sentence(words: list[str], sentence: str, capsys: Said) -> None:
+    code, text = said(capsys, *words)
+    assert code == 2
+    assert sentence in text
+    assert text.count("\n") == 1
+
+
+def test_cinic_train_is_for_cinic_only(capsys: Said) -> None:
+    assert main(["--cinic-train", "train+valid", "--dataset", "cifar10"]) == 2
+    assert "--cinic-train is about --dataset cinic10" in capsys.readouterr().err
+
+
+# --- what a record and a table say ---------------------------------------------------------------------------------
+
+
+def test_a_run_offline_with_the_data_in_place(
+    tmp_path: Path, bench: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """A real command; CIFAR-10's decoded copy was put where the catalogue looks for it, with other images."""
+    _, truth = MAKERS["cifar10"]()
+    folder = tmp_path / "data" / "cifar10" / "decoded"
+    cached(folder, decoded_key("cifar10"), lambda place: remember(convert(truth, None), place), print)
+    words = ("--dataset", "cifar10", "--models", "seresnet20", "--epochs", "1", "--batch-size", "20")
+    found = bench(*words, "--data-dir", tmp_path / "data", "--results", tmp_path / "store", "--timing-limit", "1")
+    assert found.returncode == 0, found.stdout + found.stderr
+    (run,) = Store(tmp_path / "store").runs()
+    origin = run["provenance"]
+    assert origin["source"] == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    assert origin["version"].startswith("sha256:c4a38c50")
+    assert origin["official"] is True
+    row = pd.read_csv(tmp_path / "store" / "results.csv").iloc[0]
+    assert row["content_hash"] == run["spec"]["data"]["content_hash"]
+    assert row["split_hash"] == run["spec"]["data"]["split_hash"]
+    assert row["data_source"] == origin["source"]
+    assert row["data_official"]
+
+
+def store_of(root: Path, *data: tuple[str, Provenance | None], models: tuple[str, ...] = ("seresnet",)) -> Store:
+    store = Store(root)
+    for name, origin in data:
+        for model in models:
+            of = spec(model, data=replace(DATA, name=name))
+            made: dict[str, Any] = record(of, 0.9)
+            if origin is not None:
+                made["provenance"] = asdict(origin)
+            store.write_spec(of)
+            store.write_record(of, made)
+    return store
+
+
+OFFICIAL = Provenance("https://somewhere", "sha256:0", True)
+
+
+@pytest.mark.parametrize("style", list(FORMATS))
+def test_content_that_is_not_official_is_said_in_every_table(style: str, tmp_path: Path) -> None:
+    for name, origin, words in (
+        ("cifar10", OFFICIAL, None),
+        ("cifar10", None, None),
+        ("cifar10", Provenance("npz:x.npz", "sha256:1", False), "not the official content"),
+        ("npz:cifar", Provenance("npz:cifar.npz", "sha256:1", False, "cifar10"), "not cifar10's official content"),
+        ("npz:own", Provenance("npz:own.npz", "sha256:1", False), None),
+    ):
+        store = store_of(tmp_path / f"{name}{words}{origin}"[:30].replace(":", "").replace("/", ""), (name, origin))
+        text = render(compare([store]), style)
+        assert ("official content" in text) == (words is not None), name
+        assert (words or "") in text
+
+
+def test_content_that_is_not_official_is_said_of_a_pair(tmp_path: Path) -> None:
+    store, rng = Store(tmp_path), np.random.default_rng(0)
+    for name, like in (("npz:cifar", "cifar10"), ("cinic10", ""), ("cifar10", "")):
+        origin = asdict(Provenance("x", "y", not like, like))
+        for model in ("seresnet", "vit_tiny"):
+            write_run(store, spec(model, data=replace(DATA, name=name)), 0.9, rng, provenance=origin)
+    made = pairs([store])
+    text = render_pairs(made)
+    assert text.count("npz:cifar (not cifar10's official content; ") == 1
+    assert text.count("official content") == 1
+    assert text.count(CINIC_OVERLAP) == 1
+    assert sorted(row["content"] for row in to_rows(made)) == ["", "", "not cifar10's official content"]
+
+
+def test_cinic10_beside_cifar10_is_warned_of(tmp_path: Path) -> None:
+    both = store_of(tmp_path / "both", ("cifar10", OFFICIAL), ("cinic10:train+valid", OFFICIAL), ("svhn", OFFICIAL))
+    warned = {c.about["dataset"]: CINIC_OVERLAP in c.notes for c in compare([both])}
+    assert warned == {"cifar10": True, "cinic10:train+valid": True, "svhn": False}
+    alone = store_of(tmp_path / "alone", ("cinic10", OFFICIAL), ("svhn", OFFICIAL))
+    assert not any(CINIC_OVERLAP in c.notes for c in compare([alone]))
+
+
+def test_a_provenance_of_another_shape_is_damage() -> None:
+    of = spec("seresnet")
+    with pytest.raises(Damaged, match="provenance"):
+        validate({**record(of, 0.9), "files": {}, "provenance": {"source": "x"}}, of.run_id)
