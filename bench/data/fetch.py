@@ -1,0 +1,375 @@
+"""Files from the network, whole and verified. Example: fetch(RemoteFile("a.tgz", urls, size, "md5:…"), data_dir)
+
+The loop is ours, around requests: pooch neither resumes, nor knows mirrors or locks, and deletes what is wrong;
+torchvision does not resume and knows MD5 only; huggingface_hub serves its own hub.
+
+`NAME` is only ever the whole, verified file. Beside it: `NAME.part`, what came so far, which the next attempt, call or
+source continues, as the checksum decides in the end; `NAME.verified`, which spares a file that did not change another
+reading; `NAME.wrong-1`, what came whole and was not what was published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from bench.errors import Busy, UserError
+from bench.files import inert, lock, to_json, write_atomically
+
+if TYPE_CHECKING:  # requests takes 0.15 s to import, and mostly every file is in place
+    import requests
+
+SLOW_BYTES_PER_SECOND = 250_000  # cs.toronto.edu serves CIFAR-10 at 55 to 85 kB/s (pytorch/vision#9536)
+SLOW_SECONDS = 20.0  # over which a speed is measured
+CONNECT_SECONDS, READ_SECONDS = 10, 20  # without a network one knows soon
+TRIES = 4  # failures in a row at one source; one that came after ENOUGH_BYTES is the first again
+ENOUGH_BYTES = 1_000_000
+LONGEST_WAIT_SECONDS = 60.0  # of what a server asks for by Retry-After
+CHUNK_BYTES = 1 << 18
+MOST_KEPT = 2  # wrong files a name, so that a disk is not filled
+CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d{1,18})-\d{1,18}|\*)/(?P<total>\d{1,18}|\*)")
+
+Progress = Callable[[str, int, int], None]  # what, bytes (or items) done, of how many; called often, must be cheap
+
+
+def silent(what: str, done: int, of: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A published file: where it is and what it must be."""
+
+    name: str  # within its folder
+    urls: tuple[str, ...]  # the official source first, then mirrors, tried in this order
+    size: int  # bytes
+    checksum: str  # "sha256:HEX" or "md5:HEX", as published
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every stage of one call needs."""
+
+    file: RemoteFile
+    path: Path  # where the file is to be
+    part: Path  # where it grows
+    progress: Progress
+    say: Callable[[str], None]
+    clock: Callable[[], float]  # seconds, monotonic
+    sleep: Callable[[float], None]
+
+
+class _PassedOver(Exception):
+    """This source will not do; the message is what it said."""
+
+
+class _Broken(Exception):
+    """This attempt failed, another may not; `wait_seconds` is what the server asked for, if anything."""
+
+    def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+
+
+class _Slow(Exception):
+    """This source delivers less than it should."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        super().__init__(f"only {bytes_per_second / 1000:,.0f} kB/s")
+        self.bytes_per_second = bytes_per_second
+
+
+def fault(file: RemoteFile, path: Path, progress: Progress = silent) -> str | None:
+    """None where the file at `path` is what it should be, else a clause that names what is wrong. Reads all of it."""
+    if not path.is_file():
+        return "is no file" if path.exists() else "is not there"
+    if (size := _size(path)) != file.size:
+        return f"has {size:,} bytes, not {file.size:,}"
+    algorithm, _, expected = file.checksum.partition(":")
+    assert algorithm in ("sha256", "md5"), file.checksum
+    digest, done = hashlib.new(algorithm, usedforsecurity=False), 0  # so that MD5 is there under FIPS as well
+    with open(path, "rb") as content:
+        while chunk := content.read(CHUNK_BYTES):
+            digest.update(chunk)
+            progress(f"checking {file.name}", done := done + len(chunk), size)
+    if digest.hexdigest() != expected.lower():
+        return f"has {algorithm} {digest.hexdigest()}, not {expected}"
+    return None
+
+
+def fetch(
+    file: RemoteFile,
+    folder: Path,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """The verified file `folder`/`file.name`, fetched unless it is in place; of several processes, one fetches it.
+
+    `say` gets a line for whatever a user should know: a wait, a retry, another source, a wrong file kept aside.
+    Raises UserError where no source has it, or SEVIT_OFFLINE forbids to ask; OSError where the disk is full or the
+    folder read-only. Whatever ends it, the next call goes on from there.
+    """
+    assert file.urls
+    path = folder / file.name
+    if (wrong := _verify(file, path, progress)) is None:
+        return path
+    said = [f"the file there {wrong}"] if path.exists() else []
+    if os.environ.get("SEVIT_OFFLINE", "0") not in ("", "0"):
+        raise _given_up(file, path, [*said, "SEVIT_OFFLINE is set: no connection was tried"])
+    with _alone(folder / ".locks" / f"{file.name}.lock", file.name, say):
+        if _verify(file, path, progress) is None:  # by whom we waited for
+            return path
+        job = _Job(file, path, path.with_name(f"{file.name}.part"), progress, say, clock, sleep)
+        _complete(job, said)
+        if path.exists():
+            say(f"{file.name}: the file there {wrong}; it is kept as {_set_aside(path, path).name}")
+        with open(job.part, "r+b") as content:
+            os.fsync(content.fileno())
+        os.replace(job.part, path)
+        _note_verified(file, path)
+    return path
+
+
+@contextlib.contextmanager
+def _alone(path: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock, after whoever has it, however long that takes."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock(path))
+        except Busy as owner:
+            say(f"{name}: waiting for {str(owner) or 'another process'}, which is fetching it")
+            held.enter_context(lock(path, wait_seconds=-1))  # without limit
+        yield
+
+
+# --- what is in place ----------------------------------------------------------------------------------------------
+
+
+def _verify(file: RemoteFile, path: Path, progress: Progress) -> str | None:
+    """As `fault`, but a file that was right before and is unchanged since is not read again."""
+    with contextlib.suppress(OSError):
+        if _size(path) == file.size and _sidecar(path).read_bytes() == _seal(file, path):
+            return None
+    if (wrong := fault(file, path, progress)) is None:
+        _note_verified(file, path)
+    return wrong
+
+
+def _note_verified(file: RemoteFile, path: Path) -> None:
+    with contextlib.suppress(OSError):  # a shared folder may be read-only: then every call reads the file
+        write_atomically(_sidecar(path), _seal(file, path))
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.verified")
+
+
+def _seal(file: RemoteFile, path: Path) -> bytes:
+    return to_json({"size": file.size, "mtime_ns": path.stat().st_mtime_ns, "checksum": file.checksum})
+
+
+def _set_aside(found: Path, path: Path) -> Path:
+    """Move a wrong file to the next free `NAME.wrong-N`, or over the last of them; returns that."""
+    places = [path.with_name(f"{path.name}.wrong-{n}") for n in range(1, MOST_KEPT + 1)]
+    place = next((place for place in places if not place.exists()), places[-1])
+    os.replace(found, place)
+    return place
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 where there is no file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _given_up(file: RemoteFile, path: Path, said: list[str]) -> UserError:
+    sentence = (
+        f"{file.name} could not be fetched ({'; '.join(said)}); a copy would be looked for at {path.absolute()} "
+        f"({file.size:,} bytes, {file.checksum}): put the file there, or name its folder by --data-dir or SEVIT_DATA"
+    )
+    return UserError(inert(sentence))
+
+
+# --- what comes from elsewhere -------------------------------------------------------------------------------------
+
+
+def _complete(job: _Job, said: list[str]) -> None:
+    """Make the part the right file. What came whole but wrong is kept aside and fetched once more, elsewhere if it can
+    be. Raises UserError with what was `said` before and what each source said since."""
+    urls = list(job.file.urls)
+    for _ in range(2):
+        source = _fill(job, urls, said)
+        if (wrong := fault(job.file, job.part, job.progress)) is None:
+            return
+        said.append(f"{source or 'what came earlier'} {wrong}, kept as {_set_aside(job.part, job.path).name}")
+        job.say(f"{job.file.name}: {said[-1]}")
+        after = urls.index(source) if source else len(urls)
+        urls = [*urls[after + 1 :], *urls[:after]] or urls
+    raise _given_up(job.file, job.path, said)
+
+
+def _fill(job: _Job, urls: list[str], said: list[str]) -> str | None:
+    """Bring the part to its size; returns the source of its end, None where it had all of it.
+
+    A slow source is left while another is untried. Where all are slow, the fastest brings the rest.
+    Raises UserError with what was `said` before and what each source said now.
+    """
+    untried, slow = list(urls), dict[str, float]()
+    source = None
+    if _size(job.part) > job.file.size:
+        job.part.unlink()
+    while _size(job.part) < job.file.size:
+        if untried:
+            source = untried.pop(0)
+            floor = SLOW_BYTES_PER_SECOND if untried else max(slow.values(), default=0.0)
+        elif slow:
+            source, floor = max(slow, key=lambda url: slow[url]), 0.0
+            del slow[source]
+        else:
+            raise _given_up(job.file, job.path, said)
+        try:
+            _take(job, source, floor)
+        except _Slow as reason:
+            slow[source] = reason.bytes_per_second
+            job.say(f"{job.file.name}: {reason} from {_host(source)}, going on elsewhere")
+        except _PassedOver as reason:
+            said.append(f"{source}: {reason}")
+            if untried or slow:  # else the error says it
+                job.say(f"{job.file.name}: {_host(source)}: {reason}; going on elsewhere")
+    return source
+
+
+def _take(job: _Job, url: str, floor: float) -> None:
+    """Take the rest from one source, over as many connections as it needs.
+
+    Raises _PassedOver where it will not do, _Slow where it brings less than `floor` bytes/s.
+    """
+    failures = 0
+    while (before := _size(job.part)) < job.file.size:
+        try:
+            _transfer(job, url, floor)
+        except _Broken as broken:
+            failures = 1 if _size(job.part) - before >= ENOUGH_BYTES else failures + 1
+            if failures == TRIES:
+                raise _PassedOver(f"{broken}, {TRIES} times") from None
+            wait = 2.0 ** (failures - 1) if broken.wait_seconds is None else broken.wait_seconds
+            job.say(f"{job.file.name}: {_host(url)}: {broken}; trying again in {wait:.0f} s")
+            job.sleep(wait)
+
+
+def _transfer(job: _Job, url: str, floor: float) -> None:
+    """One connection: what it brings goes to the part. Raises _PassedOver, _Broken, _Slow; OSError of the disk."""
+    size = job.file.size
+    with _ask(url, _size(job.part)) as response:
+        done = _first_byte(job, response)
+        with _named(job.part), open(job.part, "ab") as out:  # closed however this ends, so what came is on the disk
+            out.truncate(done)
+            job.progress(job.file.name, done, size)
+            since, counted = job.clock(), done
+            while done < size:
+                if (seconds := job.clock() - since) >= SLOW_SECONDS:
+                    if (speed := (done - counted) / seconds) < floor:
+                        raise _Slow(speed)
+                    since, counted = since + seconds, done
+                if not (chunk := _read(response, min(CHUNK_BYTES, size - done))):
+                    raise _Broken(f"the connection ended at byte {done:,} of {size:,}")
+                out.write(chunk)
+                done += len(chunk)
+                job.progress(job.file.name, done, size)
+
+
+def _read(response: requests.Response, most: int) -> bytes:
+    """What has come, without waiting for `most` bytes; nothing at the end or where the connection is lost."""
+    from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+    try:
+        return response.raw.read1(most, decode_content=False)  # a .gz that is called gzipped stays as it is
+    except ReadTimeoutError:
+        raise _Broken(f"nothing came for {READ_SECONDS} s") from None
+    except HTTPError:
+        return b""
+
+
+def _ask(url: str, start: int) -> requests.Response:
+    """Ask for all from byte `start` on. Raises _PassedOver where nobody is reached, _Broken where one falls silent."""
+    import requests
+    from urllib3.exceptions import HTTPError, MaxRetryError
+
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+    except requests.ReadTimeout:
+        raise _Broken(f"no answer within {READ_SECONDS} s") from None
+    except requests.ConnectTimeout:
+        raise _PassedOver(f"no connection within {CONNECT_SECONDS} s") from None
+    except requests.ConnectionError as error:
+        if isinstance(reached := error.args[0], MaxRetryError):  # requests' word for never having been connected
+            raise _PassedOver(_why(reached.reason)) from None
+        raise _Broken("the connection was lost before an answer") from None
+    except (requests.RequestException, HTTPError) as error:
+        raise _PassedOver(inert(str(error))[:120]) from None
+
+
+def _why(reason: Exception | None) -> str:
+    from urllib3.exceptions import NameResolutionError, ProxyError
+
+    if isinstance(reason, NameResolutionError):
+        return "its name cannot be resolved"
+    if isinstance(reason, ProxyError):
+        return "the proxy does not reach it"
+    cause = reason.__cause__ if reason else None
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else inert(str(reason))[:120]
+
+
+def _first_byte(job: _Job, response: requests.Response) -> int:
+    """Which byte of the file the response's body begins with: none beyond the part's end.
+
+    Raises _PassedOver for what cannot be the file, _Broken for what another request may cure.
+    """
+    status, start, size = response.status_code, _size(job.part), job.file.size
+    if status in (408, 429) or status >= 500:
+        asked = re.fullmatch(r"\d{1,9}", response.headers.get("Retry-After", ""))  # a date is left to the back-off
+        raise _Broken(f"HTTP {status}", min(float(asked[0]), LONGEST_WAIT_SECONDS) if asked else None)
+    if status in (200, 206) and response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise _PassedOver("sent an HTML page")
+    where = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    total = response.headers.get("Content-Length", "") if status == 200 else where["total"] if where else ""
+    if re.fullmatch(r"\d{1,18}", total) and int(total) != size:
+        raise _PassedOver(f"has {int(total):,} bytes, not {size:,}")
+    if status == 200:
+        if start:
+            job.say(f"{job.file.name}: {_host(response.url)} does not continue at byte {start:,}: from the start again")
+        return 0
+    if status == 206 and where and where["first"] and int(where["first"]) <= start:
+        return int(where["first"])
+    if status in (206, 416) and start:
+        job.part.unlink()
+        raise _Broken(f"does not continue at byte {start:,}")
+    raise _PassedOver(f"HTTP {status}")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk's error says which file it was; Python's own does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
