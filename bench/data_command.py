@@ -70,7 +70,7 @@ def fetch_all(arguments: argparse.Namespace, data_dir: Path, display: Display) -
     for name in published_names(arguments.names, display):
         with display:
             dataset = load(name, data_dir, progress=display.progress, say=display.line)
-        display.line(f"{name}: {'; '.join(facts(dataset))}")
+        display.line("\n".join([name, *(f"  {line}" for line in facts(dataset))]))
     return 0
 
 
@@ -130,7 +130,7 @@ def facts(dataset: Dataset) -> list[str]:
         f"{len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, {len(arrays.test_y):,} test "
         f"images of {ref.image_size} px, {ref.num_classes} classes",
         f"channel mean {_shares(mean)}, standard deviation {_shares(std)}",
-        f"from {origin.source} ({origin.version})",
+        f"from {origin.source} ({' '.join(part[:19] for part in origin.version.split())})",
         f"content {ref.content_hash[:16]}, split {ref.split_hash[:16]}: {official}",
         *([f"augmentation: {known.augmentation}"] if known else []),
         *dataset.notes,

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bench.errors import Busy
+from bench.errors import Busy, UserError
 
 TEMPORARY = ".tmp-"  # in the names of files that a crash may leave behind; remove_leftovers removes them
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -154,6 +154,8 @@ def lock(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
             yield
     except Timeout:
         raise Busy(_owner(about)) from None
+    except NotImplementedError:
+        raise UserError(f"the file system of '{path.parent}' knows no locks; name a folder on another one") from None
 
 
 @contextlib.contextmanager
@@ -163,7 +165,7 @@ def patient_lock(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         try:
             stack.enter_context(lock(path))
         except Busy as busy:
-            waiting(str(busy))
+            waiting(str(busy) or "another process")
             stack.enter_context(lock(path, wait_seconds=-1))
         yield
 

@@ -33,6 +33,7 @@ def contact_sheet(dataset: Dataset, path: Path, seed: int) -> None:
     sheet.set_yticks(np.arange(len(classes)) + 0.5, names, parse_math=False)
     sheet.set_xticks([])
     sheet.tick_params(length=0)
+    sheet.spines[:].set_visible(False)
     sheet.set_title(f"{len(classes)} of {len(train)} classes, random training images" if len(classes) < len(train)
                     else "random training images", fontsize="medium")  # fmt: skip
     middle = np.arange(len(classes)) + 0.5

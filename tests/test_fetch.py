@@ -195,9 +195,12 @@ def test_a_reset_connection_is_resumed(get: Watched, official: Server) -> None:
     assert official.asked == [None, REST]
 
 
-def test_a_silent_connection_is_resumed(get: Watched, official: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def impatient(get: Watched, official: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official server falls silent after SOME bytes, and the client's patience is as good as over then."""
+
     def when_all_came(done: int) -> None:
-        if done == SOME and official.asked == [None]:
+        if done == SOME and len(sockets) == 1:
             assert sockets[0].gettimeout() == module.READ_SECONDS
             sockets[0].settimeout(0.01)  # nothing more comes before go_on, however long it waits
 
@@ -211,9 +214,20 @@ def test_a_silent_connection_is_resumed(get: Watched, official: Server, monkeypa
     monkeypatch.setattr(http.client.HTTPResponse, "__init__", note_socket)
     official.plan = [Answer(hold_after=SOME)]
     get.on_bytes = when_all_came
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_silent_connection_is_resumed(get: Watched, official: Server) -> None:
     assert get(remote(official)).read_bytes() == CONTENT
     assert official.asked == [None, REST]
     assert "nothing came for 20 s" in get.said[0]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_silent_source_is_left_where_there_is_another(get: Watched, official: Server, mirror: Server) -> None:
+    assert get(remote(official, mirror)).read_bytes() == CONTENT
+    assert (official.asked, mirror.asked) == ([None], [REST])
+    assert "going on elsewhere" in get.said[0]
 
 
 def test_no_answer_at_all_is_asked_again(get: Watched, official: Server) -> None:

@@ -31,26 +31,34 @@ def convert(arrays: Arrays, image_size: int | None) -> Arrays:
 
     Squares are resized bilinearly with antialiasing; other shapes lose the longer side's ends first.
     """
-    notes = list(arrays.notes)
     size = size_of(arrays.train_x, image_size)  # the same for both parts
-    parts = []
-    for part, images in (("training", arrays.train_x), ("test", arrays.test_x)):
-        if images.ndim == 3:
-            images = images[..., None]
-        if images.shape[-1] == 1:
-            images = np.repeat(images, 3, axis=-1)
-            notes.append(f"{part} images: gray to three equal channels")
-        height, width = images.shape[1:3]
-        if height != width:
-            side = min(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            images = images[:, top : top + side, left : left + side]
-            notes.append(f"{part} images: the central {side}x{side} of {height}x{width}")
-        if images.shape[1] != size:
-            notes.append(f"{part} images: {images.shape[1]} px resized to {size} px ({FILTER})")
-            images = resize(images, size)
-        parts.append(np.ascontiguousarray(images))
-    return replace(arrays, train_x=parts[0], test_x=parts[1], notes=tuple(notes))
+    train_x, train_notes = _converted(arrays.train_x, size)
+    test_x, test_notes = _converted(arrays.test_x, size)
+    if train_notes == test_notes:
+        notes = train_notes
+    else:
+        notes = [f"training images: {n}" for n in train_notes] + [f"test images: {n}" for n in test_notes]
+    return replace(arrays, train_x=train_x, test_x=test_x, notes=(*arrays.notes, *notes))
+
+
+def _converted(images: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """(N, size, size, 3), and what was done."""
+    notes = []
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[-1] == 1:
+        images = np.repeat(images, 3, axis=-1)
+        notes.append("gray to three equal channels")
+    height, width = images.shape[1:3]
+    if height != width:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        images = images[:, top : top + side, left : left + side]
+        notes.append(f"the central {side}x{side} of {height}x{width}")
+    if images.shape[1] != size:
+        notes.append(f"{images.shape[1]} px resized to {size} px ({FILTER})")
+        images = resize(images, size)
+    return np.ascontiguousarray(images), notes
 
 
 def resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bench.errors import Busy, UserError
-from bench.files import inert, lock, to_json, write_atomically
+from bench.errors import UserError
+from bench.files import inert, patient_lock, to_json, write_atomically
 
 if TYPE_CHECKING:  # requests takes 0.15 s to import, and mostly every file is in place
     import requests
@@ -79,6 +79,10 @@ class _Broken(Exception):
         self.wait_seconds = wait_seconds
 
 
+class _Silent(_Broken):
+    """Nothing came for READ_SECONDS: as slow as can be where there is another source, else worth another try."""
+
+
 class _Slow(Exception):
     """This source delivers less than it should."""
 
@@ -127,7 +131,8 @@ def fetch(
     said = [f"the file there {wrong}"] if path.exists() else []
     if os.environ.get("SEVIT_OFFLINE", "0") not in ("", "0"):
         raise _given_up(file, path, [*said, "SEVIT_OFFLINE is set: no connection was tried"])
-    with _alone(folder / ".locks" / f"{file.name}.lock", file.name, say):
+    in_line = f"{file.name}: waiting for {{}}, which is fetching it"
+    with patient_lock(folder / ".locks" / f"{file.name}.lock", lambda owner: say(in_line.format(owner))):
         if _verify(file, path, progress) is None:  # by whom we waited for
             return path
         job = _Job(file, path, path.with_name(f"{file.name}.part"), progress, say, clock, sleep)
@@ -139,18 +144,6 @@ def fetch(
         os.replace(job.part, path)
         _note_verified(file, path)
     return path
-
-
-@contextlib.contextmanager
-def _alone(path: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock, after whoever has it, however long that takes."""
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(lock(path))
-        except Busy as owner:
-            say(f"{name}: waiting for {str(owner) or 'another process'}, which is fetching it")
-            held.enter_context(lock(path, wait_seconds=-1))  # without limit
-        yield
 
 
 # --- what is in place ----------------------------------------------------------------------------------------------
@@ -262,6 +255,8 @@ def _take(job: _Job, url: str, floor: float) -> None:
         try:
             _transfer(job, url, floor)
         except _Broken as broken:
+            if floor and isinstance(broken, _Silent):
+                raise _Slow(0.0) from None
             failures = 1 if _size(job.part) - before >= ENOUGH_BYTES else failures + 1
             if failures == TRIES:
                 raise _PassedOver(f"{broken}, {TRIES} times") from None
@@ -298,7 +293,7 @@ def _read(response: requests.Response, most: int) -> bytes:
     try:
         return response.raw.read1(most, decode_content=False)  # a .gz that is called gzipped stays as it is
     except ReadTimeoutError:
-        raise _Broken(f"nothing came for {READ_SECONDS} s") from None
+        raise _Silent(f"nothing came for {READ_SECONDS} s") from None
     except HTTPError:
         return b""
 
@@ -312,7 +307,7 @@ def _ask(url: str, start: int) -> requests.Response:
     try:
         return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
     except requests.ReadTimeout:
-        raise _Broken(f"no answer within {READ_SECONDS} s") from None
+        raise _Silent(f"no answer within {READ_SECONDS} s") from None
     except requests.ConnectTimeout:
         raise _PassedOver(f"no connection within {CONNECT_SECONDS} s") from None
     except requests.ConnectionError as error:
