@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from bench.store import Store
 from bench.tables import FORMATS, compare, render
 from tests.synthetic import DATA, record, spec
 from tests.test_compare import write_run
+from tests.test_decode import DEBIAN
 from tests.tiny_archives import MAKERS, published_here, put
 
 Said = pytest.CaptureFixture[str]
@@ -220,3 +224,46 @@ def test_a_provenance_of_another_shape_is_damage() -> None:
     of = spec("seresnet")
     with pytest.raises(Damaged, match="provenance"):
         validate({**record(of, 0.9), "files": {}, "provenance": {"source": "x"}}, of.run_id)
+
+
+# --- the real thing ------------------------------------------------------------------------------------------------
+
+# Debian's copies lack what gzip noted of the originals: a name, and the second in which each was packed.
+PACKED = {"train-images-idx3": 606, "train-labels-idx1": 606, "t10k-images-idx3": 627, "t10k-labels-idx1": 627}
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Gives the original files of Fashion-MNIST under the address that they have on the internet."""
+
+    def do_GET(self) -> None:
+        address, _, name = self.path.rpartition("/")
+        assert address == "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+        stem = name.removesuffix("-ubyte.gz")
+        head = b"\x1f\x8b\x08\x08" + struct.pack("<I", 1_504_176_000 + PACKED[stem]) + b"\0\x03" + name[:-3].encode()
+        content = head + b"\0" + (DEBIAN / name).read_bytes()[10:]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *words: object) -> None:
+        """Not to the terminal."""
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_the_original_fashion_mnist_from_its_own_address(
+    tmp_path: Path, bench: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real command, addresses, checksums and published facts; only the internet is a proxy in this process."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    found = bench("data", "fetch", "fashion_mnist", "--data-dir", tmp_path)
+    server.shutdown()
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "54,000 training, 6,000 validation, 10,000 test images of 32 px, 10 classes" in found.stdout
+    assert "the official content" in found.stdout
+    monkeypatch.setenv("SEVIT_OFFLINE", "1")
+    again = bench("data", "verify", "fashion_mnist", "--data-dir", tmp_path)
+    assert "fashion_mnist: whole: 4 of 4 files, 2 decoded" in again.stdout, again.stdout + again.stderr
