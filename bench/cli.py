@@ -17,7 +17,7 @@ from bench import recipes
 from bench.budget import parse_budget, parse_fraction
 from bench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER, Terminated, UserError
 from bench.files import inert
-from bench.presets import PRESETS, parse_batch_sizes, parse_duration, parse_seeds
+from bench.presets import PRESETS, parse_batch_sizes, parse_duration, parse_image_sizes, parse_seeds
 from bench.settings import SUMMARIES, parse_settings
 from models import registry
 from models.registry import ModelError, suggest
@@ -154,7 +154,10 @@ def make_parser() -> Parser:
     cost.add_argument("--by-module", action="store_true", help="a table for each model")
     cost.add_argument("--depth", type=int, default=1, metavar="N", help="levels of modules; default 1")
     cost.add_argument("--num-classes", type=int, default=10, metavar="N")
-    cost.add_argument("--image-size", type=int, default=32, metavar="PX")
+    cost.add_argument("--image-size", default="32", metavar="LIST", help="in pixels, by commas; default 32")
+    cost.add_argument(
+        "--format", choices=("text", "markdown", "csv"), help="a row a model and size, with what the model is there"
+    )
 
     lister = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
     lister.add_argument("what", choices=("models", "datasets", "recipes", "presets", "settings"))
@@ -346,15 +349,19 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def cost(arguments: argparse.Namespace) -> int:
-    """Count parameters, FLOPs and activations; with --by-module for every part of a model."""
+    """Count parameters, FLOPs and activations; by module, or at several image sizes in one table."""
     names = registry.expand_names(arguments.models)
-    for flag, value in (
-        ("--num-classes", arguments.num_classes),
-        ("--image-size", arguments.image_size),
-        ("--depth", arguments.depth),
-    ):
+    (image_size, *more) = sizes = parse_image_sizes(arguments.image_size)
+    for flag, value in (("--num-classes", arguments.num_classes), ("--depth", arguments.depth)):
         if not 1 <= value <= 100_000:
             raise UserError(f"{flag} must be at least 1, not {value}")
+    if more or arguments.format:
+        if arguments.by_module:
+            raise UserError("--by-module is at one --image-size and has no --format")
+        from bench.cost_table import write_table
+
+        write_table(names, arguments.num_classes, sizes, arguments.format or "text")
+        return 0
     from bench.cost import ModuleCost, by_module, count
     from bench.runner import audit_notes, check_model
 
@@ -362,13 +369,13 @@ def cost(arguments: argparse.Namespace) -> int:
         heads = ("parameters", "multiply-adds", "flops_2x", "activations", "train_flops_2x", "audit")
         print(f"{'':24}" + "".join(f"{head:>16}" for head in heads))
     for name in names:
-        check_model(name, arguments.num_classes, arguments.image_size)
-        model = registry.build(name, arguments.num_classes, arguments.image_size)
+        check_model(name, arguments.num_classes, image_size)
+        model = registry.build(name, arguments.num_classes, image_size)
         rows: list[ModuleCost] = []
         try:
-            found = count(model, arguments.image_size)
+            found = count(model, image_size)
             if arguments.by_module:
-                rows = by_module(model, arguments.image_size, arguments.depth)
+                rows = by_module(model, image_size, arguments.depth)
         except Exception as error:  # fvcore traces a stranger's model, and tracing may raise anything
             raise ModelError(f"the FLOPs of '{name}' cannot be counted: {type(error).__name__}: {error}") from error
         if rows:

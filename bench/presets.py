@@ -56,6 +56,14 @@ def parse_batch_sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
+def parse_image_sizes(text: str) -> tuple[int, ...]:
+    """`32` or `32,64` in the order given, each once. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 7 and 1 <= int(part) <= 100_000 for part in parts):
+        raise UserError(f"--image-size '{text}': write pixels by commas, such as 32,64: at least 1, at most 100,000")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def parse_duration(text: str, flag: str) -> float:
     """`90`, `90s`, `30min`, `2h` as seconds. Raises UserError."""
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz")

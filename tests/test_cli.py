@@ -189,6 +189,8 @@ BAD = [
     (["cost", "seresnet", "--image-size", "0"], "at least 1"),
     (["cost", "seresnet", "--by-module", "--depth", "-1"], "at least 1"),
     (["cost", "vit_tiny", "--image-size", "30"], "not a multiple of 8"),
+    (["cost", "seresnet", "--image-size", "32,"], "such as 32,64"),
+    (["cost", "seresnet", "--image-size", "32,64", "--by-module"], "at one --image-size"),
 ]
 
 
