@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bench.data.arrays import channel_stats, class_counts
 from bench.data.cache import opened
@@ -31,6 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def show_list(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int:
     """Every data set: what it is, what is here of it, its licence and source."""
+    if arguments.format == "markdown":
+        print("\n".join(markdown()))
+        return 0
     display.line(f"in {data_dir} (--data-dir or SEVIT_DATA)\n")
     display.line(f"digits         {DIGITS_SUMMARY}\n{'':15}here: inside scikit-learn; BSD-3-Clause")
     for name, known in CATALOGUE.items():
@@ -51,6 +55,26 @@ def show_list(arguments: argparse.Namespace, data_dir: Path, display: Display) -
         "folder:DIR     train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files"
     )
     return 0
+
+
+def markdown() -> list[str]:
+    """The catalogue as the lines of a Markdown table, for docs/data.md."""
+    lines = [
+        "| name | training + test images | classes | px | channel mean; standard deviation | files, MB, checksum | "
+        "from, then from | licence |",
+        "|---|---:|---:|---:|---|---|---|---|",
+    ]
+    for name, known in CATALOGUE.items():
+        facts = known.facts
+        valid = f" ({facts.valid:,} validation)" if facts.valid else ""
+        channels = "; ".join(" ".join(f"{v:.4f}" for v in values) for values in (facts.mean, facts.std))
+        files = "<br>".join(f"{f.name}, {f.size / 1e6:,.4g}, {f.checksum[:19]}…" for f in known.files)
+        hosts = ", ".join(dict.fromkeys(urlsplit(url).netloc for url in known.files[0].urls))
+        lines.append(
+            f"| `{name}` | {facts.train:,} + {facts.test:,}{valid} | {facts.classes} | {facts.size} | {channels} | "
+            f"{files} | {hosts} | {known.licence} |"
+        )
+    return lines
 
 
 def published_names(names: list[str], display: Display) -> list[str]:

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench.data import decode  # noqa: E402
-from bench.data.arrays import Arrays, Facts  # noqa: E402
-from bench.data.cache import Allocate, cached  # noqa: E402
-from bench.data.fetch import silent  # noqa: E402
+from bench.data import decode
+from bench.data.arrays import Arrays, Facts
+from bench.data.cache import Allocate, cached
+from bench.data.fetch import silent
 
 ROOT = "tiny-imagenet-200"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import data_command
 from tests.conftest import ROOT
 
 
@@ -24,7 +25,10 @@ def test_every_test_that_a_promise_names_exists() -> None:
         assert f"def {name}(" in path.read_text(encoding="utf-8"), f"{file}::{name}"
 
 
-DOCUMENTS = [ROOT / name for name in ("docs/measurement.md", "docs/performance.md", "docs/sizes.md", "CONTRIBUTING.md")]
+DOCUMENTS = [
+    ROOT / name
+    for name in ("docs/data.md", "docs/measurement.md", "docs/performance.md", "docs/sizes.md", "CONTRIBUTING.md")
+]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
@@ -34,3 +38,7 @@ def test_files_named_in_documents_exist(path: Path) -> None:
     assert named
     for name in named:
         assert (ROOT / name).is_file(), name
+
+
+def test_the_table_of_data_sets_is_the_catalogues() -> None:
+    assert "\n".join(data_command.markdown()) in (ROOT / "docs/data.md").read_text(encoding="utf-8")
