@@ -18,6 +18,7 @@ from bench.spec import slug
 from models.registry import suggest
 
 ACTIONS = ("list", "fetch", "verify", "show")
+OWN_AUGMENTATION = "as the recipe says; where a mirrored image means something else, use a recipe with flip = false"
 MOST_ROWS = 20  # of a class balance on the terminal, and of a contact sheet
 
 
@@ -149,14 +150,14 @@ def facts(dataset: Dataset) -> list[str]:
     arrays, ref, origin = dataset.arrays, dataset.ref, dataset.provenance
     mean, std = channel_stats(arrays.train_x[dataset.train_index])
     official = "the official content" if origin.official else "one's own, or not the official content"
-    known = CATALOGUE.get(ref.name.partition(":")[0])
+    known, own = CATALOGUE.get(ref.name.partition(":")[0]), ":" in ref.name
     return [
         f"{len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, {len(arrays.test_y):,} test "
         f"images of {ref.image_size} px, {ref.num_classes} classes",
         f"channel mean {_shares(mean)}, standard deviation {_shares(std)}",
         f"from {origin.source} ({' '.join(part[:19] for part in origin.version.split())})",
         f"content {ref.content_hash[:16]}, split {ref.split_hash[:16]}: {official}",
-        *([f"augmentation: {known.augmentation}"] if known else []),
+        f"augmentation: {known.augmentation if known else OWN_AUGMENTATION if own else 'as for svhn, no flip'}",
         *dataset.notes,
     ]
 

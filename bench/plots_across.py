@@ -94,7 +94,8 @@ def draw_data_efficiency(group: list[Comparison]) -> Figure:
         axes.set_ylabel("test accuracy and 95 % interval, %")
         about = group[0].about
         runs = sorted({row.runs for c in group for row in c.rows})
-        small = f"{about['dataset']} · {about['recipe']}, {about['budget']} · {_seeds(runs)} · {about['device_name']}"
+        data = f"{about['dataset']} ({about['content']})" if about["content"] else about["dataset"]
+        small = f"{data} · {about['recipe']}, {about['budget']} · {_seeds(runs)} · {about['device_name']}"
         figure.supxlabel("\n".join(textwrap.wrap(small, 110)), fontsize=6.5, color="0.35", parse_math=False)
         name_ends(axes, ends)
         lay_out(axes)

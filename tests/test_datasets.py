@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from bench.data.arrays import Arrays
 from bench.data.catalogue import CATALOGUE
 from bench.data.convert import convert
 from bench.data.datasets import load, split
+from bench.data.fetch import fetch
 from bench.data.identity import CIFAR10, Identity, identify
 from bench.data.own import check_arrays
 from bench.errors import UserError
@@ -227,6 +231,65 @@ def test_every_published_name_loads_at_its_own_size(name: str, tmp_path: Path, m
     assert all(file.checksum in data.provenance.version for file in CATALOGUE[name].files)
     everything = np.sort(np.concatenate([data.train_index, data.val_index]))
     assert np.array_equal(everything, np.arange(len(truth.train_y)))
+
+
+class Served:
+    """A local server of files under their names; `cut` of them break off in the middle the first time."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.cut: set[str] = set()
+        self.asked: list[tuple[str, str | None]] = []
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name, wanted = self.path.rpartition("/")[2], self.headers.get("Range")
+                served.asked.append((name, wanted))
+                content, first = served.files[name], int(wanted[6:-1]) if wanted else 0
+                self.send_response(206 if wanted else 200)
+                self.send_header("Content-Length", str(len(content) - first))
+                if wanted:
+                    self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+                self.end_headers()
+                whole = name not in served.cut
+                served.cut.discard(name)
+                self.wfile.write(content[first:] if whole else content[: len(content) // 2])
+
+            def log_message(self, *words: object) -> None:
+                """Not to the terminal."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "SEVIT_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    served = Served()
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_from_nothing_but_a_network_connection(
+    name: str, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetched over a connection that breaks off in the middle of each file, decoded, held against the truth."""
+    served.files, truth = published_here(monkeypatch, name, served.address)
+    served.cut = set(served.files)
+    monkeypatch.setitem(fetch.__kwdefaults__, "sleep", lambda seconds: None)
+    seen: set[str] = set()
+    data = load(name, tmp_path / "data", progress=lambda what, done, of: seen.add(what))
+    assert np.array_equal(data.arrays.train_x, convert(truth, None).train_x)
+    assert np.array_equal(data.arrays.test_y, truth.test_y)
+    assert seen >= set(served.files)
+    for file, content in served.files.items():
+        asked = [wanted for path, wanted in served.asked if path == file]
+        assert asked == [None, f"bytes={len(content) // 2}-"], "the rest, and only once"
 
 
 def test_the_second_load_needs_neither_download_nor_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,7 @@ assert "torch" not in sys.modules, "torch was imported"
     [
         "import bench.tables, bench.plots",
         "import bench.data.datasets",
+        "from bench.cli import main; assert main(['data', 'list']) == 0",
         "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",
         "import bench.compare, bench.pair_table, bench.plots_across",
         "import bench.crossed, bench.verdicts; bench.verdicts.parse_condition('speed < 1')",
