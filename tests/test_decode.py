@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -22,6 +26,8 @@ from bench.data.catalogue import CATALOGUE
 from bench.data.datasets import load
 from bench.data.fetch import silent
 from bench.errors import UserError
+from tests.conftest import ROOT
+from tests.faults.processes import children, gone, is_spawned
 from tests.tiny_archives import MAKERS, encoded, facts_of, images, published_here, put, tarred, zipped
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
@@ -248,6 +254,61 @@ def test_many_images_decode_in_worker_processes_as_in_this_one(monkeypatch: pyte
     files[23] = (23, ("23.png", b"broken"))
     with pytest.raises(WrongContent, match=r"23\.png"):
         decode.decode_images(iter(files), out, silent, "decoding")
+
+
+DECODING = """
+import sys, time
+import numpy as np
+from bench.data import decode
+from tests.conftest import ROOT
+from tests.faults.processes import children, gone, is_spawned
+from tests.tiny_archives import encoded, images
+
+if __name__ == "__main__":
+    decode.FEW, decode.BATCH, decode.os.cpu_count = 1, 2, lambda: 2
+    image = encoded(images(1, 32, 0)[0], "PNG")
+
+    def endless():
+        while True:
+            yield 0, ("x.png", image)
+
+    def progress(what, done, of):
+        if done >= 20:
+            print("started", flush=True)
+            time.sleep(1000)
+
+    try:
+        decode.decode_images(endless(), np.zeros((9, 32, 32, 3), np.uint8), progress, "decoding")
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_who_asked_and_say_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "decoding.py").write_text(DECODING)
+    asks = subprocess.Popen(
+        [sys.executable, tmp_path / "decoding.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert asks.stdout is not None
+    assert asks.stdout.readline() == "started\n"
+    workers = [pid for pid in children(asks.pid) if is_spawned(pid)]
+    assert len(workers) == 2
+    if number == signal.SIGINT:
+        os.killpg(asks.pid, number)  # as a terminal does: to all of them
+    else:
+        asks.kill()
+    out, err = asks.communicate(timeout=60)
+    assert gone(workers)
+    if number == signal.SIGINT:
+        assert (out, err, asks.returncode) == ("interrupted\n", "", 0)
 
 
 def test_an_idx_file_must_be_what_its_head_says(tmp_path: Path) -> None:

@@ -7,18 +7,21 @@ publisher's where there is one, else by class and name.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
 import re
+import signal
 import struct
 import tarfile
+import threading
 import zipfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -248,12 +251,14 @@ def decode_images(
     size, modes, done = out.shape[1], Counter[str](), 0
     batches = _batches(encoded)
     workers = os.cpu_count() or 1
-    for places, images, stored in _map(batches, size, fit, workers if len(out) > FEW else 1):
-        for place, image in zip(places, images, strict=True):
-            out[place] = image
-        modes.update(stored)
-        done += len(places)
-        progress(what, done, len(out))
+    # closed here and now, whatever happens: the workers' end must not wait for a collection of garbage
+    with contextlib.closing(_map(batches, size, fit, workers if len(out) > FEW else 1)) as blocks:
+        for places, images, stored in blocks:
+            for place, image in zip(places, images, strict=True):
+                out[place] = image
+            modes.update(stored)
+            done += len(places)
+            progress(what, done, len(out))
     return modes
 
 
@@ -267,23 +272,49 @@ def _batches(encoded: Iterable[tuple[int, tuple[str, bytes]]]) -> Iterator[Batch
         yield batch
 
 
-def _map(batches: Iterator[Batch], size: int, fit: bool, workers: int) -> Iterator[Block]:
+def _map(batches: Iterator[Batch], size: int, fit: bool, workers: int) -> Generator[Block]:
     """Decoded batches in their order; never more than a few of them in memory."""
     if workers == 1:
         yield from (decode_batch(batch, size, fit) for batch in batches)
         return
     # spawn: a fork of a process with torch's threads may hang
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool:
         waiting: deque[Future[Block]] = deque()
         try:
             for batch in batches:
-                waiting.append(pool.submit(decode_batch, batch, size, fit))
+                with _deaf_to_interrupts():  # this starts workers as they are needed
+                    waiting.append(pool.submit(decode_batch, batch, size, fit))
                 if len(waiting) > 3 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started within never hear Ctrl-C, which is the parent's to answer; it hears it at the end of this."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker() -> None:
+    """A parent that is gone, however it went, leaves no workers behind."""
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def decode_batch(batch: Batch, size: int, fit: bool) -> Block:
