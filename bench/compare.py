@@ -283,7 +283,7 @@ def conditions_of(run: Record) -> dict[str, Any]:
     recipe = spec["recipe"]
     return {
         "dataset": spec["data"]["name"],
-        "content": content_words(run),
+        "content": content_words(spec["data"]["name"], run.get("provenance")),
         "image_size": spec["data"]["image_size"],
         "train_images": metrics["train_images"],
         "test_images": metrics["test_images"],

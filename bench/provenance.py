@@ -1,10 +1,9 @@
-"""What a reader must know of where a run's images came from. Example: content_words(record)"""
+"""What a reader must know of where a run's images came from. Example: content_words("cifar10", record["provenance"])"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from bench.schema import Record
+from typing import Any
 
 # CINIC-10 is CIFAR-10's 60,000 images, spread over its three parts, and 210,000 of ImageNet (Darlow et al. 2018).
 CINIC_OVERLAP = (
@@ -13,17 +12,16 @@ CINIC_OVERLAP = (
 )
 
 
-def content_words(run: Record) -> str:
-    """What stands beside the data set's name in every table where its content is not the official one; else nothing.
+def content_words(name: str, origin: dict[str, Any] | None) -> str:
+    """What stands beside a data set's name in every table where its content is not the official one; else nothing.
 
-    Records of before provenance say nothing here; their notes do.
+    `origin`: a record's provenance. Records of before there was any say nothing here; their notes do.
     """
-    origin = run.get("provenance")
     if origin is None or origin["official"]:
         return ""
     if origin["like"]:
         return f"not {origin['like']}'s official content"
-    return "" if ":" in run["spec"]["data"]["name"] else "not the official content"
+    return "" if ":" in name else "not the official content"
 
 
 def overlap(name: str, others: Iterable[str]) -> tuple[str, ...]:

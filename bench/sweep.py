@@ -22,6 +22,7 @@ from bench.executors.local import call
 from bench.files import write_atomically
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, duration, make_console
+from bench.provenance import content_words
 from bench.runner import (
     DataSource,
     child_estimate,
@@ -279,7 +280,7 @@ def describe(plan: Plan) -> str:
     """The conditions that all runs of a plan share, in two lines; in a track a line more for each recipe."""
     spec, dataset = plan.specs[0], plan.dataset
     recipe = spec.recipe
-    how_long = f"{recipe.epochs} epochs" if not recipe.budget else f"budget {recipe.budget}"
+    how_long = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}" if not recipe.budget else f"budget {recipe.budget}"
     if recipe.track:
         how_long = f"track {recipe.track}, {how_long}"
     by_recipe: dict[Recipe, list[str]] = {}
@@ -291,9 +292,11 @@ def describe(plan: Plan) -> str:
         f"{r.optimizer}, lr {r.lr:g}, {augmentation(r)}, {r.precision}, {spec.setting.name}, on {spec.device_name}"
         for r, models in by_recipe.items()
     )
+    content = content_words(spec.data.name, dataclasses.asdict(dataset.provenance))
     return (
-        f"{spec.data.name}: {len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, "
-        f"{len(dataset.arrays.test_y):,} test images of {spec.data.image_size} px, {spec.data.num_classes} classes"
+        f"{spec.data.name}{f' ({content})' if content else ''}: {len(dataset.train_index):,} training, "
+        f"{len(dataset.val_index):,} validation, {len(dataset.arrays.test_y):,} test images of "
+        f"{spec.data.image_size} px, {spec.data.num_classes} classes"
     ) + used
 
 

@@ -248,7 +248,7 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     first, spec = runs[0], runs[0]["spec"]
     about = {
         "dataset": spec["data"]["name"],
-        "content": content_words(first),
+        "content": content_words(spec["data"]["name"], first.get("provenance")),
         "train_images": first["metrics"]["train_images"],
         "test_images": first["metrics"]["test_images"],
         "recipe": "each family's own" if spec["recipe"]["track"] == "family" else spec["recipe"]["name"],

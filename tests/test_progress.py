@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from bench import progress
 from bench.progress import Display, duration
 
 EPOCH = {
@@ -72,3 +73,22 @@ def test_runs_at_once_are_told_apart() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_download_is_a_bar_or_now_and_then_a_line(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    console = Console(file=file, force_terminal=terminal, width=140, markup=False, highlight=False, soft_wrap=True)
+    with Display(console) as display:
+        for megabytes in range(101):
+            display.progress("a.tar.gz", megabytes * 1_000_000, 100_000_000)
+            now[0] += 1
+            if megabytes == 50:
+                display._bars.refresh()
+    text = file.getvalue()
+    if terminal:
+        assert "50,000,000 of 100,000,000" in text
+        assert not display._bars.tasks, "the bar is gone"
+    else:
+        assert text.splitlines() == ["a.tar.gz: 31 %", "a.tar.gz: 62 %", "a.tar.gz: 93 %"]

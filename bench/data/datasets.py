@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -152,6 +153,10 @@ def published(name: str, data_dir: Path, image_size: int | None, progress: Progr
     known, folder, key = CATALOGUE[base], data_dir / base, decoded_key(base)
 
     def native(allocate: Allocate) -> Arrays:
+        missing = [file for file in known.files if not (folder / file.name).exists()]
+        if missing:
+            host = urlsplit(missing[0].urls[0]).netloc
+            say(f"{base} is not in {folder}: fetching {sum(f.size for f in missing) / 1e6:,.0f} MB from {host}")
         paths = {file.name: fetch(file, folder, progress, say) for file in known.files}
         try:
             arrays = known.decode(paths, known.facts, allocate, progress)
