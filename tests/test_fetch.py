@@ -335,8 +335,42 @@ def test_a_server_without_ranges_starts_over(get: Watched, official: Server) -> 
     put(get.folder, "a.tar.gz.part", OTHER[:SOME])
     official.plan = [Answer(status=200)]
     assert get(remote(official)).read_bytes() == CONTENT
-    assert official.asked == [REST]
+    assert official.asked == [REST, None]
     assert "from the start again" in get.said[0]
+    assert names(get.folder) == {"a.tar.gz", "a.tar.gz.verified"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(status=200), Answer(status=416), Answer(status=200, tells_length=False, body=b"<html>")],
+    ids=["all", "416", "a page of no length"],
+)
+def test_what_one_source_does_not_continue_another_does(
+    get: Watched, official: Server, mirror: Server, answer: Answer
+) -> None:
+    put(get.folder, "a.tar.gz.part", CONTENT[:SOME])
+    official.plan = [answer]
+    assert get(remote(official, mirror)).read_bytes() == CONTENT
+    assert (official.asked, mirror.asked) == ([REST], [REST])
+    assert "does not continue" in get.said[0]
+
+
+PAGE = Answer(status=200, tells_length=False, body=b"<html>log in</html>")
+
+
+@pytest.mark.parametrize("ends", [Answer(status=404), PAGE], ids=["404", "a page of no length"])
+def test_a_part_that_nobody_continues_outlives_those_who_bring_less(
+    get: Watched, official: Server, ends: Answer
+) -> None:
+    """Even a server that answers a range with a page of no length: what came in an hour is not lost to it."""
+    put(get.folder, "a.tar.gz.part", CONTENT[:SOME])
+    official.plan = [Answer(status=200, tells_length=False), *[ends] * 9]
+    with pytest.raises(UserError):
+        get(remote(official))
+    assert (get.folder / "a.tar.gz.part").read_bytes() == CONTENT[:SOME]
+    official.plan = []
+    assert get(remote(official)).read_bytes() == CONTENT
+    assert official.asked[-1] == REST
 
 
 def test_a_range_that_starts_earlier_overwrites(get: Watched, official: Server) -> None:

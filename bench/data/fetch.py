@@ -71,6 +71,13 @@ class _PassedOver(Exception):
     """This source will not do; the message is what it said."""
 
 
+class _NotContinued(_PassedOver):
+    """This source sends all or nothing; what came from elsewhere is not given up for that while another may go on."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(f"does not continue at byte {start:,}")
+
+
 class _Broken(Exception):
     """This attempt failed, another may not; `wait_seconds` is what the server asked for, if anything."""
 
@@ -217,11 +224,14 @@ def _complete(job: _Job, said: list[str]) -> None:
 def _fill(job: _Job, urls: list[str], said: list[str]) -> str | None:
     """Bring the part to its size; returns the source of its end, None where it had all of it.
 
-    A slow source is left while another is untried. Where all are slow, the fastest brings the rest.
+    A slow source is left while another is untried. Where all are slow, the fastest brings the rest. Where nobody
+    continues what is there, it is kept until as much has come anew.
     Raises UserError with what was `said` before and what each source said now.
     """
     untried, slow = list(urls), dict[str, float]()
+    whole_only, began_anew = list[str](), set[str]()
     source = None
+    _take_back(job)
     if _size(job.part) > job.file.size:
         job.part.unlink()
     while _size(job.part) < job.file.size:
@@ -231,7 +241,14 @@ def _fill(job: _Job, urls: list[str], said: list[str]) -> str | None:
         elif slow:
             source, floor = max(slow, key=lambda url: slow[url]), 0.0
             del slow[source]
+        elif whole_only:
+            source, floor = whole_only.pop(0), 0.0
+            began_anew.add(source)  # but once: what it then breaks off it may again not continue
+            job.say(f"{job.file.name}: nobody continues at byte {_size(job.part):,}: from the start again")
+            _take_back(job)
+            os.replace(job.part, _spare(job))
         else:
+            _take_back(job)
             raise _given_up(job.file, job.path, said)
         try:
             _take(job, source, floor)
@@ -239,10 +256,25 @@ def _fill(job: _Job, urls: list[str], said: list[str]) -> str | None:
             slow[source] = reason.bytes_per_second
             job.say(f"{job.file.name}: {reason} from {_host(source)}, going on elsewhere")
         except _PassedOver as reason:
+            if isinstance(reason, _NotContinued) and source not in began_anew:
+                whole_only.append(source)
             said.append(f"{source}: {reason}")
             if untried or slow:  # else the error says it
                 job.say(f"{job.file.name}: {_host(source)}: {reason}; going on elsewhere")
+    _spare(job).unlink(missing_ok=True)
     return source
+
+
+def _spare(job: _Job) -> Path:
+    """Where a part lies that nobody would continue, until as much has come anew."""
+    return job.part.with_name(f"{job.part.name}-before")
+
+
+def _take_back(job: _Job) -> None:
+    """The longer of the part and what came before it is the part."""
+    with contextlib.suppress(FileNotFoundError):
+        if _size(_spare(job)) > _size(job.part):
+            os.replace(_spare(job), job.part)
 
 
 def _take(job: _Job, url: str, floor: float) -> None:
@@ -344,15 +376,12 @@ def _first_byte(job: _Job, response: requests.Response) -> int:
     total = response.headers.get("Content-Length", "") if status == 200 else where["total"] if where else ""
     if re.fullmatch(r"\d{1,18}", total) and int(total) != size:
         raise _PassedOver(f"has {int(total):,} bytes, not {size:,}")
-    if status == 200:
-        if start:
-            job.say(f"{job.file.name}: {_host(response.url)} does not continue at byte {start:,}: from the start again")
+    if status == 200 and not start:
         return 0
     if status == 206 and where and where["first"] and int(where["first"]) <= start:
         return int(where["first"])
-    if status in (206, 416) and start:
-        job.part.unlink()
-        raise _Broken(f"does not continue at byte {start:,}")
+    if status in (200, 206, 416) and start:
+        raise _NotContinued(start)
     raise _PassedOver(f"HTTP {status}")
 
 
