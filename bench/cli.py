@@ -185,6 +185,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return 0
+    except MemoryError as error:
+        return _say(f"not enough memory ({error or 'of this machine'}); a smaller --image-size takes less", EXIT_USER)
     except OSError as error:  # a full disk, a vanished directory: what was finished is on the disk already
         where = f" '{error.filename}'" if error.filename else ""
         return _say(f"{error.strerror or error}{where}; mend it, and the same command goes on from there", EXIT_USER)

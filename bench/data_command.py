@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench.data.arrays import channel_stats, class_counts
 from bench.data.cache import opened
-from bench.data.catalogue import CATALOGUE
+from bench.data.catalogue import CATALOGUE, NO_FLIP
 from bench.data.datasets import DIGITS_SUMMARY, NAMES, Dataset, decoded_key, default_data_dir, load
 from bench.data.fetch import fault
 from bench.errors import EXIT_FAILED, UserError
-from bench.files import inert
+from bench.files import TEMPORARY, inert, write_atomically
 from bench.progress import Display, make_console
+from bench.provenance import content_words
 from bench.spec import slug
 from models.registry import suggest
 
 ACTIONS = ("list", "fetch", "verify", "show")
 OWN_AUGMENTATION = "as the recipe says; where a mirrored image means something else, use a recipe with flip = false"
+SHEETS = (".png", ".pdf", ".svg", ".jpg")
 MOST_ROWS = 20  # of a class balance on the terminal, and of a contact sheet
 
 
@@ -33,11 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def show_list(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int:
     """Every data set: what it is, what is here of it, its licence and source."""
+    if arguments.names:
+        raise UserError("data list takes no names; data show NAME tells more about one")
     if arguments.format == "markdown":
         print("\n".join(markdown()))
         return 0
-    display.line(f"in {data_dir} (--data-dir or SEVIT_DATA)\n")
-    display.line(f"digits         {DIGITS_SUMMARY}\n{'':15}here: inside scikit-learn; BSD-3-Clause")
+    print(f"in {data_dir} (--data-dir or SEVIT_DATA)\n")
+    print(f"digits         {DIGITS_SUMMARY}\n{'':15}here: inside scikit-learn; BSD-3-Clause")
     for name, known in CATALOGUE.items():
         folder = data_dir / name
         in_place = [file for file in known.files if (folder / file.name).is_file()]
@@ -47,11 +52,11 @@ def show_list(arguments: argparse.Namespace, data_dir: Path, display: Display) -
             state = "fetched, not yet decoded"
         else:
             state = f"not here; {sum(file.size for file in known.files) / 1e6:,.0f} MB to fetch"
-        display.line(
+        print(
             f"{name:14} {known.summary}\n{'':15}{state}\n{'':15}{known.cite}; licence: {known.licence}\n"
             f"{'':15}augmentation: {known.augmentation}"
         )
-    display.line(
+    print(
         "npz:FILE       train_x, train_y, test_x, test_y[, classes]: uint8 images, integer labels\n"
         "folder:DIR     train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files"
     )
@@ -108,22 +113,21 @@ def verify(arguments: argparse.Namespace, data_dir: Path, display: Display) -> i
     for name in published_names(arguments.names, display) if arguments.names else CATALOGUE:
         folder, known, lines = data_dir / name, CATALOGUE[name], list[str]()
         with display:
-            for file in known.files:
-                path = folder / file.name
-                if path.is_file() and (why := fault(file, path, display.progress)):
-                    lines.append(f"{path}: {why}")
-            decoded = sorted(path for path in (folder / "decoded").glob("*") if path.is_dir())
+            here = [file for file in known.files if (folder / file.name).exists()]
+            for file in here:
+                if why := fault(file, folder / file.name, display.progress):
+                    lines.append(f"{folder / file.name}: {why}")
+            entries = [path for path in (folder / "decoded").glob("*") if path.is_dir()]
+            decoded = sorted(path for path in entries if TEMPORARY not in path.name)  # those are being made, or left
             for entry in decoded:
                 try:
                     opened(entry)
-                except (ValueError, FileNotFoundError) as error:
+                except (ValueError, OSError) as error:
                     lines.append(f"{entry}: {error}")
-        here = [file.name for file in known.files if (folder / file.name).is_file()]
-        if not here and not decoded:
-            lines += ["not here"] if arguments.names else []
-            state = "not here"
-        else:
-            state = f"whole: {len(here)} of {len(known.files)} files, {len(decoded)} decoded"
+        state = f"{len(here)} of {len(known.files)} files, {len(decoded)} decoded copies"
+        if (here or decoded or arguments.names) and len(here) < len(known.files) and not decoded:
+            lines.append(f"not whole: {state}; run_bench.py data fetch {name}")
+        state = f"whole: {state}" if here or decoded else "not here"
         wrong += len(lines)
         display.line("\n".join(f"{name}: {line}" for line in lines) or f"{name}: {state}")
     return EXIT_FAILED if wrong else 0
@@ -133,14 +137,18 @@ def show(arguments: argparse.Namespace, data_dir: Path, display: Display) -> int
     """Numbers of one data set, the balance of its classes, and a contact sheet of random images. Raises UserError."""
     if len(arguments.names) != 1:
         raise UserError(f"data show needs one name. Choices: {', '.join(NAMES)}, npz:FILE, folder:DIR")
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
+    if arguments.out is not None and (arguments.out.suffix not in SHEETS or arguments.out.is_dir()):
+        raise UserError(f"--out must name a file that ends in {', '.join(SHEETS)}, not '{arguments.out}'")
     (name,) = arguments.names
     with display:
         dataset = load(name, data_dir, arguments.image_size, progress=display.progress, say=display.line)
     display.line("\n".join([dataset.ref.name, *(f"  {line}" for line in facts(dataset)), "", *balance(dataset)]))
-    path = arguments.out or Path("results/local/data") / f"{slug(dataset.ref.name)}.png"
+    path = arguments.out or Path("results/local/data") / f"{slug(dataset.ref.name)}-{dataset.ref.content_hash[:8]}.png"
     from bench.plots_data import contact_sheet
 
-    contact_sheet(dataset, path, arguments.seed)
+    write_atomically(path, contact_sheet(dataset, arguments.seed, path.suffix[1:]))
     display.line(f"\nwrote {path}")
     return 0
 
@@ -149,7 +157,7 @@ def facts(dataset: Dataset) -> list[str]:
     """What a data set is, in lines: numbers, size, channels, source, hashes, what was done to it."""
     arrays, ref, origin = dataset.arrays, dataset.ref, dataset.provenance
     mean, std = channel_stats(arrays.train_x[dataset.train_index])
-    official = "the official content" if origin.official else "one's own, or not the official content"
+    official = content_words(ref.name, asdict(origin)) or ("the official content" if origin.official else "one's own")
     known, own = CATALOGUE.get(ref.name.partition(":")[0]), ":" in ref.name
     return [
         f"{len(dataset.train_index):,} training, {len(dataset.val_index):,} validation, {len(arrays.test_y):,} test "
@@ -157,7 +165,7 @@ def facts(dataset: Dataset) -> list[str]:
         f"channel mean {_shares(mean)}, standard deviation {_shares(std)}",
         f"from {origin.source} ({' '.join(part[:19] for part in origin.version.split())})",
         f"content {ref.content_hash[:16]}, split {ref.split_hash[:16]}: {official}",
-        f"augmentation: {known.augmentation if known else OWN_AUGMENTATION if own else 'as for svhn, no flip'}",
+        f"augmentation: {known.augmentation if known else OWN_AUGMENTATION if own else NO_FLIP}",
         *dataset.notes,
     ]
 
@@ -178,8 +186,11 @@ def balance(dataset: Dataset) -> list[str]:
         if place == MOST_ROWS // 2 and len(order) > MOST_ROWS:
             rows.append(f"… {len(order) - len(shown)} more")
         rows.append(f"{names[i][:width]:{width}}  {train[i]:>9,}  {test[i]:>7,}")
-    ratio = max(train) / max(1, min(train))
-    rows.append(
-        "all classes have equally many training images" if ratio == 1 else f"largest to smallest class: {ratio:.2f}"
-    )
+    least, most = min(train), max(train)
+    if least == most:
+        rows.append("all classes have equally many training images")
+    elif least:
+        rows.append(f"largest to smallest class: {most / least:.2f}")
+    else:
+        rows.append(f"{train.count(0)} of {len(train)} classes have no training images: nobody can learn them")
     return rows

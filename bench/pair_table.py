@@ -120,7 +120,7 @@ def render(made: list[Pair]) -> str:
             shared, family = (next(p.words["verdict"] for p in group if p.track == track) for track in TRACKS)
             lines += ["", f"  both tracks: {_sentence(pair, word)} (shared: {shared}; family: {family})"]
         parts.append("\n".join(lines))
-    names = [pair.about["dataset"] for pair in made]
+    names = [f"{pair.about['dataset']} {pair.about['content']}" for pair in made]
     parts += dict.fromkeys(warning for name in names for warning in overlap(name, names))
     return "\n\n".join(parts) + "\n"
 

@@ -1,8 +1,9 @@
-"""A data set at a glance. Example: contact_sheet(load("digits", data_dir), Path("digits.png"), seed=0)"""
+"""A data set at a glance. Example: contact_sheet(load("digits", data_dir), seed=0, kind="png")"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+import warnings
 
 import numpy as np
 
@@ -13,8 +14,11 @@ from bench.files import inert
 ROWS, COLUMNS = 20, 12  # at the most: classes, and random images of each
 
 
-def contact_sheet(dataset: Dataset, path: Path, seed: int) -> None:
-    """Random training images, a row a class, beside the number of images of each; classes too are drawn if many."""
+def contact_sheet(dataset: Dataset, seed: int, kind: str) -> bytes:
+    """Random training images, a row a class, beside the number of images of each; classes too are drawn if many.
+
+    `kind`: png, pdf, svg or jpg.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -51,9 +55,12 @@ def contact_sheet(dataset: Dataset, path: Path, seed: int) -> None:
         parse_math=False,
     )
     figure.legend(*bars.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that no font here has
+        figure.savefig(out, dpi=150, format=kind)
     plt.close(figure)
+    return out.getvalue()
 
 
 def _mosaic(dataset: Dataset, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

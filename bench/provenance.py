@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,12 +21,19 @@ def content_words(name: str, origin: dict[str, Any] | None) -> str:
     if origin is None or origin["official"]:
         return ""
     if origin["like"]:
-        return f"not {origin['like']}'s official content"
+        return f"not {origin['like']}'s official content" if origin["checked"] else f"not verified as {origin['like']}"
     return "" if ":" in name else "not the official content"
 
 
 def overlap(name: str, others: Iterable[str]) -> tuple[str, ...]:
-    """A warning where this data set shares images with one of the others; else nothing."""
-    base, bases = name.partition(":")[0], {other.partition(":")[0] for other in others}
+    """A warning where this data set shares images with one of the others; else nothing.
+
+    Names may stand beside their content words, so that a copy of CIFAR-10 counts as CIFAR-10.
+    """
+    mine, theirs = _bases(name), set[str]().union(*map(_bases, others))
     both = {"cinic10", "cifar10"}
-    return (CINIC_OVERLAP,) if base in both and both <= bases else ()
+    return (CINIC_OVERLAP,) if mine & both and both <= theirs else ()
+
+
+def _bases(words: str) -> set[str]:
+    return {base for base in ("cinic10", "cifar10") if re.search(rf"\b{base}\b", words)}

@@ -234,7 +234,8 @@ def _schemas() -> dict[str, Record]:
         "message": _TEXT,
         "seconds": {"type": "array", "items": _POSITIVE},
     }
-    provenance = _object({**dict.fromkeys(("source", "version", "like"), _TEXT), "official": {"type": "boolean"}})
+    yes_or_no = {"type": "boolean"}
+    provenance = {**dict.fromkeys(("source", "version", "like"), _TEXT), "official": yes_or_no, "checked": yes_or_no}
     trial = {
         "lr": _POSITIVE,
         "rung": {"type": "integer", "minimum": 0, "maximum": 10},
@@ -268,7 +269,7 @@ def _schemas() -> dict[str, Record]:
         ),
         "run": _object(
             {"run_id": _TEXT, "status": {"enum": list(STATUSES)}, "spec": spec, "family": _TEXT, "started": _TEXT},
-            **_where_given(message=_TEXT, target=_SHARE, provenance=provenance),
+            **_where_given(message=_TEXT, target=_SHARE, provenance=_object(provenance)),
         ),
         "finished": _object(
             {

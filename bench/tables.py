@@ -179,8 +179,10 @@ def compare_loaded(found: Loaded, reference: str = REFERENCE, by_device: bool = 
     if not by_device:
         _refuse_mixed_keys([group[0] for group in groups.values()])
     comparisons = [_comparison(group, sessions, reference) for group in groups.values()]
-    names = [c.about["dataset"] for c in comparisons]
-    comparisons = [replace(c, notes=(*c.notes, *overlap(c.about["dataset"], names))) for c in comparisons]
+    names = [f"{c.about['dataset']} {c.about['content']}" for c in comparisons]
+    comparisons = [
+        replace(c, notes=(*c.notes, *overlap(name, names))) for c, name in zip(comparisons, names, strict=True)
+    ]
     failed = [r for r in runs if r["status"] != "ok"]
     for index, comparison in enumerate(comparisons):
         plan = list(groups.values())[index][0]["spec"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +15,8 @@ import numpy as np
 import pytest
 
 from bench.data import cache
-from bench.data.arrays import Arrays, hash_arrays
-from bench.data.cache import Allocate, cached, content_hash, opened
+from bench.data.arrays import PARTS, Arrays, content_hash, hash_arrays
+from bench.data.cache import Allocate, opened
 from tests.conftest import ROOT
 
 X = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
@@ -28,13 +30,19 @@ def make(allocate: Allocate) -> Arrays:
     return Arrays(train, Y[:20], test, Y[20:], TRUTH.classes, TRUTH.notes, 15)
 
 
+def cached(
+    folder: Path, key: str, make: Callable[[Allocate], Arrays], say: Callable[[str], None]
+) -> tuple[Arrays, str]:
+    return cache.cached([folder], key, make, say, "these images")
+
+
 def never(allocate: Allocate) -> Arrays:
     raise AssertionError("it is there already")
 
 
 def assert_truth(found: tuple[Arrays, str]) -> None:
     arrays, content = found
-    for part in cache.PARTS:
+    for part in PARTS:
         assert np.array_equal(getattr(arrays, part), getattr(TRUTH, part))
     assert (arrays.classes, arrays.notes, arrays.validation_from) == (TRUTH.classes, TRUTH.notes, 15)
     assert content == content_hash(TRUTH) == hash_arrays(X[:20], Y[:20], X[20:], Y[20:])
@@ -132,18 +140,83 @@ def test_another_key_is_another_copy(tmp_path: Path) -> None:
         cached(tmp_path, "k2", never, print)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+UNKEEPABLE = pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+
+
+def refusing(number: int, below: Path) -> Callable[[Path], None]:
+    def refuse(path: Path) -> None:
+        if below in path.parents:
+            raise OSError(number, os.strerror(number), str(path))
+
+    return refuse
+
+
+@UNKEEPABLE
+def test_where_one_folder_takes_nothing_the_next_does(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "reserve", refusing(number, tmp_path / "shared"))
+    said: list[str] = []
+    folders = [tmp_path / "shared", tmp_path / "mine"]
+    assert_truth(cache.cached(folders, "k", make, said.append, "these images"))
+    assert said == [f"these images: decoded images cannot be kept in {tmp_path / 'shared'} ({os.strerror(number)})"]
+    assert_truth(cache.cached(folders, "k", never, said.append, "these images"))
+    assert len(said) == 1, "the second time it is simply there"
+    assert not (tmp_path / "shared" / "k").exists()
+
+
+@UNKEEPABLE
 def test_where_nothing_can_be_written_it_is_made_in_memory(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> None:
-        raise OSError(number, "no", str(path))
-
-    monkeypatch.setattr(cache, "reserve", refuse)
+    monkeypatch.setattr(cache, "reserve", refusing(number, tmp_path))
     said: list[str] = []
     assert_truth(cached(tmp_path, "k", make, said.append))
     assert "cannot be kept" in said[0]
+    assert said[1] == "these images is decoded again at every start"
     assert not (tmp_path / "k").exists()
+
+
+def test_a_full_disk_elsewhere_is_not_this_ones(tmp_path: Path) -> None:
+    """What `make` meets, in a download say, is neither swallowed nor tried again."""
+    tried: list[int] = []
+
+    def fails(allocate: Allocate) -> Arrays:
+        tried.append(1)
+        raise OSError(errno.ENOSPC, "no space", "a.tar.gz.part")
+
+    with pytest.raises(OSError, match=r"a\.tar\.gz\.part"):
+        cached(tmp_path, "k", fails, pytest.fail)
+    assert tried == [1]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_what_cannot_be_read_just_now_is_not_thrown_away(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its download may be gone: a copy is made again only where it is known to be damaged."""
+    cached(tmp_path, "k", make, print)
+
+    def refuse(path: Path, **more: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache.np, "load", refuse)
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            cached(tmp_path, "k", never, pytest.fail)
+    assert_truth(cached(tmp_path, "k", never, pytest.fail))
+
+
+def test_a_damaged_copy_stays_until_the_new_one_stands(tmp_path: Path) -> None:
+    cached(tmp_path, "k", make, print)
+    damage_byte(tmp_path / "k")
+
+    def fails(allocate: Allocate) -> Arrays:
+        raise RuntimeError("no network")
+
+    with pytest.raises(RuntimeError):
+        cached(tmp_path, "k", fails, print)
+    assert (tmp_path / "k" / "test_x.npy").is_file(), "most of it may still be of use to somebody"
 
 
 def test_space_is_reserved_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +238,7 @@ def test_space_is_reserved_before_anything_is_written(tmp_path: Path, monkeypatc
 ASK = """
 import sys
 from pathlib import Path
-from tests.test_cache import assert_truth, make
-from bench.data.cache import cached
+from tests.test_cache import assert_truth, cached, make
 folder = Path(sys.argv[1])
 
 def counted(allocate):

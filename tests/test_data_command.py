@@ -78,8 +78,16 @@ def test_verify_finds_every_kind_of_damage(cifar: Path, capsys: Said) -> None:
     said(capsys, "fetch", "cifar10", "--data-dir", cifar)
     code, text = said(capsys, "verify", "--data-dir", cifar)
     assert code == 0
-    assert "cifar10: whole: 1 of 1 files, 1 decoded" in text
+    assert "cifar10: whole: 1 of 1 files, 1 decoded copies" in text
     assert "svhn: not here" in text
+    (cifar / "svhn").mkdir()
+    (cifar / "svhn" / "train_32x32.mat").write_bytes(b"one of two files, and not the right one")
+    (cifar / "cifar10" / "decoded" / ".tmp-being-made").mkdir()
+    code, text = said(capsys, "verify", "--data-dir", cifar)
+    assert code == 1
+    assert "svhn: not whole: 1 of 2 files, 0 decoded copies; run_bench.py data fetch svhn" in text
+    assert "cifar10: whole" in text
+    (cifar / "svhn" / "train_32x32.mat").unlink()
     assert said(capsys, "verify", "svhn", "--data-dir", cifar)[0] == 1, "asked for by name, it should be here"
     (decoded,) = (cifar / "cifar10" / "decoded").glob("*/train_x.npy")
     content = bytearray(decoded.read_bytes())
@@ -109,6 +117,7 @@ def test_show_has_numbers_balance_and_a_sheet(cifar: Path, capsys: Said, tmp_pat
         "classes": np.array(["<b>\x1b[31m$\\frac{x", *(f"class {i}" for i in range(29))]),
     }
     made["train_y"][-2:] = 0
+    assert made["train_y"].tolist().count(29) == 1
     np.savez(tmp_path / "odd name.npz", **made)
     code, text = said(capsys, "show", f"npz:{tmp_path / 'odd name.npz'}", "--out", sheet)
     assert code == 0
@@ -127,6 +136,10 @@ def test_show_has_numbers_balance_and_a_sheet(cifar: Path, capsys: Said, tmp_pat
         (["show", "digits", "svhn"], "data show needs one name"),
         (["show", "tiny-imagenet"], "did you mean 'tiny_imagenet'"),
         (["show", "digits", "--image-size", "4"], "must lie in 8..1024"),
+        (["show", "digits", "--seed", "-1"], "--seed must be at least 0"),
+        (["show", "digits", "--out", "x.foo"], "must name a file that ends in .png"),
+        (["show", "digits", "--out", "."], "must name a file that ends in .png"),
+        (["list", "digits"], "data list takes no names"),
         (["throw"], "invalid choice: 'throw'"),
     ],
 )
@@ -151,7 +164,7 @@ def test_a_run_offline_with_the_data_in_place(
     """A real command; CIFAR-10's decoded copy was put where the catalogue looks for it, with other images."""
     _, truth = MAKERS["cifar10"]()
     folder = tmp_path / "data" / "cifar10" / "decoded"
-    cached(folder, decoded_key("cifar10"), lambda place: remember(convert(truth, None), place), print)
+    cached([folder], decoded_key("cifar10"), lambda place: remember(convert(truth, None), place), print, "cifar10")
     words = ("--dataset", "cifar10", "--models", "seresnet20", "--epochs", "1", "--batch-size", "20")
     found = bench(*words, "--data-dir", tmp_path / "data", "--results", tmp_path / "store", "--timing-limit", "1")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -190,12 +203,14 @@ def test_content_that_is_not_official_is_said_in_every_table(style: str, tmp_pat
         ("cifar10", None, None),
         ("cifar10", Provenance("npz:x.npz", "sha256:1", False), "not the official content"),
         ("npz:cifar", Provenance("npz:cifar.npz", "sha256:1", False, "cifar10"), "not cifar10's official content"),
+        ("folder:x", Provenance("folder:x", "sha256:1", False, "svhn", False), "not verified as svhn"),
         ("npz:own", Provenance("npz:own.npz", "sha256:1", False), None),
     ):
         store = store_of(tmp_path / f"{name}{words}{origin}"[:30].replace(":", "").replace("/", ""), (name, origin))
         text = render(compare([store]), style)
-        assert ("official content" in text) == (words is not None), name
-        assert (words or "") in text
+        said_something = "official content" in text or "not verified" in text
+        assert said_something == (words is not None), name
+        assert words is None or words in text
 
 
 def test_content_that_is_not_official_is_said_of_a_pair(tmp_path: Path) -> None:
@@ -209,6 +224,8 @@ def test_content_that_is_not_official_is_said_of_a_pair(tmp_path: Path) -> None:
     assert text.count("npz:cifar (not cifar10's official content; ") == 1
     assert text.count("official content") == 1
     assert text.count(CINIC_OVERLAP) == 1
+    copy = [pair for pair in made if pair.about["dataset"] != "cifar10"]
+    assert CINIC_OVERLAP in render_pairs(copy), "a copy of CIFAR-10 shares its images all the same"
     assert sorted(row["content"] for row in to_rows(made)) == ["", "", "not cifar10's official content"]
 
 
@@ -266,4 +283,4 @@ def test_the_original_fashion_mnist_from_its_own_address(
     assert "the official content" in found.stdout
     monkeypatch.setenv("SEVIT_OFFLINE", "1")
     again = bench("data", "verify", "fashion_mnist", "--data-dir", tmp_path)
-    assert "fashion_mnist: whole: 4 of 4 files, 2 decoded" in again.stdout, again.stdout + again.stderr
+    assert "fashion_mnist: whole: 4 of 4 files, 2 decoded copies" in again.stdout, again.stdout + again.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from bench.data import datasets, identity
-from bench.data.arrays import Arrays
+from bench.data.arrays import Arrays, content_hash
 from bench.data.catalogue import CATALOGUE
 from bench.data.convert import convert
 from bench.data.datasets import load, split
@@ -116,13 +117,46 @@ def test_folder_reads_images_of_every_kind(tmp_path: Path) -> None:
     assert data.arrays.train_x.shape == (36, 32, 32, 3)
     assert len(data.arrays.test_y) == 6
     assert data.notes == (
+        "1 entries of class folders are no image files (.png, .jpg, .jpeg, .webp, .bmp, .ppm, .tif, .tiff): left out",
+        "14 gray, 14 with a palette: converted to RGB",
         "image files of 20 to 30 px cropped to the middle square, resized to 32 px (bilinear, antialiased)",
-        "14 gray: converted to RGB",
     )
     assert not data.provenance.official
     (photos / "train" / "cat" / "0.png").write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match=r"0\.png' cannot be read"):
+    with pytest.raises(UserError, match=r"0\.png' cannot be read.*replace or remove such files"):
         load(f"folder:{photos}", tmp_path / "data")
+
+
+def test_what_a_folder_has_beside_images_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", ((32, 32),))
+    cats = photos / "train" / "cat"
+    os.mkfifo(cats / "pipe.png")  # to open it would wait for ever
+    (cats / "gone.png").symlink_to(tmp_path / "nowhere")
+    (cats / "folder.png").mkdir()
+    (photos / "test").mkdir()
+    (photos / "val" / "cat").rename(photos / "test" / "cat")
+    data = load(f"folder:{photos}", tmp_path / "data")
+    assert data.notes[0].startswith("3 entries of class folders are no image files")
+    assert data.notes[1].startswith("val/ is not used")
+
+
+def test_a_class_without_training_images_is_refused_in_a_folder_and_said_of_arrays(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos")
+    (photos / "train" / "bird").mkdir()
+    with pytest.raises(UserError, match="classes without images: bird"):
+        load(f"folder:{photos}", tmp_path / "data")
+    x = np.zeros((40, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", train_x=x, train_y=np.arange(40) % 2, test_x=x, test_y=np.arange(40) % 4)
+    assert load(f"npz:{tmp_path / 'x.npz'}", tmp_path).notes == ("classes without training images: 2, 3",)
+
+
+def test_names_of_classes_and_folders_may_be_anything(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "v.1")
+    for part in ("train", "val"):
+        os.rename(photos / part / "cat", os.fsencode(photos / part) + b"/c\xe4t")  # Latin-1, no UTF-8
+    data = load(f"folder:{photos}", tmp_path / "data")
+    assert "c\ufffdt" in data.arrays.classes
+    assert data.ref.name == "folder:v.1"
 
 
 def test_a_folder_keeps_its_own_size_where_the_models_take_it(tmp_path: Path) -> None:
@@ -140,6 +174,8 @@ def test_a_folder_is_decoded_once_until_a_file_changes(tmp_path: Path, monkeypat
     assert again.ref == first.ref
     Image.new("RGB", (20, 30), 255).save(photos / "train" / "cat" / "0.png")
     assert load(f"folder:{photos}", tmp_path / "data").ref.content_hash != first.ref.content_hash
+    kept = [path for path in (tmp_path / "data" / "folders").iterdir() if path.is_dir()]
+    assert len(kept) == 1, "nobody will ask for the copy of before the change"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +183,7 @@ def test_a_folder_is_decoded_once_until_a_file_changes(tmp_path: Path, monkeypat
     [
         ({"train_x": np.zeros((4, 8, 8, 3), np.float32)}, "train_x must be uint8"),
         ({"train_x": np.zeros((4, 8, 8, 4), np.uint8)}, "train_x must be uint8"),
+        ({"train_x": np.zeros((4, 0, 0, 3), np.uint8)}, "train_x must be uint8"),
         ({"test_x": np.zeros((4, 8), np.uint8)}, "test_x must be uint8"),
         ({"train_y": np.zeros(4)}, "train_y must be"),
         ({"train_y": np.zeros(3, int)}, "4 images and train_y 3 labels"),
@@ -201,6 +238,29 @@ def test_without_a_network_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
     assert str(tmp_path / "data" / "cifar10" / file) in text
     assert "--data-dir or SEVIT_DATA" in text
     assert "\n" not in text
+
+
+def test_a_read_only_data_dir_is_decoded_into_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, truth = published_here(monkeypatch, "cifar10")
+    put(tmp_path / "shared" / "cifar10", files)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+
+    def refuse(path: Path) -> None:
+        if tmp_path / "shared" in path.parents:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("bench.data.cache.reserve", refuse)
+    said: list[str] = []
+    data = load("cifar10", tmp_path / "shared", say=said.append)
+    assert np.array_equal(data.arrays.train_x, truth.train_x)
+    assert len(said) == 1
+    assert load("cifar10", tmp_path / "shared", say=pytest.fail).ref == data.ref, "a child of a sweep finds it there"
+
+
+def test_a_data_dir_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UserError, match="is no folder"):
+        load("cifar10", tmp_path / "x")
 
 
 def test_unknown_names_get_a_suggestion() -> None:
@@ -367,43 +427,60 @@ def test_a_jpeg_copy_is_not_called_cifar10(small_cifar: Arrays, tmp_path: Path) 
     )
     assert np.abs(through_jpeg.astype(int) - small_cifar.train_x).mean() < 12, "nobody would see it"
     path = tmp_path / "cifar10.npz"
-    np.savez(
-        path,
-        train_x=through_jpeg,
-        train_y=small_cifar.train_y,
-        test_x=small_cifar.test_x,
-        test_y=small_cifar.test_y,
-    )
+    rest = {"train_y": small_cifar.train_y, "test_x": small_cifar.test_x, "test_y": small_cifar.test_y}
+    np.savez(path, train_x=through_jpeg, **rest)
     data = load(f"npz:{path}", tmp_path)
     assert data.ref.name == "npz:cifar10"
-    assert data.provenance.like == "cifar10"
-    assert not data.provenance.official
+    assert (data.provenance.like, data.provenance.checked, data.provenance.official) == ("cifar10", True, False)
     assert "not its official content" in data.notes[0]
     assert "2 to 3 points" in data.notes[0]
+    assert load(f"npz:{path}", tmp_path, 64).provenance.like == "cifar10", "told before anything is resized"
 
 
-def test_lossless_files_in_another_order_are_cifar10s_images(small_cifar: Arrays, tmp_path: Path) -> None:
-    for part, x, y in (
-        ("train", small_cifar.train_x, small_cifar.train_y),
-        ("test", small_cifar.test_x, small_cifar.test_y),
-    ):
+def write_pngs(root: Path, arrays: Arrays) -> Path:
+    for part, x, y in (("train", arrays.train_x, arrays.train_y), ("test", arrays.test_x, arrays.test_y)):
         for i, (image, label) in enumerate(zip(x, y, strict=True)):
-            folder = tmp_path / "pngs" / part / small_cifar.classes[label]
+            folder = root / part / arrays.classes[label]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{i}.png")
-    data = load(f"folder:{tmp_path / 'pngs'}", tmp_path)
-    assert data.notes == ("the training images are cifar10's own, in another order",)
-    assert data.provenance.like == ""
+    return root
 
 
-def test_other_published_numbers_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lossless_files_in_another_order_are_not_verified_whole(small_cifar: Arrays, tmp_path: Path) -> None:
+    pngs = write_pngs(tmp_path / "pngs", small_cifar)
+    for size in (None, 64):
+        data = load(f"folder:{pngs}", tmp_path / "data", size)
+        assert data.ref.name == "folder:pngs"
+        words = "cifar10's own training images, in another order; the test images are not verified"
+        assert data.notes[0] == words
+        assert (data.provenance.like, data.provenance.checked) == ("cifar10", False)
+
+
+def test_other_test_labels_are_not_called_another_order(small_cifar: Arrays) -> None:
+    found = identify(replace(small_cifar, test_y=small_cifar.test_y[::-1].copy()))
+    assert found == Identity(like="cifar10", notes=("cifar10's training images, with other test images or labels",))
+
+
+def test_numbers_alone_accuse_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are the stand-in's own arrays, and nothing is pinned that could say so."""
     _, truth = MAKERS["svhn"]()
     monkeypatch.setitem(CATALOGUE, "svhn", replace(CATALOGUE["svhn"], facts=facts_of(truth)))
     found = identify(truth)
-    assert found.like == "svhn"
-    assert "nobody checked that they are the official ones" in found.notes[0]
+    assert (found.like, found.checked) == ("svhn", False)
+    assert "not verified to be the official ones" in found.notes[0]
     fewer = replace(truth, train_x=truth.train_x[1:], train_y=truth.train_y[1:])
     assert identify(fewer) == Identity()
+
+
+def test_a_pinned_content_tells_the_one_from_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KMNIST has the numbers of Fashion-MNIST."""
+    _, truth = MAKERS["fashion_mnist"]()
+    facts = replace(facts_of(truth), content=content_hash(truth))
+    monkeypatch.setitem(CATALOGUE, "fashion_mnist", replace(CATALOGUE["fashion_mnist"], facts=facts))
+    assert identify(truth) == Identity("fashion_mnist", True)
+    other = identify(replace(truth, test_x=truth.test_x[::-1].copy()))
+    assert (other.name, other.like, other.checked) == (None, "fashion_mnist", True)
+    assert "but other ones" in other.notes[0]
 
 
 REAL = Path(os.environ.get("SEVIT_TEST_CIFAR10", "no file"))  # CIFAR-10's arrays as an .npz file

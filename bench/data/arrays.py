@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Published channel figures have four digits; more than this apart, channels are exchanged or images are others.
 STATISTICS_TOLERANCE = 0.005
+PARTS = ("train_x", "train_y", "test_x", "test_y")
 
 
 class WrongContent(ValueError):
@@ -52,6 +53,7 @@ class Facts:
     valid: int = 0
     train_counts: tuple[int, ...] = ()  # images of each class where they differ; none: all classes are equal
     test_counts: tuple[int, ...] = ()
+    content: str = ""  # content_hash of the arrays, where it could be computed from the publisher's own files
 
     def counts(self) -> tuple[list[int], list[int]]:
         """Images of each class in the training arrays (validation included) and in the test part."""
@@ -81,6 +83,8 @@ def check_facts(name: str, arrays: Arrays, facts: Facts) -> None:
     for what, value in found.items():
         if value != wanted[what]:
             raise WrongContent(f"{name} has {value} {what}, where {wanted[what]} are published")
+    if facts.content and (content := content_hash(arrays)) != facts.content:
+        raise WrongContent(f"{name} has the content hash {content}, not {facts.content}")
     mean, std = channel_stats(arrays.train_x[: facts.train])
     for what, values, published in (("mean", mean, facts.mean), ("standard deviation", std, facts.std)):
         in_units = [value / 255 for value in values]
@@ -117,3 +121,8 @@ def hash_arrays(*arrays: NDArray[Any]) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def content_hash(arrays: Arrays) -> str:
+    """SHA-256 over the four parts: what a DataRef calls its content."""
+    return hash_arrays(*(getattr(arrays, part) for part in PARTS))

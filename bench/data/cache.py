@@ -1,4 +1,4 @@
-"""Decoded arrays on the disk, mapped into memory. Example: arrays = cached(folder, key, make, say)
+"""Decoded arrays on the disk, mapped into memory. Example: cached([folder], key, make, print, "cifar10")
 
 An entry is a folder of plain .npy files with a description that holds the SHA-256 of each. It appears whole or not at
 all, and is checked whole at every opening: whatever is wrong with it, it is made again. Nothing in it is unpickled.
@@ -6,12 +6,13 @@ all, and is checked whole at every opening: whatever is wrong with it, it is mad
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.data.arrays import Arrays, hash_arrays
+from bench.data.arrays import PARTS, Arrays, content_hash
 from bench.data.decode import Allocate
 from bench.files import TEMPORARY, from_json, patient_lock, sha256, to_json, write_atomically
 
@@ -28,87 +29,122 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of an entry; part of its key, so that another format is another entry
 Say = Callable[[str], None]  # a line for the user
-PARTS = ("train_x", "train_y", "test_x", "test_y")
 ABOUT = "about.json"
 CHUNK = 1 << 24  # bytes that are hashed at a time, on all cores: one core alone would take over a second for 1.4 GB
 # What keeps an entry from being kept, but not from being used
 UNKEEPABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
-def cached(folder: Path, key: str, make: Callable[[Allocate], Arrays], say: Say) -> tuple[Arrays, str]:
-    """The entry `key` of `folder` with its content hash (hash_arrays of the four parts), made where it is not there.
+class _Unkeepable(Exception):
+    """The disk does not take an entry; the message is what it said."""
 
-    Processes that ask at once make it once. Where nothing can be written, it is made in memory each time, and said.
-    Raises what `make` raises.
-    """
-    entry = folder / key
-    why = "it is not there"
+
+@contextlib.contextmanager
+def _keeping() -> Iterator[None]:
+    """Only what is done to the entry itself: a full disk below a download is another matter. Raises _Unkeepable."""
     try:
-        return opened(entry)
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        why = str(error)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with patient_lock(folder / f"{key}.lock", lambda owner: say(f"{entry.name} is being made by {owner}; waiting")):
-            try:
-                return opened(entry)
-            except FileNotFoundError:
-                pass
-            except ValueError as error:
-                why = str(error)
-                say(f"the decoded copy {entry} cannot be used ({why}); decoding again")
-            for leftover in (entry, *folder.glob(f"{TEMPORARY}*{key}")):
-                shutil.rmtree(leftover, ignore_errors=True)
-            _write(entry, make)
-            return opened(entry)
+        yield
     except OSError as error:
         if error.errno not in UNKEEPABLE:
             raise
-        say(f"decoded data cannot be kept in {folder} ({error.strerror}): they are decoded again at every start")
-        arrays = make(lambda name, shape: np.empty(shape, np.uint8))
-        return arrays, content_hash(arrays)
+        raise _Unkeepable(error.strerror) from None
 
 
-def content_hash(arrays: Arrays) -> str:
-    """SHA-256 over the four parts: what a DataRef calls its content."""
-    return hash_arrays(*(getattr(arrays, part) for part in PARTS))
+def cached(
+    folders: Sequence[Path], key: str, make: Callable[[Allocate], Arrays], say: Say, what: str
+) -> tuple[Arrays, str]:
+    """The entry `key` of the first folder that has it, with its content hash; made in the first that takes it.
+
+    Processes that ask at once make it once. Where nothing can be written, it is made in memory each time, and said.
+    `what`: its name in messages. Raises what `make` raises, and OSError for an entry that cannot be read just now.
+    """
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return opened(folder / key)
+    for folder in folders:
+        try:
+            return _made(folder, key, make, say, what)
+        except _Unkeepable as error:
+            say(f"{what}: decoded images cannot be kept in {folder} ({error})")
+    say(f"{what} is decoded again at every start")
+    arrays = make(lambda name, shape: np.empty(shape, np.uint8))
+    return arrays, content_hash(arrays)
+
+
+def _made(folder: Path, key: str, make: Callable[[Allocate], Arrays], say: Say, what: str) -> tuple[Arrays, str]:
+    """The entry, made unless another process made it meanwhile. Raises _Unkeepable."""
+    entry = folder / key
+    with contextlib.ExitStack() as held:
+        with _keeping():
+            folder.mkdir(parents=True, exist_ok=True)
+            waiting = f"{what} is being decoded by {{}}; waiting"
+            held.enter_context(patient_lock(folder / f"{key}.lock", lambda owner: say(waiting.format(owner))))
+        try:
+            return opened(entry)
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            say(f"the decoded copy {entry} cannot be used ({error}); decoding again")
+        for leftover in folder.glob(f"{TEMPORARY}*{key}"):
+            remove(leftover)
+        _write(entry, make)
+        return opened(entry)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder with all in it, as far as it may be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _write(entry: Path, make: Callable[[Allocate], Arrays]) -> None:
-    """Make an entry beside its place, then rename it there."""
-    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=TEMPORARY, suffix=entry.name))
+    """Make an entry beside its place, then rename it there; only then a damaged one is gone. Raises _Unkeepable."""
+    with _keeping():
+        temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=TEMPORARY, suffix=entry.name))
     mapped: dict[str, np.memmap[Any, Any]] = {}
-    try:
 
-        def allocate(name: str, shape: tuple[int, ...]) -> Any:
-            path = temporary / f"{name}.npy"
+    def allocate(name: str, shape: tuple[int, ...]) -> Any:
+        path = temporary / f"{name}.npy"
+        with _keeping():
             mapped[name] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
             reserve(path)
-            return mapped[name]
+        return mapped[name]
 
+    try:
         arrays = make(allocate)
-        about: dict[str, Any] = {
-            "classes": list(arrays.classes),
-            "notes": list(arrays.notes),
-            "validation_from": arrays.validation_from,
-            "content_hash": content_hash(arrays),
-        }
-        about["parts"] = {}
-        for part in PARTS:
-            array = getattr(arrays, part)
-            if part in mapped:
-                mapped[part].flush()
-            else:
-                np.save(temporary / f"{part}.npy", array, allow_pickle=False)
-            about["parts"][part] = {"shape": list(array.shape), "type": array.dtype.str, "sha256": _digest(array)}
-        write_atomically(temporary / ABOUT, to_json({"about": about, "sha256": sha256(to_json(about))}))
-        temporary.chmod(0o755)  # mkdtemp's 0700 would lock colleagues out of a shared cache
-        temporary.rename(entry)
+        with _keeping():
+            _describe(temporary, arrays, mapped)
+            if entry.exists():
+                entry.rename(entry.with_name(f"{TEMPORARY}damaged-{entry.name}"))
+            temporary.rename(entry)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         raise
+    remove(entry.with_name(f"{TEMPORARY}damaged-{entry.name}"))
+
+
+def _describe(folder: Path, arrays: Arrays, mapped: dict[str, np.memmap[Any, Any]]) -> None:
+    """Write what is not mapped to the folder already, and the description with all checksums."""
+    parts = {}
+    for part in PARTS:
+        array = getattr(arrays, part)
+        if part in mapped:
+            mapped[part].flush()
+        else:
+            np.save(folder / f"{part}.npy", array, allow_pickle=False)
+        parts[part] = {"shape": list(array.shape), "type": array.dtype.str, "sha256": _digest(array)}
+    about: dict[str, Any] = {
+        "classes": list(arrays.classes),
+        "notes": list(arrays.notes),
+        "validation_from": arrays.validation_from,
+        "content_hash": content_hash(arrays),
+        "parts": parts,
+    }
+    write_atomically(folder / ABOUT, to_json({"about": about, "sha256": sha256(to_json(about))}))
+    folder.chmod(0o755)  # mkdtemp's 0700 would lock colleagues out of a shared cache
 
 
 def reserve(path: Path) -> None:
@@ -119,7 +155,11 @@ def reserve(path: Path) -> None:
 
 
 def opened(entry: Path) -> tuple[Arrays, str]:
-    """Map and check an entry. Raises FileNotFoundError where there is none, ValueError where it is damaged."""
+    """Map and check an entry.
+
+    Raises FileNotFoundError where there is none, ValueError where it is damaged, OSError where it cannot be read now
+    (too many open files, say): that says nothing about the entry.
+    """
     content = (entry / ABOUT).read_bytes()
     try:
         found = from_json(content)
@@ -134,8 +174,8 @@ def opened(entry: Path) -> tuple[Arrays, str]:
             validation_from=about["validation_from"],
         )
         return arrays, about["content_hash"]
-    except OSError as error:
-        raise ValueError(f"{Path(error.filename or entry).name}: {error.strerror}") from None
+    except FileNotFoundError as error:
+        raise ValueError(f"{Path(error.filename).name} is missing") from None
     except (KeyError, TypeError, EOFError) as error:
         raise ValueError(f"{ABOUT} is incomplete: {type(error).__name__} {error}") from None
 

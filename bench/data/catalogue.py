@@ -28,7 +28,7 @@ class Published:
     licence: str
 
 
-ANY = "crop, flip, colours, small rotations, mixing: all keep the label"
+ANY = "crop, flip, colours, turns, erasing, mixing: all keep the label"
 NO_FLIP = (
     "no flip: a mirrored digit is another or none, so it is switched off; "
     "TrivialAugment's turns by over 90° (1 draw in 43) can make a 6 of a 9"
@@ -181,7 +181,15 @@ CATALOGUE: dict[str, Published] = {
             ),
         ),
         decode.fashion_mnist,
-        Facts(60_000, 10_000, 10, 28, (0.2860,), (0.3530,)),
+        Facts(
+            60_000,
+            10_000,
+            10,
+            28,
+            (0.2860,),
+            (0.3530,),
+            content="050f7be9e1fdbb830bcf90ae3e83424b0016c046a7122ee06248af6d72d5ccda",
+        ),
         True,
         ANY,
         "Xiao et al. 2017, arXiv:1708.07747",

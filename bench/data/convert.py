@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.data.arrays import Arrays
+from bench.data.fetch import Progress, silent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,14 +27,14 @@ def own_size(height: int, width: int) -> int:
     return height if height == width and height % 8 == 0 else DEFAULT_SIZE
 
 
-def convert(arrays: Arrays, image_size: int | None) -> Arrays:
+def convert(arrays: Arrays, image_size: int | None, progress: Progress = silent) -> Arrays:
     """Gray to three equal channels; to `image_size`, or the training part's own if a multiple of 8, or 32; and say so.
 
     Squares are resized bilinearly with antialiasing; other shapes lose the longer side's ends first.
     """
     size = size_of(arrays.train_x, image_size)  # the same for both parts
-    train_x, train_notes = _converted(arrays.train_x, size)
-    test_x, test_notes = _converted(arrays.test_x, size)
+    train_x, train_notes = _converted(arrays.train_x, size, progress)
+    test_x, test_notes = _converted(arrays.test_x, size, progress)
     if train_notes == test_notes:
         notes = train_notes
     else:
@@ -41,7 +42,7 @@ def convert(arrays: Arrays, image_size: int | None) -> Arrays:
     return replace(arrays, train_x=train_x, test_x=test_x, notes=(*arrays.notes, *notes))
 
 
-def _converted(images: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], list[str]]:
+def _converted(images: NDArray[np.uint8], size: int, progress: Progress) -> tuple[NDArray[np.uint8], list[str]]:
     """(N, size, size, 3), and what was done."""
     notes = []
     if images.ndim == 3:
@@ -57,15 +58,17 @@ def _converted(images: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8],
         notes.append(f"the central {side}x{side} of {height}x{width}")
     if images.shape[1] != size:
         notes.append(f"{images.shape[1]} px resized to {size} px ({FILTER})")
-        images = resize(images, size)
+        images = resize(images, size, progress)
     return np.ascontiguousarray(images), notes
 
 
-def resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def resize(images: NDArray[np.uint8], size: int, progress: Progress = silent) -> NDArray[np.uint8]:
     """(N, S, S, 3) to (N, size, size, 3) by Pillow's bilinear filter, which averages over what it shrinks."""
     from PIL import Image
 
     out = np.empty((len(images), size, size, 3), np.uint8)
     for i, image in enumerate(images):
         out[i] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+        if i % 1000 == 999 or i + 1 == len(images):
+            progress(f"resizing to {size} px", i + 1, len(images))
     return out

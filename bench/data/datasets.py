@@ -7,6 +7,7 @@ hashes of all of it, and where it came from.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import tarfile
@@ -20,10 +21,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from bench.data.arrays import Arrays, check_facts, hash_arrays
-from bench.data.cache import FORMAT, Say, cached, content_hash, remember
+from bench.data.arrays import Arrays, check_facts, content_hash, hash_arrays
+from bench.data.cache import FORMAT, Say, cached, opened, remember
 from bench.data.catalogue import CATALOGUE
-from bench.data.convert import convert, resize, size_of
+from bench.data.convert import convert, own_size, resize, size_of
 from bench.data.decode import Allocate
 from bench.data.fetch import Progress, fetch, silent
 from bench.data.identity import identify
@@ -52,7 +53,8 @@ class Provenance:
     source: str  # an address, a package, a file
     version: str  # checksums of its files, or the package's version
     official: bool  # whether the content is what its name promises, by checksum
-    like: str = ""  # the published data set that it looks like and is not
+    like: str = ""  # the published data set that it has the numbers of
+    checked: bool = True  # whether it was held against that one's checksums
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,15 @@ def load(
 
 def open_source(name: str, data_dir: Path, image_size: int | None, progress: Progress, say: Say) -> Opened:
     """A source's arrays at the size they will be used in. Raises UserError as load does."""
+    if data_dir.exists() and not data_dir.is_dir():
+        raise UserError(f"'{data_dir}' is no folder; name one by --data-dir or SEVIT_DATA")
     prefix, _, rest = name.partition(":")
     if prefix == "npz" and rest:
-        raw = from_npz(Path(rest))
-        arrays = convert(raw, image_size)
-        return _own(name, raw, arrays, content_hash(arrays))
+        path = Path(os.path.abspath(Path(rest).expanduser()))
+        return _own(f"npz:{path.stem}", path, from_npz(path), "", image_size)
     if prefix == "folder" and rest:
-        arrays, content = from_folder(Path(rest), image_size, data_dir, progress, say)
-        return _own(name, arrays, arrays, content)
+        path = Path(os.path.abspath(Path(rest).expanduser()))
+        return _own(f"folder:{path.name}", path, *from_folder(path, data_dir, progress, say, image_size), image_size)
     if name == "digits":
         arrays = convert(from_digits(), image_size)
         origin = Provenance("scikit-learn's load_digits", version("scikit-learn"), official=True)
@@ -128,15 +131,21 @@ def open_source(name: str, data_dir: Path, image_size: int | None, progress: Pro
     raise UserError(f"unknown dataset '{name}'{suggest(name, NAMES)} Choices: {', '.join(NAMES)}, npz:FILE, folder:DIR")
 
 
-def _own(name: str, raw: Arrays, arrays: Arrays, content: str) -> Opened:
-    """One's own arrays under their published name if they have one, else under that of their file or folder."""
-    prefix, _, rest = name.partition(":")
-    path, identity = Path(os.path.abspath(rest)), identify(raw)
-    # the prefix stays: a stem alone might claim to be CIFAR-10
-    called = identity.name or f"{prefix}:{path.stem}"
+def _own(name: str, path: Path, arrays: Arrays, content: str, image_size: int | None) -> Opened:
+    """One's own arrays under their published name if they have one, else under `name`; `content`: their hash if known.
+
+    The prefix in `name` stays: a stem alone might claim to be CIFAR-10.
+    """
+    identity, fitted = identify(arrays), arrays  # before anything is resized
+    if (size := size_of(arrays.train_x, image_size)) and arrays.train_x.shape[1:] != (size, size, 3):
+        fitted, content = convert(arrays, size), ""
+    content = content or content_hash(fitted)
     flips = CATALOGUE[identity.name].flip_keeps_labels if identity.name else True
-    origin = Provenance(f"{prefix}:{path.name}", f"sha256:{content}", identity.official, identity.like)
-    return Opened(replace(arrays, notes=(*identity.notes, *arrays.notes)), called, content, flips, origin)
+    origin = Provenance(
+        f"{name.partition(':')[0]}:{path.name}", f"sha256:{content}", identity.official, identity.like, identity.checked
+    )
+    fitted = replace(fitted, notes=(*identity.notes, *fitted.notes))
+    return Opened(fitted, identity.name or name, content, flips, origin)
 
 
 def decoded_key(name: str) -> str:
@@ -150,40 +159,56 @@ def published(name: str, data_dir: Path, image_size: int | None, progress: Progr
     Raises UserError where it cannot be fetched, or is not what was published.
     """
     base = name.partition(":")[0]
-    known, folder, key = CATALOGUE[base], data_dir / base, decoded_key(base)
+    known, key, facts = CATALOGUE[base], decoded_key(base), CATALOGUE[base].facts
+    # beside the download, or where that is read-only in the user's cache
+    folders = [data_dir / base / "decoded", cache_dir() / base / "decoded"]
 
-    def native(allocate: Allocate) -> Arrays:
-        missing = [file for file in known.files if not (folder / file.name).exists()]
-        if missing:
-            host = urlsplit(missing[0].urls[0]).netloc
-            say(f"{base} is not in {folder}: fetching {sum(f.size for f in missing) / 1e6:,.0f} MB from {host}")
-        paths = {file.name: fetch(file, folder, progress, say) for file in known.files}
-        try:
-            arrays = known.decode(paths, known.facts, allocate, progress)
-            check_facts(base, arrays, known.facts)
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            zlib.error,
-            gzip.BadGzipFile,
-            tarfile.TarError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise UserError(f"{base} cannot be read ({error}); remove {folder} and it is fetched again") from None
-        return arrays
+    def native() -> tuple[Arrays, str]:
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                return opened(folder / key)
+        paths = _fetched(base, data_dir / base, progress, say)
+        return cached(folders, key, lambda allocate: _decoded(base, paths, allocate, progress), say, base)
 
-    arrays, content = cached(folder / "decoded", key, native, say)
-    size = size_of(arrays.train_x, image_size)
-    if arrays.train_x.shape[1:] != (size, size, 3):
-        stored = arrays
+    size = image_size or own_size(facts.size, facts.size)
+    if size == facts.size and len(facts.mean) == 3:
+        arrays, content = native()
+    else:
         arrays, content = cached(
-            folder / "decoded", f"{key}-{size}px", lambda place: remember(convert(stored, size), place), say
+            folders,
+            f"{key}-{size}px",
+            lambda allocate: remember(convert(native()[0], size, progress), allocate),
+            say,
+            f"{base} at {size} px",
         )
     if name == CINIC_WHOLE:
         arrays = replace(arrays, validation_from=None)
     origin = Provenance(known.files[0].urls[0], " ".join(file.checksum for file in known.files), official=True)
     return Opened(arrays, name, content, known.flip_keeps_labels, origin)
+
+
+def _fetched(base: str, folder: Path, progress: Progress, say: Say) -> dict[str, Path]:
+    """The verified files of a published data set. Raises UserError, and OSError of the disk."""
+    known = CATALOGUE[base]
+    missing = [file for file in known.files if not (folder / file.name).exists()]
+    if missing:
+        host = urlsplit(missing[0].urls[0]).netloc
+        say(f"{base} is not in {folder}: fetching {sum(f.size for f in missing) / 1e6:,.0f} MB from {host}")
+    return {file.name: fetch(file, folder, progress, say) for file in known.files}
+
+
+def _decoded(base: str, paths: dict[str, Path], allocate: Allocate, progress: Progress) -> Arrays:
+    """The files' arrays, held against what is published. Raises UserError."""
+    known = CATALOGUE[base]
+    try:
+        arrays = known.decode(paths, known.facts, allocate, progress)
+        check_facts(base, arrays, known.facts)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
+        used = ", ".join(f"{package} {version(package)}" for package in ("numpy", "pillow", "scipy"))
+        raise UserError(
+            f"{base} has the published checksum and still cannot be read ({error}): please report that, with {used}"
+        ) from None
+    return arrays
 
 
 def split(

@@ -16,12 +16,14 @@ import signal
 import struct
 import tarfile
 import threading
+import warnings
 import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import islice
-from multiprocessing import get_context, parent_process
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from multiprocessing import current_process, get_context, parent_process
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +32,17 @@ import numpy as np
 from bench.data.archives import tar_members, zip_members
 from bench.data.arrays import Arrays, Facts, WrongContent
 from bench.data.fetch import Progress
+from bench.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
 Allocate = Callable[[str, tuple[int, ...]], Any]  # name and shape -> an uint8 array
 Decoder = Callable[[dict[str, Path], Facts, Allocate, Progress], Arrays]
-BATCH = 500  # images a worker decodes at a time
-FEW = 2_000  # images that are decoded before worker processes would have started
+BATCH, BATCH_BYTES = 500, 4_000_000  # images and their bytes that a worker decodes at a time
+FEW = 4  # batches that are decoded before worker processes would have started
+NAMED = 3  # files in a complaint about many
 
 
 # --- CIFAR ---------------------------------------------------------------------------------------------------------
@@ -142,6 +147,9 @@ def _idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 # --- Tiny-ImageNet, CINIC-10: archives of image files --------------------------------------------------------------
 
 
+Files = list[tuple[int, tuple[str, ...]]]  # label and place in the archive
+
+
 def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
     """Tiny-ImageNet's zip of JPEG files. Its labelled validation part is the test part: its own test has no labels.
 
@@ -156,21 +164,24 @@ def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, prog
         except KeyError as error:
             raise WrongContent(f"{archive.filename} has no {'/'.join(error.args[0])}") from None
         label = {wnid: i for i, wnid in enumerate(wnids)}
-        train = [(label.get(p[1], -1), p) for p in members if len(p) == 4 and p[0] == "train" and p[2] == "images"]
+        train: Files = [
+            (label.get(p[1], -1), p) for p in members if len(p) == 4 and p[0] == "train" and p[2] == "images"
+        ]
         rows = [line.split("\t")[:2] for line in annotations.splitlines()]
-        test = [(label.get(wnid, -1), ("val", "images", name)) for name, wnid in rows]
-        parts = []
-        for part, files, count in (("train", train, facts.train), ("test", test, facts.test)):
+        test: Files = [(label.get(wnid, -1), ("val", "images", name)) for name, wnid in rows]
+        parts, modes = list[Any](), Counter[str]()
+        wanted = (("train", train, facts.train), ("test", test, facts.test))
+        for part, files, count in wanted:
             files.sort(key=lambda f: (f[0], [int(n) for n in re.findall(r"\d+", f[1][-1])], f[1][-1]))
             if len(files) != count or any(i < 0 or p not in members for i, p in files):
                 raise WrongContent(f"{archive.filename} has {len(files):,} {part} images where {count:,} are published")
-            images = allocate(f"{part}_x", (count, facts.size, facts.size, 3))
+        arrays = [allocate(f"{part}_x", (count, facts.size, facts.size, 3)) for part, _, count in wanted]
+        for images, (part, files, _) in zip(arrays, wanted, strict=True):
             encoded = (("/".join(p), archive.read(members[p])) for _, p in files)
-            modes = decode_images(enumerate(encoded), images, progress, f"decoding tiny_imagenet {part}")
-            parts.append((images, np.array([i for i, _ in files], np.int64), modes))
-    (train_x, train_y, modes), (test_x, test_y, test_modes) = parts
-    classes = _names(wnids, words)
-    return Arrays(train_x, train_y, test_x, test_y, classes, mode_notes(modes + test_modes))
+            modes += decode_images(enumerate(encoded), images, progress, f"decoding tiny_imagenet {part}")
+            parts += [images, np.array([i for i, _ in files], np.int64)]
+    train_x, train_y, test_x, test_y = parts
+    return Arrays(train_x, train_y, test_x, test_y, _names(wnids, words), mode_notes(modes))
 
 
 def _names(wnids: list[str], words: str) -> tuple[str, ...]:
@@ -191,7 +202,7 @@ def cinic10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: 
     with tarfile.open(archive, "r:gz") as tar:  # once for the names: where an image goes depends on all of them
         for member in tar_members(tar):
             parts = PurePosixPath(member.name).parts
-            if len(parts) == 3 and parts[0] in CINIC_PARTS:
+            if len(parts) == 3 and parts[0] in CINIC_PARTS and not parts[2].startswith("."):
                 found.append((CINIC_PARTS.index(parts[0]), parts[1], parts[2]))
                 progress("listing cinic10", len(found), facts.train + facts.valid + facts.test)
     found.sort()
@@ -235,61 +246,82 @@ class _Joined:
 
 # --- image files ---------------------------------------------------------------------------------------------------
 
+Encoded = tuple[int, tuple[str, bytes | Path]]  # where it goes, its name, and its content or file
+Batch = list[Encoded]
+Block = tuple[list[int], "NDArray[np.uint8]", list[str], list[str]]  # places, images, their stored modes, complaints
+
 
 def decode_images(
-    encoded: Iterable[tuple[int, tuple[str, bytes]]],
+    encoded: Iterable[Encoded],
     out: NDArray[np.uint8] | _Joined,
     progress: Progress,
     what: str,
     fit: bool = False,
 ) -> Counter[str]:
-    """Image files (place, (name, bytes)) into out (N, S, S, 3), on all cores where there are many.
+    """Image files into out (N, S, S, 3), on all cores where there are many.
 
-    Returns how many there were of each of Pillow's modes. `fit`: crop to the middle square and resize (bilinear,
-    antialiased) to S; without it another size is an error. Raises WrongContent that names the file.
+    Returns how many there were of each of Pillow's modes. `fit`: upright as the camera noted, cropped to the middle
+    square and resized (bilinear, antialiased) to S; without it another size is an error. Raises WrongContent that
+    names the first files that cannot be used, once all were tried.
     """
-    size, modes, done = out.shape[1], Counter[str](), 0
-    batches = _batches(encoded)
-    workers = os.cpu_count() or 1
+    size, modes, done, wrong = out.shape[1], Counter[str](), 0, list[str]()
     # closed here and now, whatever happens: the workers' end must not wait for a collection of garbage
-    with contextlib.closing(_map(batches, size, fit, workers if len(out) > FEW else 1)) as blocks:
-        for places, images, stored in blocks:
+    with contextlib.closing(_map(_batches(encoded), size, fit)) as blocks:
+        for places, images, stored, complaints in blocks:
             for place, image in zip(places, images, strict=True):
                 out[place] = image
             modes.update(stored)
-            done += len(places)
+            wrong += complaints
+            done += len(places) + len(complaints)
             progress(what, done, len(out))
+    if wrong:
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise WrongContent(f"{'; '.join(wrong[:NAMED])}{more}")
     return modes
 
 
-Batch = list[tuple[int, tuple[str, bytes]]]
-Block = tuple[list[int], "NDArray[np.uint8]", list[str]]  # places, images, the modes they were stored in
-
-
-def _batches(encoded: Iterable[tuple[int, tuple[str, bytes]]]) -> Iterator[Batch]:
-    items = iter(encoded)
-    while batch := list(islice(items, BATCH)):
+def _batches(encoded: Iterable[Encoded]) -> Iterator[Batch]:
+    """As many as fit into BATCH_BYTES, files' own bytes counted: photographs are a thousand times a thumbnail."""
+    batch, filled = Batch(), 0
+    for place, (name, content) in encoded:
+        batch.append((place, (name, content)))
+        filled += content.stat().st_size if isinstance(content, Path) else len(content)
+        if filled >= BATCH_BYTES or len(batch) >= BATCH:
+            yield batch
+            batch, filled = [], 0
+    if batch:
         yield batch
 
 
-def _map(batches: Iterator[Batch], size: int, fit: bool, workers: int) -> Generator[Block]:
-    """Decoded batches in their order; never more than a few of them in memory."""
-    if workers == 1:
-        yield from (decode_batch(batch, size, fit) for batch in batches)
+def _map(batches: Iterator[Batch], size: int, fit: bool) -> Generator[Block]:
+    """Decoded batches in their order; never more than a few of them in memory. Raises UserError where one is killed."""
+    workers = cores()
+    first = list(islice(batches, FEW))
+    if workers == 1 or len(first) < FEW or current_process().daemon:  # a daemon, as runs are, may have no children
+        yield from (decode_batch(batch, size, fit) for batch in chain(first, batches))
         return
     # spawn: a fork of a process with torch's threads may hang
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool:
         waiting: deque[Future[Block]] = deque()
         try:
-            for batch in batches:
+            for batch in chain(first, batches):
                 with _deaf_to_interrupts():  # this starts workers as they are needed
                     waiting.append(pool.submit(decode_batch, batch, size, fit))
                 if len(waiting) > 3 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that decoded images was killed, mostly for want of memory; the same command tries again"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def cores() -> int:
+    """Those that this process may use, which in a container are not all of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -318,13 +350,21 @@ def _begin_worker() -> None:
 
 
 def decode_batch(batch: Batch, size: int, fit: bool) -> Block:
-    """In a worker process. Raises WrongContent."""
-    places, files = zip(*batch, strict=True)
-    images, modes = zip(*(decode_image(name, content, size, fit) for name, content in files), strict=True)
-    return list(places), np.stack(images), list(modes)
+    """In a worker process: what can be decoded, and a complaint for each file that cannot."""
+    places, images, modes, wrong = list[int](), list["NDArray[np.uint8]"](), list[str](), list[str]()
+    for place, (name, content) in batch:
+        try:
+            image, mode = decode_image(name, content, size, fit)
+        except WrongContent as error:
+            wrong.append(str(error))
+            continue
+        places.append(place)
+        images.append(image)
+        modes.append(mode)
+    return places, np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), modes, wrong
 
 
-def decode_image(name: str, content: bytes, size: int, fit: bool) -> tuple[NDArray[np.uint8], str]:
+def decode_image(name: str, content: bytes | Path, size: int, fit: bool) -> tuple[NDArray[np.uint8], str]:
     """One image file as (size, size, 3) uint8, and its mode. Raises WrongContent that names it.
 
     Gray ones get three equal channels, transparent ones lose that; 16-bit gray keeps its upper 8 bits.
@@ -332,28 +372,47 @@ def decode_image(name: str, content: bytes, size: int, fit: bool) -> tuple[NDArr
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            mode = image.mode
-            # Pillow would clip 16-bit values at 255 instead of scaling them
-            deep = mode.startswith("I")
-            eight = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)) if deep else image
-            rgb = eight.convert("RGB")
-            if fit:
-                rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-            if rgb.size != (size, size):
-                raise WrongContent(f"image '{name}' has {rgb.width}x{rgb.height} px, not {size}x{size}")
-            return np.asarray(rgb), mode
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, WrongContent):
-            raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as image:
+                mode = image.mode
+                rgb = _eight_bits(image, name).convert("RGB")
+                if fit:
+                    ImageOps.exif_transpose(rgb, in_place=True)
+                    rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+        if rgb.size != (size, size):
+            raise WrongContent(f"image '{name}' has {rgb.width}x{rgb.height} px, not {size}x{size}")
+        return np.asarray(rgb), mode
+    except WrongContent:
+        raise
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
         raise WrongContent(f"image '{name}' cannot be read: {error}") from None
 
 
-MODES = {"L": "gray", "1": "black and white", "LA": "gray with transparency", "RGBA": "with transparency"}
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """16-bit gray scaled, which Pillow would clip at 255. Raises WrongContent for numbers that are no colours."""
+    from PIL import Image
+
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    values = np.asarray(image)
+    # Pillow has read 16-bit PNG files as 32-bit integers
+    if image.mode == "F" or (image.mode == "I" and (image.format != "PNG" or values.max() > 0xFFFF)):
+        raise WrongContent(f"image '{name}' holds 32-bit numbers (mode {image.mode}), which are no colours")
+    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+
+
+MODES = {
+    "L": "gray",
+    "1": "black and white",
+    "P": "with a palette",
+    "LA": "gray with transparency",
+    "RGBA": "with transparency",
+}
 
 
 def mode_notes(modes: Counter[str]) -> tuple[str, ...]:
     """How many images were not simply RGB, and what became of them."""
-    odd = {mode: count for mode, count in modes.items() if mode not in ("RGB", "P")}
+    odd = {mode: count for mode, count in modes.items() if mode != "RGB"}
     said = ", ".join(f"{count:,} {MODES.get(mode, f'of mode {mode}')}" for mode, count in sorted(odd.items()))
     return (f"{said}: converted to RGB",) if odd else ()

@@ -1,20 +1,23 @@
-"""One's own images. Example: from_npz(Path("mine.npz")) or from_folder(Path("photos"), 64, data_dir, silent, print)"""
+"""One's own images. Example: from_npz(Path("mine.npz"))"""
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.data.arrays import Arrays, WrongContent
-from bench.data.cache import FORMAT, Say, cached
+from bench.data.cache import FORMAT, Say, cached, remove
 from bench.data.convert import DEFAULT_SIZE, FILTER, own_size
-from bench.data.decode import Allocate, decode_images, mode_notes
+from bench.data.decode import NAMED, Allocate, decode_images, mode_notes
 from bench.data.fetch import Progress
 from bench.errors import UserError
+from bench.files import cache_dir
 from bench.spec import content_id, slug
 
 if TYPE_CHECKING:
@@ -48,7 +51,8 @@ def check_arrays(raw: dict[str, NDArray[Any]], origin: str) -> Arrays:
     """Arrays from a user's file, with every assumption checked. Raises UserError that names the array and the rule."""
     for part in ("train", "test"):
         images, labels = raw[f"{part}_x"], raw[f"{part}_y"]
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
+        plain = images.dtype == np.uint8 and images.ndim in (3, 4) and images.shape[3:] in ((), (1,), (3,))
+        if not plain or 0 in images.shape[1:]:
             raise UserError(
                 f"{origin}: {part}_x must be uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), "
                 f"not {images.dtype} {images.shape}"
@@ -61,35 +65,54 @@ def check_arrays(raw: dict[str, NDArray[Any]], origin: str) -> Arrays:
     count = int(max(train_y.max(), test_y.max())) + 1
     if count > MOST_CLASSES or raw.get("classes", np.empty(0)).ndim != 1:
         raise UserError(f"{origin}: at most {MOST_CLASSES:,} classes, and their names, if any, as a (C,) array")
-    classes = tuple(map(str, raw["classes"])) if "classes" in raw else tuple(map(str, range(count)))
+    names = raw.get("classes", np.arange(count))
+    classes = tuple(map(str, np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names))
     if min(train_y.min(), test_y.min()) < 0 or count > len(classes):
         raise UserError(f"{origin}: labels must lie in 0..{len(classes) - 1}, one for each class")
     if len(np.unique(train_y)) < 2:
         raise UserError(f"{origin}: the training part needs at least two classes")
-    return Arrays(raw["train_x"], train_y, raw["test_x"], test_y, classes)
+    without = [name for i, name in enumerate(classes) if i not in {*np.unique(train_y).tolist()}]
+    shown = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
+    notes = (f"classes without training images: {shown}",) if without else ()
+    return Arrays(raw["train_x"], train_y, raw["test_x"], test_y, classes, notes)
 
 
 Files = list[tuple[Path, int]]  # image files with their labels
 
 
-def from_folder(root: Path, image_size: int | None, data_dir: Path, progress: Progress, say: Say) -> tuple[Arrays, str]:
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds: class names, the files of the training and of the test part, and what is not used of it."""
+
+    classes: tuple[str, ...]
+    parts: tuple[Files, Files]
+    notes: tuple[str, ...]
+
+
+def from_folder(root: Path, data_dir: Path, progress: Progress, say: Say, image_size: int | None) -> tuple[Arrays, str]:
     """train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files, with their content hash.
 
-    Each is cropped to its middle square and brought to image_size, or to the images' own if all are squares of one
-    size that is a multiple of 8, or to 32 px. Decoded once: a changed, new or missing file makes it another folder.
+    Images that are all squares of one size that is a multiple of 8 keep it; others are cropped to their middle square
+    and brought to image_size, or to 32 px. Decoded once: a changed, new or missing file makes it another folder.
     """
-    classes, parts = _listing(root)
-    stats = [[(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p, _ in files] for files in parts]
-    key = f"{slug(root.resolve().name)}-{content_id([FORMAT, str(root.resolve()), image_size, stats])}"
+    root = root.resolve()
+    found = _listing(root)
+    stats = [[(os.fsencode(p).hex(), p.stat().st_size, p.stat().st_mtime_ns) for p, _ in f] for f in found.parts]
+    mine = f"{slug(root.name)}-{content_id([FORMAT, os.fsencode(root).hex(), image_size])}"
+    key = f"{mine}-{content_id(stats)}"
 
     def make(allocate: Allocate) -> Arrays:
-        return _decoded(root, classes, parts, image_size, allocate, progress)
+        return _decoded(root, found, image_size, allocate, progress)
 
-    return cached(data_dir / "folders", key, make, say)
+    folders = [data_dir / "folders", cache_dir() / "folders"]
+    arrays = cached(folders, key, make, say, str(root))
+    for old in (path for folder in folders for path in folder.glob(f"*{mine}-*") if key not in path.name):
+        remove(old)  # of before a file changed: nothing will ask for it again
+    return arrays
 
 
-def _listing(root: Path) -> tuple[tuple[str, ...], list[Files]]:
-    """Class names, and the files of the training and of the test part. Raises UserError."""
+def _listing(root: Path) -> Listing:
+    """Raises UserError for a folder without images in both parts, or a class without training images."""
     held_out = next((part for part in ("test", "val") if (root / part).is_dir()), None)
     if not (root / "train").is_dir() or held_out is None:
         raise UserError(f"'{root}' needs train/CLASS/* and test/CLASS/* (or val/CLASS/*) folders of images")
@@ -99,59 +122,75 @@ def _listing(root: Path) -> tuple[tuple[str, ...], list[Files]]:
     )
     if extra := sorted({*test} - {*train}):
         raise UserError(f"'{root / held_out}' has classes without training images: {', '.join(extra)}")
-    parts = []
+    parts, others = [], 0
     for part in ("train", held_out):
-        files = [
+        inside = [
             (path, label)
             for label, name in enumerate(train)
             for path in sorted((root / part / name).glob("*"))
-            if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+            if not path.name.startswith(".")
         ]
+        files = [(path, label) for path, label in inside if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()]
+        others += len(inside) - len(files)
         if not files:
             raise UserError(f"'{root / part}' has no images ({', '.join(IMAGE_ENDINGS)}) in its class folders")
         parts.append(files)
-    return tuple(train), parts
+    if empty := [name for label, name in enumerate(train) if label not in {label for _, label in parts[0]}]:
+        raise UserError(f"'{root / 'train'}' has classes without images: {', '.join(empty)}; fill or remove them")
+    notes = []
+    if others:
+        notes.append(f"{others:,} entries of class folders are no image files ({', '.join(IMAGE_ENDINGS)}): left out")
+    if held_out == "test" and (root / "val").is_dir():
+        notes.append("val/ is not used: validation images are drawn from train/, and test/ is the test part")
+    # a name that is no UTF-8 can be read, but not written down
+    classes = tuple(os.fsencode(name).decode("utf-8", "replace") for name in train)
+    return Listing(classes, (parts[0], parts[1]), tuple(notes))
 
 
-def _decoded(
-    root: Path,
-    classes: tuple[str, ...],
-    parts: list[Files],
-    image_size: int | None,
-    allocate: Allocate,
-    progress: Progress,
-) -> Arrays:
-    """The folder's arrays. Raises UserError that names a file that cannot be read."""
-    raw: dict[str, Any] = {"classes": np.array(classes)}
-    shapes = Counter(_shape(path) for files in parts for path, _ in files)
-    (height, width), *others = shapes
-    size = image_size or (DEFAULT_SIZE if others else own_size(height, width))
-    modes = Counter[str]()
-    for part, files in zip(("train", "test"), parts, strict=True):
-        images = allocate(f"{part}_x", (len(files), size, size, 3))
-        encoded = ((str(path), path.read_bytes()) for path, _ in files)
+def _decoded(root: Path, found: Listing, image_size: int | None, allocate: Allocate, progress: Progress) -> Arrays:
+    """The folder's arrays. Raises UserError that names files that cannot be read."""
+    everything = [path for files in found.parts for path, _ in files]
+    shapes, wrong = set[tuple[int, int]](), list[str]()
+    for number, path in enumerate(everything, 1):
         try:
-            modes += decode_images(enumerate(encoded), images, progress, f"decoding {root.name} {part}", fit=True)
+            shapes.add(_shape(path))
         except WrongContent as error:
-            raise UserError(str(error)) from None
-        raw[f"{part}_x"], raw[f"{part}_y"] = images, np.array([label for _, label in files])
-    notes = mode_notes(modes)
-    if shapes.keys() != {(size, size)}:
-        sides = [min(shape) for shape in shapes], [max(shape) for shape in shapes]
-        notes = (
-            f"image files of {min(sides[0])} to {max(sides[1])} px cropped to the middle square, resized to {size} px "
-            f"({FILTER})",
-            *notes,
+            wrong.append(str(error))
+        progress(f"looking through {root.name}", number, len(everything))
+    remedy = "replace or remove such files"
+    if wrong:
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise UserError(f"{'; '.join(wrong[:NAMED])}{more}; {remedy}")
+    own = own_size(*next(iter(shapes))) if len(shapes) == 1 else None
+    size = own if own is not None and shapes == {(own, own)} else image_size or DEFAULT_SIZE
+    raw: dict[str, Any] = {"classes": np.array(found.classes)}
+    modes = Counter[str]()
+    try:
+        for part, files in zip(("train", "test"), found.parts, strict=True):
+            images = allocate(f"{part}_x", (len(files), size, size, 3))
+            encoded = ((place, (str(path), path)) for place, (path, _) in enumerate(files))
+            modes += decode_images(encoded, images, progress, f"decoding {root.name} {part}", fit=True)
+            raw[f"{part}_x"], raw[f"{part}_y"] = images, np.array([label for _, label in files])
+    except WrongContent as error:
+        raise UserError(f"{error}; {remedy}") from None
+    notes = [*found.notes, *mode_notes(modes)]
+    if shapes != {(size, size)}:
+        least, most = min(map(min, shapes)), max(map(max, shapes))
+        notes.append(
+            f"image files of {least} to {most} px cropped to the middle square, resized to {size} px ({FILTER})"
         )
-    return replace(check_arrays(raw, str(root)), notes=notes)
+    checked = check_arrays(raw, str(root))
+    return replace(checked, notes=(*checked.notes, *notes))
 
 
 def _shape(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, from the file's head. Raises UserError that names an unreadable file."""
+    """Height and width in pixels, from the file's head. Raises WrongContent that names an unreadable file."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"image '{path}' cannot be read: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+        raise WrongContent(f"image '{path}' cannot be read: {error}") from None
