@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench.compare import TRACKS, Pair, Reached, Side, across_tracks, median_seconds
+from bench.compare import Pair, Reached, Side, across_tracks, median_seconds
 from bench.crossed import Difference, mcnemar
 from bench.files import to_csv
+from bench.recipes import TRACKS
 from bench.session_table import significant
 from bench.stats import Interval
 from bench.verdicts import points

@@ -21,7 +21,7 @@ from bench.progress import Display, make_console
 from bench.recipes import LRS, in_track, parse_tracks, shared
 from bench.runner import DataSource, run_trial
 from bench.spec import RunSpec, Setting
-from bench.store import Store
+from bench.store import Store, search_samples
 from tests import synthetic
 
 Bench = Callable[..., CompletedProcess[str]]
@@ -65,7 +65,8 @@ def test_the_best_of_a_known_curve_is_found(
     assert (found["chosen"], found["edge"]) == (pytest.approx(chosen), edge)
     assert len(made) == len(found["trials"]) == search.trials_of(RATES) == 7
     assert [samples for _, samples in made] == [640] * 4 + [1280] * 3
-    assert search.cost(found) == (4 * 640 + 3 * 1280, 7.0)
+    assert search_samples(found) == 4 * 640 + 3 * 1280
+    assert sum(trial["train_seconds"] for trial in found["trials"]) == 7.0
     assert ("may lie beyond" in search.describe(found)) == edge
 
 
@@ -108,7 +109,7 @@ def test_a_failed_trial_is_a_row_and_never_the_best(tmp_path: Path, monkeypatch:
     found = find(Store(tmp_path))
     assert found["chosen"] == 1e-3
     assert {t["status"] for t in found["trials"]} == {"ok", "diverged"}
-    assert search.cost(found)[0] == 4 * 640 + 3 * 1280, "what diverged was trained too"
+    assert search_samples(found) == 4 * 640 + 3 * 1280, "what diverged was trained too"
     assert Store(tmp_path).search(found["id"]) is not None, "it can be read back"
 
 
