@@ -236,7 +236,11 @@ def test_odd_paths(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_sidecar_that_crashes_costs_no_measurement(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    untimed: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Plots after a sweep; the FLOP count of a run; NVML while a machine is described."""
     from bench import environment, plots, runner
