@@ -6,7 +6,9 @@ which writes the views anew. No torch is needed.
 
 from __future__ import annotations
 
+import csv
 import io
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +16,13 @@ import numpy as np
 
 from bench.budget import parse_budget
 from bench.files import from_json, sha256
+from bench.pair_table import VERDICTS, verdicts_csv, write_verdicts
 from bench.schema import Record, filled
 from bench.spec import content_id, spec_id
 from bench.store import RUN_FILES, VIEWS, Store, question, views_of
 from bench.tables import Loaded, compare_loaded
 
+ROUNDING = 1e-9
 LOSS_TOLERANCE = 1e-4  # relative; a mean of float32 losses summed in another order
 
 
@@ -35,6 +39,7 @@ def problems(store: Store) -> Iterator[str]:
             yield f"{run['run_id']}: {problem}"
     yield from comparison_problems(runs, sessions)
     yield from view_problems(store, views_of(runs, sessions))
+    yield from verdict_problems(store)
 
 
 def run_problems(store: Store, run: Record) -> Iterator[str]:
@@ -127,11 +132,42 @@ def view_problems(store: Store, wanted: dict[str, bytes]) -> Iterator[str]:
             yield f"{name} is not what the records say (check --rebuild makes it anew)"
 
 
+def verdict_problems(store: Store) -> Iterator[str]:
+    """Verdicts that are not what the runs give. None at all is no fault: they are written at the end of a sweep."""
+    path = store.root / VERDICTS
+    if not path.is_file():
+        return
+    wanted = verdicts_csv(store)
+    if wanted is None:  # a rebuild leaves them: they may be all that is left of runs that were deleted
+        yield f"{VERDICTS} is of runs that are not here"
+    elif not same_figures(path.read_bytes(), wanted):
+        yield f"{VERDICTS} is not what the records say (check --rebuild makes it anew)"
+
+
+def same_figures(one: bytes, other: bytes) -> bool:
+    """Whether two CSV files say the same but for the last digits, which differ with another machine's exp and log."""
+    if one == other:
+        return True
+    try:
+        rows = [list(csv.reader(io.StringIO(content.decode()))) for content in (one, other)]
+        return all(_same_cell(*cells) for pair in zip(*rows, strict=True) for cells in zip(*pair, strict=True))
+    except (ValueError, csv.Error):  # no text, or not as many rows or cells
+        return False
+
+
+def _same_cell(one: str, other: str) -> bool:
+    try:
+        return one == other or math.isclose(float(one), float(other), rel_tol=ROUNDING, abs_tol=ROUNDING)
+    except ValueError:
+        return False
+
+
 def check(store: Store, rebuild: bool) -> tuple[list[str], str]:
     """(problems, a closing line), after writing the views anew where asked to. Raises UserError where it cannot."""
     if rebuild:
         store.check_writable()
         store.rebuild_views()
+        write_verdicts(store)
     found = list(problems(store))
     runs, sessions = store.runs(), store.sessions()
     finished = sum(run["status"] == "ok" for run in runs)

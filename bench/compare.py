@@ -27,16 +27,25 @@ from bench.crossed import (
 from bench.errors import UserError
 from bench.files import sha256
 from bench.provenance import content_words
+from bench.recipes import TRACKS
 from bench.schema import Record
 from bench.stats import Interval, holm, kaplan_meier_median, mean_interval, ratio_interval, welch_ratio
-from bench.store import REFERENCE, Store, comparability_key, question, seconds_per_call, sessions_of, shared_device
+from bench.store import (
+    REFERENCE,
+    Store,
+    comparability_key,
+    question,
+    search_samples,
+    seconds_per_call,
+    sessions_of,
+    shared_device,
+)
 from bench.tables import Loaded, like_the_newest, load, same_plan
 from bench.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
 
 Right = npt.NDArray[np.bool_]
 NONE = Interval(math.nan, math.nan, math.nan, 0)
 MARGIN = 0.005  # of accuracy, as a share: the seed's own "comparable"
-TRACKS = ("shared", "family")  # in the order in which they are shown
 
 
 @dataclass(frozen=True)
@@ -234,11 +243,15 @@ def _with_search(side: Side, searches: list[Record]) -> Side:
         return side
     own = {k: v for k, v in spec["recipe"].items() if k not in ("lr", "epochs", "budget", "validations")}
     for search in reversed(searches):
-        other, trials = search["spec"], search["trials"]
+        other = search["spec"]
         same = all(other[k] == spec[k] for k in ("model", "model_source", "data", "setting", "device_name"))
         if same and search["chosen"] in side.lr and own == {k: other["recipe"][k] for k in own}:
-            samples = sum(trial["samples"] for trial in trials)
-            return replace(side, search_samples=samples, search_trials=len(trials), search_edge=search["edge"])
+            return replace(
+                side,
+                search_samples=search_samples(search),
+                search_trials=len(search["trials"]),
+                search_edge=search["edge"],
+            )
     return side
 
 

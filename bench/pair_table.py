@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
-from bench.compare import TRACKS, Pair, Reached, Side, across_tracks, median_seconds
+from bench.compare import Pair, Reached, Side, across_tracks, median_seconds, pairs
 from bench.crossed import Difference, mcnemar
-from bench.files import to_csv
+from bench.errors import UserError
+from bench.files import to_csv, write_atomically
 from bench.provenance import overlap
+from bench.recipes import TRACKS
 from bench.session_table import significant
 from bench.stats import Interval
+from bench.store import Store
 from bench.verdicts import points
 
+VERDICTS = "verdicts.csv"
 # fmt: off
 COLUMNS = (
     "dataset", "content", "image_size", "train_images", "test_images", "budget", "track", "recipe",
@@ -92,8 +97,25 @@ def to_rows(made: list[Pair]) -> list[dict[str, Any]]:
 
 
 def to_csv_bytes(made: list[Pair]) -> bytes:
-    """verdicts.csv."""
+    """One row a pair, as `compare --out` and verdicts.csv have them."""
     return to_csv(COLUMNS, to_rows(made))
+
+
+def verdicts_csv(store: Store) -> bytes | None:
+    """A store's verdicts.csv: every pair that has one. None where no two models have runs under equal conditions."""
+    try:
+        return to_csv_bytes(pairs([store]))
+    except UserError:
+        return None
+
+
+def write_verdicts(store: Store) -> Path | None:
+    """Write verdicts.csv and return its path; None where there is nothing to write."""
+    if (content := verdicts_csv(store)) is None:
+        return None
+    path = store.root / VERDICTS
+    write_atomically(path, content)
+    return path
 
 
 def _ratio_cells(name: str, ratio: Interval) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The learning rate of each model in a track, chosen on validation. Example: rates = best_lr(spec, …)
+"""The learning rate of each model in a track, chosen on validation. Example: find(spec, budget, …)["chosen"]
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): every rate of the recipe's short list is tried for a
 little, the better half again for twice as long. Then every model gets one trial more: where the best stands at the end
@@ -20,7 +20,7 @@ from bench.recipes import LRS, length
 from bench.runner import DataSource, child_trial
 from bench.schema import SCHEMA, Record
 from bench.spec import RunSpec, content_id, slug, spec_id, to_dict
-from bench.store import Store, now
+from bench.store import Store, now, search_samples
 
 SHARE = 0.1  # of the run's budget that a first trial gets
 SEED = 1_000_000_000  # of every trial: one that no run has
@@ -98,12 +98,6 @@ def verdict(trials: list[Trial]) -> tuple[float, bool]:
     return best, best in (min(every), max(every))
 
 
-def cost(search: Record) -> tuple[int, float]:
-    """(samples, training seconds) of all trials of a search."""
-    trials = search["trials"]
-    return sum(t["samples"] for t in trials), sum(t["train_seconds"] for t in trials)
-
-
 def describe(search: Record) -> str:
     """One line on a search: what was chosen among what."""
     model, trials = search["spec"]["model"], search["trials"]
@@ -112,9 +106,8 @@ def describe(search: Record) -> str:
         for t in sorted((t for t in trials if t["rung"] > 0), key=lambda t: t["lr"])
     )
     edge = "; it is the last one tried on its side, a better one may lie beyond" if search["edge"] else ""
-    samples, _ = cost(search)
     about = f"{model}, recipe {search['spec']['recipe']['name']}: lr {search['chosen']:g} of {len(trials)} trials"
-    return f"{about} ({tried}), {samples:,} samples{edge}"
+    return f"{about} ({tried}), {search_samples(search):,} samples{edge}"
 
 
 def known(spec: RunSpec, budget: Budget, store: Store) -> Record | None:

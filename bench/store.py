@@ -158,33 +158,32 @@ class Store:
 
     # --- read ----------------------------------------------------------------------------------------------------
 
+    # One of them: None where there is none, or none that can be believed. All of them: in the order in which they were
+    # started; what cannot be believed is left out and named in `damaged`, and views and tables say so.
+
     def tuning(self, name: str) -> Record | None:
-        """A search by its name; None where there is none, or none that can be believed."""
-        with contextlib.suppress(Damaged):
-            return self._read(self.root / "tuning" / f"{name}.json", name)
-        return None
+        """A search for a model's best setting by its name."""
+        return self._believed(self.root / "tuning" / f"{name}.json", name)
 
     def tunings(self, damaged: list[str] | None = None) -> list[Record]:
-        """Every search, oldest first; what cannot be believed is left out and named in `damaged`."""
-        paths = {path.stem: path for path in self.root.glob("tuning/*.json")}
-        return sorted(self._read_all(paths, damaged), key=lambda t: (t["started"], t["id"]))
+        """Every search for a model's best setting."""
+        return self._every("tuning", damaged)
 
     def search(self, name: str) -> Record | None:
-        """A search for a learning rate by its name, finished or not; None where none can be believed."""
-        with contextlib.suppress(Damaged):
-            return self._read(self.root / "search" / f"{name}.json", name)
-        return None
+        """A search for a learning rate by its name, finished or not."""
+        return self._believed(self.root / "search" / f"{name}.json", name)
 
     def searches(self, damaged: list[str] | None = None) -> list[Record]:
-        """Every search for a learning rate, oldest first; what cannot be believed is left out and named."""
-        paths = {path.stem: path for path in self.root.glob("search/*.json")}
-        return sorted(self._read_all(paths, damaged), key=lambda s: (s["started"], s["id"]))
+        """Every search for a learning rate."""
+        return self._every("search", damaged)
+
+    def sessions(self, damaged: list[str] | None = None) -> list[Record]:
+        """Every speed session."""
+        return self._every("speed", damaged)
 
     def record(self, spec: RunSpec) -> Record | None:
-        """The record of a run; None where there is none, or none that can be believed."""
-        with contextlib.suppress(Damaged):
-            return self._read(self.run_dir(spec) / "record.json", spec.run_id)
-        return None
+        """The record of a run."""
+        return self._believed(self.run_dir(spec) / "record.json", spec.run_id)
 
     def is_done(self, spec: RunSpec) -> bool:
         """Whether the run finished well. One that failed, or whose record is damaged, is tried again."""
@@ -192,17 +191,13 @@ class Store:
         return record is not None and record["status"] == "ok"
 
     def runs(self, damaged: list[str] | None = None) -> list[Record]:
-        """Every finished or failed run's record, in the order in which they were started.
-
-        What cannot be believed is left out and named in `damaged`; views and tables say so.
-        """
+        """Every finished or failed run's record."""
         paths = {path.parent.name: path for path in self.root.glob("runs/*/record.json")}
         return sorted(self._read_all(paths, damaged), key=lambda r: (r["started"], r["run_id"]))
 
-    def sessions(self, damaged: list[str] | None = None) -> list[Record]:
-        """Every speed session, oldest first; what cannot be believed is left out and named in `damaged`."""
-        paths = {path.stem: path for path in self.root.glob("speed/*.json")}
-        return sorted(self._read_all(paths, damaged), key=lambda s: (s["started"], s["id"]))
+    def _every(self, folder: str, damaged: list[str] | None) -> list[Record]:
+        paths = {path.stem: path for path in self.root.glob(f"{folder}/*.json")}
+        return sorted(self._read_all(paths, damaged), key=lambda r: (r["started"], r["id"]))
 
     def _read_all(self, paths: dict[str, Path], damaged: list[str] | None) -> list[Record]:
         found = []
@@ -216,6 +211,11 @@ class Store:
             if record is not None:
                 found.append(record)
         return found
+
+    def _believed(self, path: Path, name: str) -> Record | None:
+        with contextlib.suppress(Damaged):
+            return self._read(path, name)
+        return None
 
     def _read(self, path: Path, name: str) -> Record | None:
         try:
@@ -354,6 +354,11 @@ def sessions_of(run: Record, sessions: list[Record]) -> list[Record]:
         and s["key"] == key
         and s["settings"].get(spec["model"], spec["setting"]) == spec["setting"]
     ]
+
+
+def search_samples(search: Record) -> int:
+    """Training samples of all trials of a search for a learning rate: what the choice took."""
+    return sum(trial["samples"] for trial in search["trials"])
 
 
 def seconds_per_call(session: Record, model: str, kind: str, batch_size: int | None = None) -> list[float]:

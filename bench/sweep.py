@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import call
-from bench.files import write_atomically
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, duration, make_console
 from bench.provenance import content_words
@@ -408,6 +406,8 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
         both = [s for name in ("eager", "tuned") if (s := timed_under(name, plans[0].specs, store)) is not None]
         display.line(render_settings(both, display.console.width))
     try:
+        from bench.pair_table import write_verdicts
+
         if path := write_verdicts(store):
             written.append(path)
             display.line(
@@ -419,17 +419,3 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
     for path in written:
         display.line(f"wrote {path}")
     return drawn
-
-
-def write_verdicts(store: Store) -> Path | None:
-    """verdicts.csv: every pair that has one. None where no two models have runs under equal conditions."""
-    from bench.compare import pairs
-    from bench.pair_table import to_csv_bytes
-
-    try:
-        made = pairs([store])
-    except UserError:
-        return None
-    path = store.root / "verdicts.csv"
-    write_atomically(path, to_csv_bytes(made))
-    return path

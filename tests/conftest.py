@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -11,10 +13,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.cli import main
+
 # The tests run side by side, and two processes of two threads on two cores are six times slower (LOG.md). Before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# A worker gets a file at a time; of the long ones none may be left for the end, when it would run alone.
+LONG = ["readme", "processes", "kill", "cli", "runs", "speed", "search"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With workers (-n), the long files come first, the longest of all at the very beginning."""
+
+    def place(item: pytest.Item) -> int:
+        return [*LONG, name := item.path.stem.removeprefix("test_")].index(name)
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +75,31 @@ def bench() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def here() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in this process, which has imported torch already: four seconds of CPU less a command.
+
+    For whatever a process of its own would not tell more of; runs and sessions have theirs all the same. What those
+    print themselves is not in the result.
+    """
+
+    def run(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                code = main([str(word) for word in words])
+            except SystemExit as leaving:  # --help
+                code = int(leaving.code or 0)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), error.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps in this process end without the timing pass, a child of its own, where a test asks nothing of it."""
+    from bench import sweep
+
+    monkeypatch.setattr(sweep, "time_if_needed", lambda *_: True)

@@ -79,9 +79,9 @@ def test_a_sweep_leaves_what_it_promises(swept: Path) -> None:
     assert set(results["segments"]) == {1}
 
 
-def test_the_same_command_finds_the_work_done(bench: Bench, words: list[str], factory: Path, swept: Path) -> None:
+def test_the_same_command_finds_the_work_done(here: Bench, words: list[str], factory: Path, swept: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in swept.rglob("record.json")}
-    done = bench(*words, "--models", f"resnet20,{factory}:fine", "--results", swept)
+    done = here(*words, "--models", f"resnet20,{factory}:fine", "--results", swept)
     assert done.returncode == 0
     assert "2 of 2 runs are done already" in done.stdout
     assert "epoch" not in done.stdout.replace("2 epochs", "")
@@ -89,8 +89,8 @@ def test_the_same_command_finds_the_work_done(bench: Bench, words: list[str], fa
     assert len(Store(swept).sessions()) == 1
 
 
-def test_a_run_repeats_bit_for_bit(bench: Bench, words: list[str], swept: Path, tmp_path: Path) -> None:
-    done = bench(*words, "--models", "resnet20", "--results", tmp_path)
+def test_a_run_repeats_bit_for_bit(here: Bench, untimed: None, words: list[str], swept: Path, tmp_path: Path) -> None:
+    done = here(*words, "--models", "resnet20", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     (ours,) = Store(tmp_path).runs()
     theirs = next(r for r in Store(swept).runs() if r["run_id"] == ours["run_id"])
@@ -118,8 +118,8 @@ def test_failures_are_rows_and_the_rest_goes_on(bench: Bench, words: list[str], 
     assert "killed" in done.stdout
 
 
-def test_dry_run_runs_nothing(bench: Bench, words: list[str], tmp_path: Path) -> None:
-    done = bench(*words, "--models", "resnet20", "--seeds", "0-1", "--results", tmp_path / "s", "--dry-run")
+def test_dry_run_runs_nothing(here: Bench, words: list[str], tmp_path: Path) -> None:
+    done = here(*words, "--models", "resnet20", "--seeds", "0-1", "--results", tmp_path / "s", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("of training (from a step timed now)") == 2
     assert "nothing was run" in done.stdout

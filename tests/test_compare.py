@@ -217,17 +217,17 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
         pairs([store, other], ["seresnet", "resnet20"])
 
 
-def test_the_command(bench: Bench, tmp_path: Path) -> None:
+def test_the_command(here: Bench, tmp_path: Path) -> None:
     made_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8})
     words = ["compare", "seresnet", "vit_tiny", "--results", tmp_path]
-    done = bench(*words, "--fail-if", "accuracy < -0.5", "--out", tmp_path / "v.csv")
+    done = here(*words, "--fail-if", "accuracy < -0.5", "--out", tmp_path / "v.csv")
     assert done.returncode == 0, done.stderr
     assert "seresnet is better" in done.stdout
     assert (tmp_path / "v.csv").read_bytes() == to_csv_bytes(pairs([Store(tmp_path)]))
-    done = bench("compare", "vit_tiny", "seresnet", "--results", tmp_path, "--fail-if", "accuracy < -0.5")
+    done = here("compare", "vit_tiny", "seresnet", "--results", tmp_path, "--fail-if", "accuracy < -0.5")
     assert done.returncode == 1
     assert "failed: accuracy < -0.5: vit_tiny against seresnet" in done.stdout
-    done = bench(*words, "--fail-if", "time_to_target > 2")
+    done = here(*words, "--fail-if", "time_to_target > 2")
     assert done.returncode == 1, "a gate that cannot close is no gate"
     assert "cannot be tested" in done.stdout
 
@@ -243,8 +243,8 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
         (["--results", "nowhere"], "no store"),
     ],
 )
-def test_bad_words(bench: Bench, words: list[str], sentence: str) -> None:
-    done = bench("compare", *words)
+def test_bad_words(here: Bench, words: list[str], sentence: str) -> None:
+    done = here("compare", *words)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1

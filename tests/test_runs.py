@@ -118,17 +118,17 @@ def words(tiny_npz: Path, factory: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def together(bench: Bench, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def together(here: Bench, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("together")
-    done = bench(*words, "--runs-per-device=2", "--results", root)
+    done = here(*words, "--runs-per-device=2", "--results", root)
     assert done.returncode == 0, done.stderr + done.stdout
     return root, done.stdout
 
 
 def test_at_once_as_one_by_one_bit_for_bit(
-    bench: Bench, words: list[str], together: tuple[Path, str], tmp_path: Path
+    here: Bench, untimed: None, words: list[str], together: tuple[Path, str], tmp_path: Path
 ) -> None:
-    assert bench(*words, "--results", tmp_path).returncode == 0
+    assert here(*words, "--results", tmp_path).returncode == 0
     assert learned(together[0]) == learned(tmp_path)
     assert len(learned(tmp_path)) == 2
 
@@ -150,7 +150,7 @@ def test_their_seconds_stay_out_of_every_table(together: tuple[Path, str]) -> No
 
 
 def test_ctrl_c_ends_all_and_the_same_command_goes_on(
-    bench: Bench, tiny_npz: Path, factory: Path, tmp_path: Path
+    here: Bench, untimed: None, tiny_npz: Path, factory: Path, tmp_path: Path
 ) -> None:
     sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]
     sweep += [f"--models={factory}:slow", "--seeds=0,1", "--epochs=30", "--runs-per-device=2"]
@@ -169,6 +169,6 @@ def test_ctrl_c_ends_all_and_the_same_command_goes_on(
     assert "Traceback" not in error
     assert gone(below)
     assert [r["status"] for r in Store(tmp_path).runs()] == ["interrupted"] * 2
-    done = bench(*sweep, "--results", tmp_path)
+    done = here(*sweep, "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("goes on after step") == 2

@@ -83,11 +83,11 @@ def test_a_model_that_dies_at_large_batches_keeps_the_others(factory: Path) -> N
 def test_nobody_is_blamed_for_a_disk(blocked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file where a folder must be: no lock before any model's turn, or no session after it. Nothing is repeated."""
     (tmp_path / blocked).write_text("")
-    names = ("resnet20", "vit_params")
+    names = ("resnet20", "seresnet20")
     runs = [spec(name, recipe=replace(RECIPE, batch_size=4)) for name in names]
     assert time_together(session_of(runs, 0.0), Store(tmp_path), Display(make_console())) is None
     printed = capsys.readouterr().out
-    assert printed.count("timing resnet20, vit_params in turns") == 1
+    assert printed.count("timing resnet20, seresnet20 in turns") == 1
     assert printed.count("failed: FileExistsError") == 1
     assert f"File exists: '{tmp_path / blocked}'" in printed
     assert "no model was at work" in printed
@@ -107,8 +107,8 @@ def test_settings_side_by_side() -> None:
     assert "tuned" not in render_settings([{**eager, "settings": {}}])
 
 
-def test_explain_prints_where_a_step_goes(bench: Bench) -> None:
-    done = bench("time", "--explain", "resnet20", "--batch-size=4", "--device=cpu")
+def test_explain_prints_where_a_step_goes(here: Bench) -> None:
+    done = here("time", "--explain", "resnet20", "--batch-size=4", "--device=cpu")
     assert done.returncode == 0, done.stderr
     assert "resnet20: a training step of 4 images" in done.stdout
     for group in ("convolution", "normalisation", "optimizer", "elementwise"):

@@ -58,8 +58,11 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
 
 
+PLENTY = 30.0  # on a busy machine, too, every candidate is begun in time
+
+
 def session(name: str, **changes: Any) -> SessionSpec:
-    made = SessionSpec(((name, "source"),), RECIPE, SETTINGS["tuned"], "cpu", "here", 16, 10, name, seconds=8.0)
+    made = SessionSpec(((name, "source"),), RECIPE, SETTINGS["tuned"], "cpu", "here", 16, 10, name, seconds=PLENTY)
     return replace(made, **changes)
 
 
@@ -91,7 +94,10 @@ def test_what_was_not_timed_is_not_chosen() -> None:
     assert tune.choose([row([], "failed")]) == 0
 
 
-def test_a_search_times_its_candidates_in_equal_rounds(factory: Path, no_compiler: None) -> None:
+def test_a_search_times_its_candidates_in_equal_rounds(
+    factory: Path, no_compiler: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tune.SAMPLE_SECONDS, "cpu", 0.01)
     heard: list[dict[str, Any]] = []
     skip = {1: {"status": "killed", "message": "its process ended by SIGKILL"}}
     rows = tune.search(session(f"{factory}:simple"), f"{factory}:simple", {}, heard.append)

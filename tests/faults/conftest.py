@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from bench import session
+from bench.pair_table import write_verdicts
 from bench.recipes import smoke
 from bench.runner import DataSource, run_one, session_of
 from bench.spec import RunSpec, Setting
@@ -38,6 +39,7 @@ def pristine(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             run_one(spec, dataset, store, lambda event: None)
         session.time_models(session_of(specs, 0.0), session.Found(), store, lambda event: None)
     store.rebuild_views()
+    write_verdicts(store)
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,27 @@ def test_views_come_back(store: Store, capsys: pytest.CaptureFixture[str]) -> No
     assert {name: (store.root / name).read_bytes() for name in VIEWS} == before
 
 
+def test_verdicts_are_held_against_the_runs(store: Store) -> None:
+    """Edited, cut, of other runs: `check` says so. None at all, or other last digits, is no fault."""
+    path = store.root / "verdicts.csv"
+    content = path.read_bytes()
+    rounded = re.sub(rb"\d\.\d{12,}", lambda found: found[0][:13], content)
+    assert rounded != content
+    for no_fault in (content, rounded):
+        path.write_bytes(no_fault)
+        assert list(problems(store)) == []
+    edited = [content.replace(*words) for words in ((b"no verdict", b"better"), (b"0.5", b"0.6"), (b",", b"", 1))]
+    for damaged in (*edited, content[:-9], content.splitlines(keepends=True)[0], b"", b"\xff", b"\0"):
+        path.write_bytes(damaged)
+        assert list(problems(store)) == ["verdicts.csv is not what the records say (check --rebuild makes it anew)"]
+    path.unlink()
+    assert list(problems(store)) == []
+    assert check(store, rebuild=True)[0] == []
+    assert path.read_bytes() == content
+    shutil.rmtree(next(store.root.glob("runs/vit_params*")))
+    assert check(store, rebuild=True)[0] == ["verdicts.csv is of runs that are not here"]
+
+
 def test_a_damaged_record_is_said_in_the_table(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     path = next(store.root.glob("runs/vit_params*/record.json"))
     path.write_bytes(path.read_bytes()[:500])
@@ -214,7 +236,11 @@ def test_odd_paths(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_sidecar_that_crashes_costs_no_measurement(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    untimed: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Plots after a sweep; the FLOP count of a run; NVML while a machine is described."""
     from bench import environment, plots, runner

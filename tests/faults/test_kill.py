@@ -24,7 +24,7 @@ Bench = Callable[..., "CompletedProcess[str]"]
 KILLS = int(os.environ.get("SEVIT_KILLS", "2"))
 
 
-def test_kill_9_at_random_moments(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
+def test_kill_9_at_random_moments(bench: Bench, here: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
     """Parent or child, anywhere in a sweep of two models: nothing finished is lost or done twice, no child is left."""
     names = f"--models={factory}:fine,{factory}:fine_too"
     sweep = [*words, names, "--epochs=300"]
@@ -66,7 +66,7 @@ def test_kill_9_at_random_moments(bench: Bench, words: list[str], factory: Path,
         for path in killed.glob("runs/*/record.json"):
             if b'"status": "ok"' in path.read_bytes():
                 kept[path] = path.read_bytes()
-    done = bench(*sweep, "--results", killed)
+    done = here(*sweep, "--results", killed)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(killed / "results.csv")) == 2
     assert learned(killed) == learned(whole)

@@ -32,7 +32,7 @@ Bench = Callable[..., "CompletedProcess[str]"]
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_goes_on(
-    bench: Bench, words: list[str], factory: Path, tmp_path: Path, number: signal.Signals, code: int
+    here: Bench, untimed: None, words: list[str], factory: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """SIGINT to the whole group, as a terminal sends it; SIGTERM to the parent, as a scheduler does."""
     sweep = [*words, f"--models={factory}:slow", "--epochs=100", "--results", tmp_path / "s"]
@@ -51,7 +51,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert gone(below)
     (record,) = Store(tmp_path / "s").runs()
     assert record["status"] == "interrupted"
-    done = bench(*sweep)
+    done = here(*sweep)
     assert done.returncode == 0, done.stderr
     assert "goes on after step" in done.stdout
     assert "epoch 9/100" not in done.stdout
@@ -172,17 +172,17 @@ def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
         assert holder(path) is not None, "the file that is left is no obstacle, and works again"
 
 
-def test_leftovers_are_no_obstacle(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
+def test_leftovers_are_no_obstacle(here: Bench, untimed: None, words: list[str], factory: Path, tmp_path: Path) -> None:
     """What a crash of another version or machine may leave: half files, lock files, a folder without a record."""
     sweep = [*words, f"--models={factory}:fine", "--epochs=1", "--results", tmp_path]
-    assert bench(*sweep).returncode == 0
+    assert here(*sweep).returncode == 0
     (folder,) = (tmp_path / "runs").iterdir()
     (folder / "record.json").unlink()
     (folder / ".tmp-half").write_bytes(b"{")
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / ".tmp-half").write_bytes(b"PK")
     (folder / "checkpoints" / "strange.pt").write_bytes(b"PK")
-    done = bench(*sweep)
+    done = here(*sweep)
     assert done.returncode == 0, done.stderr
     assert not list(folder.rglob(".tmp-*"))
 
