@@ -139,7 +139,7 @@ def make_parser() -> Parser:
     data.add_argument("action", choices=("list", "fetch", "verify", "show"))
     data.add_argument("names", nargs="*", metavar="NAME", help="of `data list`; show takes npz:FILE and folder:DIR too")
     data.add_argument("--data-dir", type=Path, metavar="DIR", help="default SEVIT_DATA or a cache directory")
-    data.add_argument("--image-size", type=int, metavar="PX", help="show: resized to this; default: its own")
+    data.add_argument("--image-size", type=int, metavar="PX", help="resized to this (fetch, show); default: its own")
     data.add_argument("--out", type=Path, metavar="FILE", help="show: the contact sheet; default in results/local/data")
     data.add_argument("--format", choices=("text", "markdown"), default="text", help="of list")
     data.add_argument("--seed", type=int, default=0, metavar="N", help="show: of the random choice of images")

@@ -99,7 +99,7 @@ def fetch_all(arguments: argparse.Namespace, data_dir: Path, display: Display) -
         raise UserError(f"data fetch needs names. Choices: {', '.join(CATALOGUE)}")
     for name in published_names(arguments.names, display):
         with display:
-            dataset = load(name, data_dir, progress=display.progress, say=display.line)
+            dataset = load(name, data_dir, arguments.image_size, progress=display.progress, say=display.line)
         display.line("\n".join([name, *(f"  {line}" for line in facts(dataset))]))
     return 0
 
