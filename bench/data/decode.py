@@ -42,7 +42,7 @@ Allocate = Callable[[str, tuple[int, ...]], Any]  # name and shape -> an uint8 a
 Decoder = Callable[[dict[str, Path], Facts, Allocate, Progress], Arrays]
 BATCH, BATCH_BYTES = 500, 4_000_000  # images and their bytes that a worker decodes at a time
 FEW = 4  # batches that are decoded before worker processes would have started
-NAMED = 3  # files in a complaint about many
+NAMED = 3  # of many in a sentence
 
 
 # --- CIFAR ---------------------------------------------------------------------------------------------------------
@@ -275,9 +275,13 @@ def decode_images(
             done += len(places) + len(complaints)
             progress(what, done, len(out))
     if wrong:
-        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise WrongContent(f"{'; '.join(wrong[:NAMED])}{more}")
+        raise WrongContent(first_of(wrong))
     return modes
+
+
+def first_of(things: list[str]) -> str:
+    """The first few of a list that may be long, and how many more there are."""
+    return ", ".join(things[:NAMED]) + (f" and {len(things) - NAMED:,} more" if len(things) > NAMED else "")
 
 
 def _batches(encoded: Iterable[Encoded]) -> Iterator[Batch]:

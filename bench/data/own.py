@@ -14,7 +14,7 @@ import numpy as np
 from bench.data.arrays import Arrays, WrongContent
 from bench.data.cache import FORMAT, Say, cached, remove
 from bench.data.convert import DEFAULT_SIZE, FILTER, own_size
-from bench.data.decode import NAMED, Allocate, decode_images, mode_notes
+from bench.data.decode import Allocate, decode_images, first_of, mode_notes
 from bench.data.fetch import Progress
 from bench.errors import UserError
 from bench.files import cache_dir
@@ -71,9 +71,9 @@ def check_arrays(raw: dict[str, NDArray[Any]], origin: str) -> Arrays:
         raise UserError(f"{origin}: labels must lie in 0..{len(classes) - 1}, one for each class")
     if len(np.unique(train_y)) < 2:
         raise UserError(f"{origin}: the training part needs at least two classes")
-    without = [name for i, name in enumerate(classes) if i not in {*np.unique(train_y).tolist()}]
-    shown = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
-    notes = (f"classes without training images: {shown}",) if without else ()
+    counts = np.bincount(train_y, minlength=len(classes))
+    without = [name for name, images in zip(classes, counts, strict=True) if not images]
+    notes = (f"classes without training images: {first_of(without)}",) if without else ()
     return Arrays(raw["train_x"], train_y, raw["test_x"], test_y, classes, notes)
 
 
@@ -135,8 +135,9 @@ def _listing(root: Path) -> Listing:
         if not files:
             raise UserError(f"'{root / part}' has no images ({', '.join(IMAGE_ENDINGS)}) in its class folders")
         parts.append(files)
-    if empty := [name for label, name in enumerate(train) if label not in {label for _, label in parts[0]}]:
-        raise UserError(f"'{root / 'train'}' has classes without images: {', '.join(empty)}; fill or remove them")
+    filled = {label for _, label in parts[0]}
+    if empty := [name for label, name in enumerate(train) if label not in filled]:
+        raise UserError(f"'{root / 'train'}' has classes without images: {first_of(empty)}; fill or remove them")
     notes = []
     if others:
         notes.append(f"{others:,} entries of class folders are no image files ({', '.join(IMAGE_ENDINGS)}): left out")
@@ -159,8 +160,7 @@ def _decoded(root: Path, found: Listing, image_size: int | None, allocate: Alloc
         progress(f"looking through {root.name}", number, len(everything))
     remedy = "replace or remove such files"
     if wrong:
-        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise UserError(f"{'; '.join(wrong[:NAMED])}{more}; {remedy}")
+        raise UserError(f"{first_of(wrong)}; {remedy}")
     own = own_size(*next(iter(shapes))) if len(shapes) == 1 else None
     size = own if own is not None and shapes == {(own, own)} else image_size or DEFAULT_SIZE
     raw: dict[str, Any] = {"classes": np.array(found.classes)}
