@@ -159,7 +159,7 @@ def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, prog
         members = {PurePosixPath(info.filename).parts[1:]: info for info in zip_members(archive)}
         try:
             wnids = sorted(archive.read(members["wnids.txt",]).decode().split())
-            words = archive.read(members["words.txt",]).decode()
+            words = archive.read(members["words.txt",]).decode("utf-8", "replace")  # names, not content
             annotations = archive.read(members["val", "val_annotations.txt"]).decode()
         except KeyError as error:
             raise WrongContent(f"{archive.filename} has no {'/'.join(error.args[0])}") from None
