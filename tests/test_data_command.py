@@ -158,15 +158,16 @@ def test_cinic_train_is_for_cinic_only(capsys: Said) -> None:
 # --- what a record and a table say ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_run_offline_with_the_data_in_place(
-    tmp_path: Path, bench: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path: Path, here: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """A real command; CIFAR-10's decoded copy was put where the catalogue looks for it, with other images."""
+    """CIFAR-10's decoded copy was put where the catalogue looks for it, with other images."""
     _, truth = MAKERS["cifar10"]()
     folder = tmp_path / "data" / "cifar10" / "decoded"
     cached([folder], decoded_key("cifar10"), lambda place: remember(convert(truth, None), place), print, "cifar10")
     words = ("--dataset", "cifar10", "--models", "seresnet20", "--epochs", "1", "--batch-size", "20")
-    found = bench(*words, "--data-dir", tmp_path / "data", "--results", tmp_path / "store", "--timing-limit", "1")
+    found = here(*words, "--data-dir", tmp_path / "data", "--results", tmp_path / "store")
     assert found.returncode == 0, found.stdout + found.stderr
     (run,) = Store(tmp_path / "store").runs()
     origin = run["provenance"]
