@@ -316,6 +316,7 @@ def augmentation(recipe: Recipe) -> str:
 def show_plans(plans: list[Plan], again: bool, store: Store, display: Display) -> int:
     """What would be run, and about how long it would take: from earlier runs, else from a step timed now in a child."""
     known, total = store.runs(), 0.0
+    estimates: dict[RunSpec, tuple[float | None, str]] = {}  # seeds take equally long
     for plan in plans:
         display.line(describe(plan))
         for spec in plan.specs:
@@ -323,20 +324,29 @@ def show_plans(plans: list[Plan], again: bool, store: Store, display: Display) -
             if store.is_done(spec) and not again:
                 display.line(f"{what}done already")
                 continue
-            seconds, origin = known_seconds(spec, len(plan.dataset.train_index), known)
+            of_any_seed = dataclasses.replace(spec, seed=0)
+            if of_any_seed not in estimates:
+                estimates[of_any_seed] = estimate(spec, len(plan.dataset.train_index), known)
+            seconds, origin = estimates[of_any_seed]
             if seconds is None:
-                events: list[dict[str, float]] = []
-                outcome = call(child_estimate, (spec, len(plan.dataset.train_index)), events.append, grace=0)
-                if not events:
-                    display.line(f"{what}{outcome.status}: {outcome.message}")
-                    continue
-                seconds, origin = events[0]["seconds"], "a step timed now"
+                display.line(f"{what}{origin}")
+                continue
             total += seconds
             display.line(f"{what}about {duration(seconds)} of training (from {origin})")
     display.line(
         f"about {duration(total)} in all, evaluation, searches and the timing pass not counted; nothing was run"
     )
     return 0
+
+
+def estimate(spec: RunSpec, train_images: int, known: list[Record]) -> tuple[float | None, str]:
+    """(training seconds, their origin), or (None, why there are none)."""
+    seconds, origin = known_seconds(spec, train_images, known)
+    if seconds is not None:
+        return seconds, origin
+    events: list[dict[str, float]] = []
+    outcome = call(child_estimate, (spec, train_images), events.append, grace=0)
+    return (events[0]["seconds"], "a step timed now") if events else (None, f"{outcome.status}: {outcome.message}")
 
 
 # --- do ------------------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def cached(
     Processes that ask at once make it once. Where nothing can be written, it is made in memory each time, and said.
     `what`: its name in messages. Raises what `make` raises, and OSError for an entry that cannot be read just now.
     """
+    folders = list(dict.fromkeys(folders))  # a user's cache may be the data directory, too
     for folder in folders:
         with contextlib.suppress(FileNotFoundError, ValueError):
             return opened(folder / key)

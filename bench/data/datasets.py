@@ -89,7 +89,7 @@ def load(
     progress: Progress = silent,
     say: Say = lambda text: None,
 ) -> Dataset:
-    """Fetch, decode, convert, split and hash a data set; writes only into data_dir.
+    """Fetch, decode, convert, split and hash a data set; writes only into data_dir, else into the cache directory.
 
     `image_size`: None keeps the data's own, except that sizes which are not a multiple of 8 become 32.
     `train_fraction`: a stratified share of the training part; smaller shares are nested in larger ones.
@@ -117,8 +117,8 @@ def open_source(name: str, data_dir: Path, image_size: int | None, progress: Pro
         raise UserError(f"'{data_dir}' is no folder; name one by --data-dir or SEVIT_DATA")
     prefix, _, rest = name.partition(":")
     if prefix == "npz" and rest:
-        path = Path(os.path.abspath(Path(rest).expanduser()))
-        return _own(f"npz:{path.stem}", path, from_npz(path), "", image_size)
+        given = Path(rest).expanduser()
+        return _own(f"npz:{given.stem}", given, from_npz(given), "", image_size)
     if prefix == "folder" and rest:
         path = Path(os.path.abspath(Path(rest).expanduser()))
         return _own(f"folder:{path.name}", path, *from_folder(path, data_dir, progress, say, image_size), image_size)
@@ -137,9 +137,10 @@ def _own(name: str, path: Path, arrays: Arrays, content: str, image_size: int | 
     The prefix in `name` stays: a stem alone might claim to be CIFAR-10.
     """
     identity, fitted = identify(arrays), arrays  # before anything is resized
-    if (size := size_of(arrays.train_x, image_size)) and arrays.train_x.shape[1:] != (size, size, 3):
-        fitted, content = convert(arrays, size), ""
-    content = content or content_hash(fitted)
+    size = size_of(arrays.train_x, image_size)
+    if not content or arrays.train_x.shape[1:] != (size, size, 3):
+        fitted = convert(arrays, size)
+        content = content_hash(fitted)
     flips = CATALOGUE[identity.name].flip_keeps_labels if identity.name else True
     origin = Provenance(
         f"{name.partition(':')[0]}:{path.name}", f"sha256:{content}", identity.official, identity.like, identity.checked
