@@ -194,7 +194,7 @@ def _fetched(base: str, folder: Path, progress: Progress, say: Say) -> dict[str,
     missing = [file for file in known.files if not (folder / file.name).exists()]
     if missing:
         host = urlsplit(missing[0].urls[0]).netloc
-        say(f"{base} is not in {folder}: fetching {sum(f.size for f in missing) / 1e6:,.0f} MB from {host}")
+        say(f"{base} is not in {folder}: {sum(f.size for f in missing) / 1e6:,.0f} MB to fetch, first from {host}")
     return {file.name: fetch(file, folder, progress, say) for file in known.files}
 
 
