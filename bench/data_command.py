@@ -19,14 +19,13 @@ from bench.provenance import content_words
 from bench.spec import slug
 from models.registry import suggest
 
-ACTIONS = ("list", "fetch", "verify", "show")
 OWN_AUGMENTATION = "as the recipe says; where a mirrored image means something else, use a recipe with flip = false"
 SHEETS = (".png", ".pdf", ".svg", ".jpg")
 MOST_ROWS = 20  # of a class balance on the terminal, and of a contact sheet
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One of ACTIONS; returns the exit code. Raises UserError."""
+    """List, fetch, verify or show; returns the exit code. Raises UserError."""
     data_dir = arguments.data_dir or default_data_dir()
     display = Display(make_console())
     return {"list": show_list, "fetch": fetch_all, "verify": verify, "show": show}[arguments.action](
