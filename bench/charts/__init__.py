@@ -1,0 +1,1 @@
+"""What is drawn: from stores to charts (build), from charts to papers (static) and to pages (interactive)."""
