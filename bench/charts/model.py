@@ -1,4 +1,4 @@
-"""A chart before anything draws it. Example: Chart(key="energy", stem="speed-1-energy", …, series=(Series("seresnet", "bars", …),))
+"""A chart before anything draws it. Example: Series("seresnet", "points", (Mark(127e6, 0.92, label="seresnet"),))
 
 Data alone, without matplotlib or plotly: static.py draws it for papers, interactive.py for the page, so that both show
 the same figures, intervals and captions. Texts are as in the records, made inert, and never formulas or markup.
