@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from bench import recipes
 from bench.budget import parse_budget, parse_fraction
 from bench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER, Terminated, UserError
-from bench.files import inert
+from bench.files import inert, inert_line
 from bench.presets import PRESETS, parse_batch_sizes, parse_duration, parse_image_sizes, parse_seeds
 from bench.settings import SUMMARIES, parse_settings
 from models import registry
@@ -25,7 +25,7 @@ from models.registry import ModelError, suggest
 if TYPE_CHECKING:
     from bench.store import Store
 
-COMMANDS = ("run", "time", "compare", "table", "plot", "data", "check", "cost", "list")
+COMMANDS = ("run", "time", "compare", "table", "plot", "report", "data", "check", "cost", "list")
 DEFAULT_MODELS = "seresnet,vit_tiny"
 DEFAULT_STORE = "results/local"
 
@@ -115,6 +115,20 @@ def make_parser() -> Parser:
             reader.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
         else:
             reader.add_argument("--out", type=Path, metavar="DIR", help="default: plots/ in the first store")
+            reader.add_argument("--formats", default="png,svg,pdf", metavar="LIST", help="default png,svg,pdf")
+            reader.add_argument("--widths", default="1,2", metavar="LIST", help="columns of a paper; default 1,2")
+            reader.add_argument(
+                "--style", default="", metavar="STYLE", help="of matplotlib, an .mplstyle file, or FILE.py:FUNCTION"
+            )
+
+    report = commands.add_parser("report", help="one HTML page of a store, to read and to send", allow_abbrev=False)
+    report.add_argument(
+        "--results", type=Path, action="append", metavar="DIR", help=f"repeatable; default {DEFAULT_STORE}"
+    )
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the first store")
+    report.add_argument(
+        "--images", choices=("all", "digits", "none"), default="all", help="wrongly classified ones; default all"
+    )
 
     compare = commands.add_parser("compare", help="which of two models is better, and how sure", allow_abbrev=False)
     compare.add_argument("models", nargs="*", metavar="NAME", help="two or more; one: against all others; none: all")
@@ -264,15 +278,15 @@ def time_models(arguments: argparse.Namespace) -> int:
     return speed.run(arguments, names, sizes)
 
 
-def open_stores(paths: list[Path] | None) -> list[Store]:
-    """Stores to read. Raises UserError for a directory that is not there or has no records."""
+def open_stores(paths: list[Path] | None, even_empty: bool = False) -> list[Store]:
+    """Stores to read. Raises UserError for a directory that is not there or, unless `even_empty`, has no records."""
     from bench.store import Store
 
     stores = [Store(path) for path in paths or [Path(DEFAULT_STORE)]]
     for store in stores:
         if not store.root.is_dir():
             raise UserError(f"no store '{store.root}'; run_bench.py writes one, --results DIR names another")
-        if not any(store.root.glob("runs/*/record.json")):
+        if not even_empty and not any(store.root.glob("runs/*/record.json")):
             raise UserError(f"the store '{store.root}' holds no runs yet")
     return stores
 
@@ -299,7 +313,7 @@ def compare(arguments: argparse.Namespace) -> int:
         raise UserError("a model is named twice; name different ones to compare")
     stores = open_stores(arguments.results)
     from bench.compare import failing, pairs, untested
-    from bench.files import inert_line, write_atomically
+    from bench.files import write_atomically
     from bench.pair_table import render, to_csv_bytes
 
     made = pairs(stores, arguments.models, arguments.margin / 100, arguments.target)
@@ -326,16 +340,40 @@ def check_target(target: float | None) -> None:
 
 def plot(arguments: argparse.Namespace) -> int:
     """Draw the comparisons of one or more stores."""
-    from bench import plots, plots_across
-
+    formats = _among(arguments.formats, ("png", "svg", "pdf"), "--formats")
+    widths = [int(word) for word in _among(arguments.widths, ("1", "2"), "--widths")]
     stores = open_stores(arguments.results)
+    from bench.charts import static
+    from bench.charts.build import charts_of
+
+    static.check_style(arguments.style)
     folder = arguments.out or stores[0].root / "plots"
+    charts, missing = charts_of(stores, arguments.by_device)
     try:
-        written = plots.save_all(stores, folder, arguments.by_device)
-        written += plots_across.save_all(stores, folder, arguments.by_device)
+        written = static.save_all(charts, folder, formats, widths, arguments.style)
     except OSError as error:
         raise UserError(f"plots cannot be written to '{folder}': {error.strerror}; choose another with --out") from None
     print("".join(f"wrote {path}\n" for path in written) or "no finished runs to draw\n", end="")
+    print("".join(inert_line(f"not drawn: {chart.title}. {chart.how}") + "\n" for chart in missing), end="")
+    return 0
+
+
+def _among(text: str, choices: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    """Words by commas, each one of the choices. Raises UserError."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if unknown := [word for word in words if word not in choices]:
+        raise UserError(f"{flag} takes {', '.join(choices)} by commas, not '{unknown[0]}'")
+    return words
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write one or more stores as a page that needs no network."""
+    stores = open_stores(arguments.results, even_empty=True)
+    from bench.report.page import size_words, write
+
+    path = arguments.out or stores[0].root / "report.html"
+    size = write(stores, path, arguments.images)
+    print(f"wrote {inert_line(str(path))}, {size_words(size)}; it opens from the disk, without a network")
     return 0
 
 
@@ -449,6 +487,7 @@ COMMAND_FUNCTIONS = {
     "compare": compare,
     "table": table,
     "plot": plot,
+    "report": report,
     "check": check,
     "cost": cost,
     "list": list_choices,

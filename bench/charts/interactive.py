@@ -86,13 +86,16 @@ def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
     if not any(mark.hover for mark in series.marks):
         common |= {"hoverinfo": "skip", "hovertemplate": None}
     if series.kind == "bars":
+        if not series.model:  # bars of several models, one a row: the page highlights them one by one
+            common["meta"] |= {"models": [chart.y.names[round(mark.y)] for mark in series.marks]}
         return [_bars(series, common, shade)]
     if series.kind == "ranges":
         return [_ranges(series, common, shade)]
-    return [_scatter(series, common, shade, look)]
+    sized = any(mark.area != 1.0 for other in chart.series for mark in other.marks)
+    return [_scatter(series, common, shade, look, sized)]
 
 
-def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look) -> dict[str, Any]:
+def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look, sized: bool) -> dict[str, Any]:
     joined = series.kind != "points"
     # steps are marked only where a run ended before it got there, lines of no model nowhere
     marked = any(mark.open for mark in series.marks) if series.kind == "steps" else not series.thin
@@ -107,7 +110,7 @@ def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look) -> 
         trace["marker"] = {
             "color": shade,
             "symbol": [_symbol(mark, look, series) for mark in series.marks],
-            "size": [_size(mark, series) for mark in series.marks],
+            "size": [_size(mark, series, sized) for mark in series.marks],
             "line": {"width": 1.5, "color": shade},
         }
     for axis in "xy":
@@ -126,13 +129,14 @@ def _symbol(mark: Mark, look: Look, series: Series) -> str:
     return SYMBOLS[look.marker] + ending
 
 
-def _size(mark: Mark, series: Series) -> float:
+def _size(mark: Mark, series: Series, sized: bool) -> float:
     if series.kind == "steps":
         return 9.0 if mark.open else 0.0
     if series.kind == "line":
         return 5.0
-    plain = 5.0 if series.faint else PLAIN_MARK
-    return plain if mark.area == 1.0 and not series.faint else max(5.0, LARGEST_MARK * math.sqrt(mark.area))
+    if series.faint:
+        return 5.0
+    return max(5.0, LARGEST_MARK * math.sqrt(mark.area)) if sized else PLAIN_MARK
 
 
 def _interval(marks: Sequence[Mark], axis: str) -> dict[str, Any] | None:

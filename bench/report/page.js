@@ -1,0 +1,322 @@
+"use strict";
+// What the page does beyond showing itself: sort, filter, draw, highlight, and keep all of that in its address.
+(() => {
+  const root = document.documentElement;
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const charts = JSON.parse(document.getElementById("data").textContent);
+  const state = { sort: "", filters: {}, models: new Set(), switches: {} };
+  root.classList.add("script");
+
+  // --- the address ---------------------------------------------------------------------------------------------------
+
+  function readAddress() {
+    const words = new URLSearchParams(location.hash.startsWith("#?") ? location.hash.slice(2) : "");
+    state.sort = words.get("sort") || "";
+    state.models = new Set(words.getAll("model"));
+    state.filters = {};
+    state.switches = {};
+    for (const [key, value] of words) {
+      if (key.startsWith("only-")) state.filters[key.slice(5)] = value;
+      if (key.startsWith("x-")) state.switches[key.slice(2)] = value;
+    }
+  }
+
+  function writeAddress() {
+    const words = new URLSearchParams();
+    if (state.sort) words.set("sort", state.sort);
+    for (const [key, value] of Object.entries(state.filters)) if (value) words.set(`only-${key}`, value);
+    for (const [key, value] of Object.entries(state.switches)) words.set(`x-${key}`, value);
+    for (const model of state.models) words.append("model", model);
+    const text = words.toString();
+    history.replaceState(null, "", text ? `#?${text}` : "#");
+    const link = document.getElementById("link");
+    if (link) link.href = text ? `#?${text}` : "#";
+  }
+
+  // --- the table -----------------------------------------------------------------------------------------------------
+
+  const table = document.getElementById("results");
+  const rows = table ? all("tbody tr", table) : [];
+  const firstOrder = [...rows];
+
+  function valueOf(row, column) {
+    const cell = row.cells[column];
+    return cell && "value" in cell.dataset ? cell.dataset.value : "";
+  }
+
+  function sortRows() {
+    if (!table) return;
+    const [key, direction] = state.sort.split(":");
+    const heads = all("thead th", table);
+    const column = heads.findIndex((head) => head.dataset.key === key);
+    heads.forEach((head, i) => {
+      if (i === column) head.setAttribute("aria-sort", direction === "up" ? "ascending" : "descending");
+      else head.removeAttribute("aria-sort");
+    });
+    const sign = direction === "up" ? 1 : -1;
+    const numeric = column >= 0 && heads[column].classList.contains("number");
+    const ordered = column < 0 ? firstOrder : [...firstOrder].sort((a, b) => {
+      const [x, y] = [valueOf(a, column), valueOf(b, column)];
+      if (x === "" || y === "") return (x === "") - (y === "");  // what has no figure stands last, whatever the order
+      return sign * (numeric ? Number(x) - Number(y) : x.localeCompare(y));
+    });
+    table.tBodies[0].append(...ordered);
+  }
+
+  function meets(facets) {
+    return Object.entries(state.filters).every(([key, value]) => !value || !(key in facets) || facets[key] === value);
+  }
+
+  function filterRows() {
+    let shown = 0;
+    for (const row of rows) {
+      row.hidden = !meets(JSON.parse(row.dataset.facets));
+      shown += !row.hidden;
+    }
+    const count = document.getElementById("count");
+    if (count) count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
+    for (const group of all(".group")) group.hidden = !meets(JSON.parse(group.dataset.facets));
+    for (const select of all("#filters select")) select.value = state.filters[select.dataset.facet] || "";
+  }
+
+  // --- charts --------------------------------------------------------------------------------------------------------
+
+  const plots = all("figure .plot");
+
+  function isDark() {
+    const wish = root.dataset.theme;
+    return wish ? wish === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  }
+
+  const onDark = { "#000000": "#ffffff", "#0072B2": "#4aa8e0" };  // black and deep blue vanish on dark paper
+  const shade = (colour) => (isDark() && onDark[colour]) || colour;
+
+  function painted(value) {  // a copy with every colour fit for the theme
+    if (typeof value === "string") return shade(value);
+    if (Array.isArray(value)) return value.map(painted);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, k === "meta" || k === "customdata" ? v : painted(v)]));
+    }
+    return value;
+  }
+
+  function opacityOf(trace) {
+    const chosen = state.models, { model } = trace.meta;
+    const base = trace.opacity === undefined ? 1 : trace.opacity;
+    return !chosen.size || !model || chosen.has(model) ? base : 0.12 * base;
+  }
+
+  function withHighlight(trace) {
+    trace.opacity = opacityOf(trace);
+    if (trace.meta.models && state.models.size) {
+      const seen = trace.meta.models.map((model) => (state.models.has(model) ? 1 : 0.15));
+      trace.marker = { ...trace.marker, opacity: seen };
+    }
+    return trace;
+  }
+
+  function currentChart(plot) {
+    const figure = plot.closest("figure");
+    const positions = all(".position", figure);
+    const word = state.switches[plot.dataset.key];
+    const current = positions.find((position) => position.dataset.word === word) || positions[0];
+    for (const position of positions) position.classList.toggle("current", position === current);
+    for (const radio of all(".switch input", figure)) radio.checked = radio.value === current.dataset.word;
+    return charts[Number(current.dataset.chart)];
+  }
+
+  function layoutOf(layout, plot) {
+    const style = getComputedStyle(root), ink = style.getPropertyValue("--ink"), grid = style.getPropertyValue("--grid");
+    const axis = (made) => ({
+      ...made, gridcolor: grid, linecolor: grid, zerolinecolor: grid, tickfont: { color: ink }, zeroline: false,
+      title: { ...made.title, font: { size: 13, color: ink }, standoff: 8 },
+    });
+    return {
+      ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), autosize: true,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 24, t: 28, b: 52 },
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink }, hovermode: "closest",
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { color: ink } },
+      hoverlabel: { align: "left", bgcolor: style.getPropertyValue("--pale"), bordercolor: grid, font: { color: ink, size: 12 } },
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    };
+  }
+
+  async function draw(plot) {
+    const chart = currentChart(plot);
+    const data = painted(chart.data).map(withHighlight);
+    const config = { displayModeBar: false, responsive: true, doubleClick: "reset", showTips: false };
+    await Plotly.react(plot, data, layoutOf(painted(chart.layout), plot), config);
+    if (!plot.dataset.drawn) {
+      plot.dataset.drawn = "yes";
+      plot.on("plotly_click", (event) => {
+        const { meta } = event.points[0].data;
+        const model = meta.model || (meta.models && meta.models[event.points[0].pointNumber]);
+        if (model) choose(model);
+      });
+      plot.on("plotly_relayout", (change) => { if (!("annotations" in change)) label(plot); });
+    }
+    await label(plot);
+  }
+
+  // Names beside marks, where they cover neither a mark nor another name; those without a place are left to pointing.
+  async function label(plot) {
+    const { xaxis, yaxis } = plot._fullLayout;
+    const taken = [], wanted = [], width = xaxis._length, height = yaxis._length;
+    const overlaps = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+    plot.data.forEach((trace) => {
+      if (trace.type !== "scatter" || trace.meta.thin) return;
+      trace.x.forEach((x, i) => {
+        if (x === null || trace.y[i] === null) return;
+        const [px, py] = [xaxis.d2p(x), yaxis.d2p(trace.y[i])];
+        const size = trace.marker ? trace.marker.size[i] : 0, half = Math.max(3, size / 2);
+        if (!trace.mode.includes("lines") || (trace.meta.labels && trace.meta.labels[i])) {
+          taken.push([px - half, py - half, px + half, py + half]);
+        }
+        const text = trace.meta.labels && trace.meta.labels[i];
+        if (text && px >= 0 && px <= width && py >= 0 && py <= height) wanted.push({ text, px, py, half, trace });
+      });
+    });
+    const annotations = [];
+    for (const { text, px, py, half, trace } of wanted) {
+      const plain = text.replace(/&[#0-9a-z]+;/g, "x"), w = 6.9 * plain.length + 4, h = 15, gap = half + 3;
+      const places = [[px + gap, py], [px - gap - w, py], [px - w / 2, py - gap - h / 2], [px - w / 2, py + gap + h / 2]];
+      for (const far of [16, 30, 46, 64]) {
+        places.push([px + gap, py - far], [px + gap, py + far], [px - gap - w, py - far], [px - gap - w, py + far]);
+      }
+      const box = places.map(([x, y]) => [x, y - h / 2, x + w, y + h / 2])
+        .find((one) => one[0] >= 0 && one[2] <= width && one[1] >= -14 && one[3] <= height && !taken.some((other) => overlaps(one, other)));
+      if (!box) continue;
+      taken.push(box);
+      const faded = state.models.size && trace.meta.model && !state.models.has(trace.meta.model);
+      const colour = trace.line && trace.line.color || trace.marker && trace.marker.color;
+      const away = Math.abs((box[1] + box[3]) / 2 - py) > half + h;
+      annotations.push({
+        text, x: box[0] / width, y: 1 - (box[1] + box[3]) / 2 / height, xref: "paper", yref: "paper", xanchor: "left", yanchor: "middle",
+        showarrow: false, font: { size: 12, color: typeof colour === "string" && colour !== "#808080" ? colour : undefined }, opacity: faded ? 0.15 : 1,
+      });
+      if (away) {
+        annotations.push({
+          text: "", x: xaxis.p2l(px), y: yaxis.p2l(py), ax: (box[0] > px ? box[0] : box[2]) - px, ay: (box[1] + box[3]) / 2 - py,
+          xref: "x", yref: "y", showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: "#999", opacity: faded ? 0.1 : 0.8, standoff: half,
+        });
+      }
+    }
+    if (annotations.length || (plot.layout.annotations || []).length) await Plotly.relayout(plot, { annotations });
+  }
+
+  const drawn = () => plots.filter((plot) => plot.dataset.drawn);
+  const seen = new IntersectionObserver((entries) => {  // a page may hold hundreds of charts; those in sight are drawn
+    for (const entry of entries) if (entry.isIntersecting && !entry.target.dataset.drawn) draw(entry.target);
+  }, { rootMargin: "400px" });
+
+  function redraw() {
+    for (const plot of plots) {
+      if (plot.dataset.drawn) draw(plot);
+      else currentChart(plot);
+    }
+  }
+
+  // --- highlight -----------------------------------------------------------------------------------------------------
+
+  function choose(model) {
+    if (state.models.has(model)) state.models.delete(model);
+    else state.models.add(model);
+    showChosen();
+    writeAddress();
+    drawn().forEach(draw);
+  }
+
+  function showChosen() {
+    for (const chip of all("#chips .chip")) chip.setAttribute("aria-pressed", String(state.models.has(chip.dataset.model)));
+    for (const row of rows) row.classList.toggle("chosen", state.models.has(row.dataset.model));
+  }
+
+  function paintChips() {
+    for (const icon of all("#chips svg")) {
+      const colour = shade(icon.dataset.colour);
+      icon.style.fill = colour;
+      icon.style.stroke = colour;
+    }
+  }
+
+  // --- what people do ------------------------------------------------------------------------------------------------
+
+  for (const head of table ? all("thead th", table) : []) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    const first = head.classList.contains("number") ? "down" : "up";  // the most of a figure is what one looks for first
+    button.addEventListener("click", () => {
+      const [key, direction] = state.sort.split(":");
+      const again = key === head.dataset.key;
+      if (again && direction !== first) state.sort = "";
+      else state.sort = `${head.dataset.key}:${again ? (first === "up" ? "down" : "up") : first}`;
+      sortRows();
+      writeAddress();
+    });
+  }
+  for (const select of all("#filters select")) {
+    select.addEventListener("change", () => {
+      state.filters[select.dataset.facet] = select.value;
+      filterRows();
+      writeAddress();
+    });
+  }
+  const on = (id, act) => { const button = document.getElementById(id); if (button) button.addEventListener("click", act); };
+  on("clear", () => { state.filters = {}; filterRows(); writeAddress(); });
+  on("nobody", () => { state.models.clear(); showChosen(); writeAddress(); drawn().forEach(draw); });
+  on("theme", () => { root.dataset.theme = isDark() ? "light" : "dark"; paintChips(); redraw(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { paintChips(); redraw(); });
+  for (const chip of all("#chips .chip")) chip.addEventListener("click", () => choose(chip.dataset.model));
+  for (const radio of all(".switch input")) {
+    radio.addEventListener("change", () => {
+      state.switches[radio.closest("figure").querySelector(".plot").dataset.key] = radio.value;
+      writeAddress();
+      redraw();
+    });
+  }
+  for (const link of all('a[href^="#"]')) {
+    link.addEventListener("click", (event) => {  // sections are scrolled to without losing the view in the address
+      const target = link.id !== "link" && document.getElementById(link.getAttribute("href").slice(1));
+      if (!target) return;
+      event.preventDefault();
+      target.setAttribute("tabindex", "-1");
+      target.focus({ preventScroll: true });
+      target.scrollIntoView();
+    });
+  }
+  for (const link of all("a.download")) {
+    link.addEventListener("click", (event) => {  // browsers refuse very long addresses; a blob has a short one
+      if (link.href.length < 1e6) return;
+      event.preventDefault();
+      const bytes = Uint8Array.from(atob(link.href.split(",")[1]), (c) => c.charCodeAt(0));
+      const short = document.createElement("a");
+      short.href = URL.createObjectURL(new Blob([bytes], { type: "text/csv" }));
+      short.download = link.download;
+      short.click();
+      setTimeout(() => URL.revokeObjectURL(short.href), 10000);
+    });
+  }
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = all("details:not([open])");
+    for (const one of opened) one.open = true;
+  });
+  addEventListener("afterprint", () => { for (const one of opened) one.open = false; });
+  addEventListener("hashchange", () => { readAddress(); show(); });
+
+  function show() {
+    sortRows();
+    filterRows();
+    showChosen();
+    redraw();
+  }
+
+  readAddress();
+  paintChips();
+  show();
+  writeAddress();
+  plots.forEach((plot) => seen.observe(plot));
+  root.dataset.ready = "yes";
+})();
