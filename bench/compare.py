@@ -151,7 +151,17 @@ def pairs(
 
     Raises UserError where a model has none, or no pair has any in common.
     """
-    found = load(stores)
+    return pairs_loaded(load(stores), stores, models, margin, target)
+
+
+def pairs_loaded(
+    found: Loaded,
+    stores: list[Store],
+    models: Sequence[str] = (),
+    margin: float = MARGIN,
+    target: float | None = None,
+) -> list[Pair]:
+    """`pairs` for stores that were read already; predictions and searches are read here."""
     groups = by_conditions(found)
     known = {run["spec"]["model"] for runs in groups.values() for run in runs}
     for model in models:
@@ -266,7 +276,7 @@ def _family(
     made = []
     for index, (a, b) in enumerate(sides):
         aim, before = _target(a, b, target)
-        reached = (reach(a, aim), reach(b, aim)) if aim is not None else None
+        reached = None if aim is None else (reach(a.runs, aim, a.diverged), reach(b.runs, aim, b.diverged))
         pair = Pair(
             about=conditions_of(runs[0]),
             a=a,
@@ -341,16 +351,16 @@ def _target(a: Side, b: Side, asked: float | None) -> tuple[float | None, bool]:
     return asked, own == {asked}
 
 
-def reach(side: Side, target: float) -> Reached:
+def reach(runs: Sequence[Record], target: float, diverged: int = 0) -> Reached:
     """When each run first stood at the target or above, on validation; for those that never did, when they ended."""
     seconds, samples, reached = list[float](), list[int](), list[bool]()
-    for run in side.runs:
+    for run in runs:
         there = [epoch for epoch in run["history"] if epoch["val_accuracy"] >= target]
         row = there[0] if there else run["history"][-1]
         seconds.append(math.nan if shared_device(run) else float(row["train_seconds"]))
         samples.append(int(row["samples_seen"]))
         reached.append(bool(there))
-    return Reached(tuple(seconds), tuple(samples), tuple(reached), side.diverged)
+    return Reached(tuple(seconds), tuple(samples), tuple(reached), diverged)
 
 
 def _ratio_to_target(reached: tuple[Reached, Reached] | None, what: str) -> Interval:

@@ -192,19 +192,24 @@ def seeds_needed(sd_a: float, sd_b: float, difference: float, power: float = 0.8
     return least(enough)
 
 
-def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> float | None:
-    """Median time to a target, in the unit of `times`, with runs that ended before they reached it.
+def kaplan_meier(times: Sequence[float], reached: Sequence[bool]) -> list[tuple[float, Fraction]]:
+    """At each time at which a run reached the target, in order: the estimated share of runs still without it.
 
-    `times` is when a run reached the target, or for how long it was watched in vain. Kaplan & Meier 1958 (Journal of
-    the American Statistical Association 53:457): the first time at which the estimated share still without it is at
-    most one half. None where that never comes: with all runs watched equally long, where fewer than half reached it.
-    ValueError where the two lengths differ.
+    `times` is when a run reached the target, or for how long it was watched in vain, in one unit. Kaplan & Meier 1958
+    (Journal of the American Statistical Association 53:457). ValueError where the two lengths differ.
     """
     runs = list(zip(times, reached, strict=True))
-    without = Fraction(1)  # exact: 3/4 * 2/3 must be one half
+    without, curve = Fraction(1), []  # exact: 3/4 * 2/3 must be one half
     for time in sorted({time for time, there in runs if there}):
         watched = sum(other >= time for other, _ in runs)
         without *= 1 - Fraction(sum(other == time and there for other, there in runs), watched)
-        if without <= Fraction(1, 2):
-            return time
-    return None
+        curve.append((time, without))
+    return curve
+
+
+def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> float | None:
+    """Median time to a target by `kaplan_meier`: the first at which at most half of the runs are still without it.
+
+    None where that never comes: with all runs watched equally long, where fewer than half reached it.
+    """
+    return next((time for time, without in kaplan_meier(times, reached) if without <= Fraction(1, 2)), None)
