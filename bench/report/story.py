@@ -383,11 +383,11 @@ def _under_trained(pair: Pair, sides: Iterable[Side]) -> list[str]:
     if not published or most >= UNDER_TRAINED * min(published):
         return []
     share = 100 * most / min(published)
-    least = f"{min(published) / 1e6:.3g} million"
+    said = f"{share:.1g}" if share < 10 else f"{share:.0f}"
     return [
-        f"No run was trained on more than {most:,} images, repeats counted: {f'{share:.1g}' if share < 10 else f'{share:.0f}'} % of the {least} "
-        f"behind the shortest training published for {display_name(base)}. This is the start of a training, and "
-        "does not show what either model can reach."
+        f"No run was trained on more than {most:,} images, repeats counted: {said} % of the "
+        f"{min(published) / 1e6:.3g} million behind the shortest training published for {display_name(base)}. "
+        "This is the start of a training, and does not show what either model can reach."
     ]
 
 
