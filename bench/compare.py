@@ -45,6 +45,7 @@ from bench.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdi
 
 Right = npt.NDArray[np.bool_]
 NONE = Interval(math.nan, math.nan, math.nan, 0)
+TEST_ARRAYS = ("test_predicted", "test_label", "test_loss")
 MARGIN = 0.005  # of accuracy, as a share: the seed's own "comparable"
 
 
@@ -231,6 +232,15 @@ def sides_of(runs: list[Record], failed: list[Record], stores: list[Store]) -> d
 
 def predictions(run: Record, stores: list[Store]) -> Right | None:
     """Which test images a run got right; None where no store has predictions that fit."""
+    found = read_predictions(run, stores)
+    return None if found is None else np.asarray(found["test_predicted"] == found["test_label"])
+
+
+def read_predictions(run: Record, stores: list[Store]) -> dict[str, npt.NDArray[Any]] | None:
+    """TEST_ARRAYS of a run's predictions.npz, of as many test images as its record says; None where none fit.
+
+    The predicted and the true classes are always there, losses only where they were written.
+    """
     for store in stores:
         try:
             content = (store.root / "runs" / run["run_id"] / "predictions.npz").read_bytes()
@@ -238,11 +248,12 @@ def predictions(run: Record, stores: list[Store]) -> Right | None:
             if wanted and sha256(content) != wanted:  # damaged, or of another attempt at this run
                 continue
             with np.load(io.BytesIO(content), allow_pickle=False) as data:
-                right = np.asarray(data["test_predicted"] == data["test_label"])
+                found = {name: np.asarray(data[name]) for name in data.files if name in TEST_ARRAYS}
+            shapes = {found[name].shape for name in TEST_ARRAYS[:2]}
         except Exception:  # numpy, zipfile and zlib each have their own ways to say that a file is broken
             continue
-        if right.shape == (run["metrics"]["test_images"],):
-            return right
+        if shapes == {(run["metrics"]["test_images"],)}:
+            return found
     return None
 
 
@@ -337,6 +348,38 @@ def session_ratio(a: Side, b: Side, kind: str, sessions: list[Record]) -> Interv
         if times[0] and len(times[0]) == len(times[1]):
             return ratio_interval(*times)
     return NONE
+
+
+def turned(pair: Pair) -> Pair:
+    """The same pair with B for A: differences change their sign, ratios become their inverse, words follow."""
+    other = replace(
+        pair,
+        a=pair.b,
+        b=pair.a,
+        like_these=_negative(pair.like_these),
+        this_set=_negative(pair.this_set),
+        speed=_inverse(pair.speed),
+        inference=_inverse(pair.inference),
+        flops=_inverse(pair.flops),
+        reached=pair.reached and (pair.reached[1], pair.reached[0]),
+        time_to_target=_inverse(pair.time_to_target),
+        flops_to_target=_inverse(pair.flops_to_target),
+    )
+    words = {
+        "verdict": verdict(other.like_these, other.p_like_these, other.margin),
+        "verdict_this_set": verdict(other.this_set, other.p_this_set, other.margin),
+        "claim": claim(other.like_these, other.speed, other.margin),
+        "help": pair.words["help"],  # it speaks of sizes alone
+    }
+    return replace(other, words=words)
+
+
+def _negative(d: Difference) -> Difference:
+    return d._replace(value=-d.value, low=-d.high, high=-d.low, seeds_a=d.seeds_b, seeds_b=d.seeds_a)
+
+
+def _inverse(ratio: Interval) -> Interval:
+    return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low, ratio.n) if ratio.n else ratio
 
 
 # --- time to a target ----------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The words, facts and pages of a report. Example: python run_bench.py report"""
