@@ -20,7 +20,7 @@ LARGEST_MARK = 26.0  # pixels, of the marker with area 1 where areas differ
 PLAIN_MARK = 10.0
 ROW_PIXELS = 34  # of an axis of names
 HEIGHT = 430  # pixels
-NAME_PIXELS = 7.2  # of a character, generously
+BARS_SHARE = 0.8  # of a row that bars take
 
 
 def escape(text: str) -> str:
@@ -43,7 +43,7 @@ def _layout(chart: Chart) -> dict[str, Any]:
         "xaxis": _axis(chart.x),
         "yaxis": _axis(chart.y) | ({"autorange": "reversed"} if rows else {}),
         "showlegend": any(series.name for series in chart.series),
-        "barmode": "stack" if chart.stacked else "group",
+        "barmode": "stack" if chart.stacked else "overlay",
     }
     if chart.band is not None:
         low, high = chart.band
@@ -88,7 +88,7 @@ def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
     if series.kind == "bars":
         if not series.model:  # bars of several models, one a row: the page highlights them one by one
             common["meta"] |= {"models": [chart.y.names[round(mark.y)] for mark in series.marks]}
-        return [_bars(series, common, shade)]
+        return _bars(series, common, shade, chart)
     if series.kind == "ranges":
         return [_ranges(series, common, shade)]
     sized = any(mark.area != 1.0 for other in chart.series for mark in other.marks)
@@ -152,14 +152,34 @@ def _interval(marks: Sequence[Mark], axis: str) -> dict[str, Any] | None:
     }
 
 
-def _bars(series: Series, common: dict[str, Any], shade: str) -> dict[str, Any]:
+def _bars(series: Series, common: dict[str, Any], shade: str, chart: Chart) -> list[dict[str, Any]]:
+    """Bars, and beyond the end of each interval its label; side by side by hand, so that labels know where they are."""
     trace = {**common, "type": "bar", "orientation": "h", "marker": {"color": shade}}
     if bars := _interval(series.marks, "x"):
         trace["error_x"] = {**bars, "color": GREY, "thickness": 1.2, "width": 3}
-    if any(mark.label for mark in series.marks):
-        trace |= {"text": [escape(mark.label) for mark in series.marks], "textposition": "outside"}
-        trace |= {"textangle": 0, "cliponaxis": False}
-    return trace
+    middle = 0.0
+    if not chart.stacked:
+        beside = [one for one in chart.series if one.kind == "bars"]
+        width = BARS_SHARE / len(beside)
+        trace |= {"width": width, "offset": beside.index(series) * width - BARS_SHARE / 2}
+        middle = trace["offset"] + width / 2
+    labelled = [mark for mark in series.marks if mark.label]
+    if not labelled:
+        return [trace]
+    ends = [mark.x_high if math.isfinite(mark.x_high) else mark.x for mark in labelled]
+    words = {
+        "type": "scatter",
+        "mode": "text",
+        "x": [_number(end) for end in ends],
+        "y": [mark.y + middle for mark in labelled],
+        "text": [f"\u2009{escape(mark.label)}" for mark in labelled],
+        "textposition": "middle right",
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "meta": {"model": series.model, "thin": True},
+    }
+    return [trace, words]
 
 
 def _ranges(series: Series, common: dict[str, Any], shade: str) -> dict[str, Any]:

@@ -24,11 +24,10 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bench.charts.labels import Label, in_order, lead, meeting, place_near, readable, wrapped
+from bench.charts.labels import Label, in_order, lead, place_near, readable, wrapped
 from bench.charts.model import COLOURS, Axis, Chart, Look, Mark, Series, short
 from bench.charts.styles import FIXED, apply_hook, check_style, settings
 from bench.files import write_atomically
@@ -569,10 +568,15 @@ def _occupied(sheet: Sheet) -> list[Bbox]:
             half = math.sqrt(area) / 2 * point
             if math.isfinite(x + y):
                 found.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
-            for low, high in (((mark.x, mark.y_low), (mark.x, mark.y_high)), ((mark.x_low, mark.y), (mark.x_high, mark.y))):
+            for low, high in (
+                ((mark.x, mark.y_low), (mark.x, mark.y_high)),
+                ((mark.x_low, mark.y), (mark.x_high, mark.y)),
+            ):
                 if math.isfinite(low[0] + low[1] + high[0] + high[1]):
                     (x0, y0), (x1, y1) = transform([low, high])
-                    found.append(Bbox.from_extents(x0 - 0.4 * point, y0 - 0.4 * point, x1 + 0.4 * point, y1 + 0.4 * point))
+                    found.append(
+                        Bbox.from_extents(x0 - 0.4 * point, y0 - 0.4 * point, x1 + 0.4 * point, y1 + 0.4 * point)
+                    )
     return found
 
 
@@ -653,7 +657,12 @@ def _frame(sheet: Sheet, column: float) -> None:
     figure.set_size_inches(WIDTHS[sheet.columns], total / DPI)
     width = sheet.pixels
     axes.set_position(
-        ((left + pad) / width, (below + pad) / total, (width - left - right - 2 * pad) / width, sheet.height * DPI / total)
+        (
+            (left + pad) / width,
+            (below + pad) / total,
+            (width - left - right - 2 * pad) / width,
+            sheet.height * DPI / total,
+        )
     )
     for legend in figure.legends:
         spare = width - pad - legend.get_window_extent(sheet.renderer).width

@@ -172,6 +172,13 @@
         if (!trace.mode.includes("lines") || (trace.meta.labels && trace.meta.labels[i])) {
           taken.push([px - half, py - half, px + half, py + half]);
         }
+        for (const axis of ["x", "y"]) {  // the interval's line
+          const bars = trace[`error_${axis}`];
+          if (!bars || bars.array[i] === null) continue;
+          const value = axis === "x" ? x : trace.y[i], scale = axis === "x" ? xaxis : yaxis;
+          const [a, b] = [scale.d2p(value - bars.arrayminus[i]), scale.d2p(value + bars.array[i])];
+          taken.push(axis === "x" ? [Math.min(a, b), py - 2, Math.max(a, b), py + 2] : [px - 2, Math.min(a, b), px + 2, Math.max(a, b)]);
+        }
         const text = trace.meta.labels && trace.meta.labels[i];
         if (text && px >= 0 && px <= width && py >= 0 && py <= height) wanted.push({ text, px, py, half, trace });
       });

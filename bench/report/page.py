@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
+from PIL import Image
 
 from bench.charts import interactive, static
-from bench.charts.accuracy import front_of
+from bench.charts.accuracy import facets_of, front_of
 from bench.charts.build import build as build_charts
 from bench.charts.model import Chart, Look
-from bench.compare import Pair, pairs
+from bench.compare import Pair, pairs_loaded
 from bench.errors import UserError
+from bench.files import inert, write_atomically
 from bench.report import facts, models, story
+from bench.schema import Record
+from bench.session_table import significant
+from bench.spec import slug
 from bench.store import Store
-from bench.table_formats import BOLD_MEANS, best_of, parts_of
-from bench.tables import COLUMNS, Column, Comparison, Loaded, Row, compare_loaded, load, why_missing
+from bench.tables import COLUMNS, Column, Comparison, Loaded, Row, compare_loaded, load
+from bench.tables import _cells as cell_parts
 
 FOLDER = Path(__file__).parent
 TITLE = "sevit-bench: SE-ResNets and small Vision Transformers on small images"
 FIRST_COMMAND = "make bench"
+STILL_PIXELS, STILL_COLOURS = 1100, 48  # of an image for readers without a script
 FACTS_AT_MOST = 60  # marks of a chart that are also listed as text
 FRONTS = ("train_images_per_second", "flops", "params")  # columns with a Pareto front against accuracy
 SHAPES = {
@@ -88,7 +94,6 @@ class Position:
     index: int  # of the interactive chart
     image: str  # base64 of the PNG file
     caption: str
-    command: str
     facts: tuple[str, ...]
 
 
@@ -119,39 +124,36 @@ def build(stores: list[Store], images: str = "all", still: bool = True, say: Say
     """
     found = load(stores)
     comparisons = compare_loaded(found)
-    made = _pairs(stores)
+    made = _pairs(found, stores)
     charts, missing = build_charts(found, comparisons, made, stores)
-    groups = _groups(charts, still, say)
-    rows = [row for comparison in comparisons for row in _rows(comparison)]
-    shown_heads = _heads(comparisons)
-    data = _json([interactive.figure(chart) for chart in charts])
-    script, plotly = (FOLDER / "page.js").read_text(encoding="utf-8"), _plotly() if groups else ""
-    content = _template().render(
+    rows = _table_rows(comparisons)
+    labels = {comparison.title: _label(comparison) for comparison in comparisons}
+    script, plotly = (FOLDER / "page.js").read_text(encoding="utf-8"), _plotly() if charts else ""
+    page = _template().render(
         title=TITLE,
         policy=_policy([text for text in (plotly, script) if text]),
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         headline=story.headline(made, comparisons),
-        heads=shown_heads,
-        rows=[replace(row, cells=_fitted(row, comparisons)) for row in rows],
+        heads=_heads(comparisons),
+        rows=rows,
         choices=_choices(rows),
-        table_words=_table_words(comparisons),
-        conditions=[c for c in comparisons if c.notes],
+        conditions=[comparison for comparison in comparisons if comparison.notes],
         first_command=FIRST_COMMAND,
-        groups=groups,
+        groups=_groups(charts, still, say),
         missing=missing,
         chips=_chips(charts),
-        models=models.sections(found, comparisons, stores, images),
-        run_heads=models.RUN_HEADS,
+        models=[_model(section, labels) for section in models.sections(stores, found, comparisons, images)],
+        run_heads=RUN_HEADS,
         protocol=facts.PROTOCOL,
-        commands=facts.commands(found, stores),
+        commands=facts.reproduce(found, stores) if found.runs else [],
         environment=facts.environment(found),
-        files=[_file(*one) for one in facts.files(stores)],
-        made=facts.made_from(found, stores),
-        data=Markup(data),
+        files=_files(stores),
+        made=_made_from(found, stores),
+        data=Markup(_json([interactive.figure(chart) for chart in charts])),
         plotly=Markup(plotly),
         script=Markup(script),
     )
-    return content.encode()
+    return page.encode()
 
 
 def write(stores: list[Store], path: Path, images: str = "all", say: Say = lambda text: None) -> int:
@@ -166,7 +168,11 @@ def write(stores: list[Store], path: Path, images: str = "all", say: Say = lambd
 
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html")
 
@@ -192,9 +198,9 @@ def _json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _pairs(stores: list[Store]) -> list[Pair]:
+def _pairs(found: Loaded, stores: list[Store]) -> list[Pair]:
     try:
-        return pairs(stores)
+        return pairs_loaded(found, stores)
     except UserError:  # no two models under equal conditions
         return []
 
@@ -211,24 +217,18 @@ def _heads(comparisons: list[Comparison]) -> list[Head]:
     return [*first, *(Head(c.key, c.title, c.unit) for c in _columns(comparisons))]
 
 
-def facets_of(comparison: Comparison) -> dict[str, str]:
-    """What the page filters by, but for the family."""
-    about = comparison.about
-    return {
-        "dataset": f"{about['dataset']} ({about['content']})" if about["content"] else str(about["dataset"]),
-        "device": str(about["device_name"]),
-        "recipe": str(about["recipe"]),
-        "track": str(about["track"] or "none"),
-    }
+def _facets(comparison: Comparison) -> dict[str, str]:
+    """What the page filters by, but for the family; runs outside any track are of track none."""
+    return {"track": "none", **facets_of(comparison.about)} if comparison.about else {}
 
 
 def _table_rows(comparisons: list[Comparison]) -> list[TableRow]:
     columns = _columns(comparisons)
     rows = []
     for comparison in comparisons:
-        facets = facets_of(comparison) if comparison.about else {}
+        facets = _facets(comparison)
         fronts = {key: front_of(comparison, key) for key in FRONTS}
-        best = best_of(comparison)
+        best = dict[str, str]()
         for row in comparison.rows:
             cells = [_cell(row, column, comparison, best, fronts) for column in columns]
             runs = f"{row.family}, {row.runs} run{'s' * (row.runs > 1)}"
@@ -245,18 +245,18 @@ def _conditions_cell(comparison: Comparison) -> Cell:
     about = comparison.about
     if not about:
         return Cell(missing="no run under these conditions finished", number=False)
-    track = f"track {about['track']}, " if about["track"] else ""
-    under = f"{track}{about['recipe']}, {about['budget']}; {about['device_name']}, {about['setting']}"
-    data = facets_of(comparison)["dataset"]
-    images = f"{about['train_images']:,} training images"
-    return Cell(data, f"{images}; {under}", value=f"{data} {under}", number=False)
+    data = f"{about['dataset']} ({about['content']})" if about["content"] else str(about["dataset"])
+    recipe = f"track {about['track']}" if about["track"] else f"recipe {about['recipe']}"
+    setting = "" if about["setting"] == "eager" else f", {about['setting']}"
+    under = f"{recipe}, {about['budget']}, {about['train_images']:,} images{setting}; {about['device_name']}"
+    return Cell(data, under, value=f"{data} {under}", number=False)
 
 
 def _cell(
     row: Row, column: Column, comparison: Comparison, best: dict[str, str], fronts: dict[str, frozenset[str]]
 ) -> Cell:
     if column.key not in row.values:
-        return Cell(missing=why_missing(row, column, comparison))
+        return Cell(missing="not measured")
     text, beside = cell_parts(row, column)
     front = row.model in fronts.get(column.key, ())
     return Cell(text, beside, repr(row.values[column.key].value), best=best.get(column.key) == row.model, front=front)
@@ -289,11 +289,23 @@ def _figure(found: list[tuple[int, Chart]], still: bool, say: Say) -> Figure:
         image = ""
         if still:
             say(f"drawing {one.title}")
-            image = base64.b64encode(static.to_png(static.draw(one))).decode()
-        positions.append(
-            Position(one.position, one.title, index, image, one.caption, one.command, facts_of(one))
-        )
+            image = base64.b64encode(_small(static.to_png(static.draw(one)))).decode()
+        positions.append(Position(one.position, one.title, index, image, _caption(one), facts_of(one)))
     return Figure(f"chart-{found[0][0]}", chart.switch or chart.key, chart.title, tuple(positions))
+
+
+def _small(png: bytes) -> bytes:
+    """A figure made for paper as one for a page: fewer pixels and colours, a tenth of the bytes."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    size = (STILL_PIXELS, round(image.height * STILL_PIXELS / image.width))
+    buffer = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).quantize(STILL_COLOURS).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _caption(chart: Chart) -> str:
+    """Without the conditions, which stand above all charts of one subject."""
+    return " ".join(chart.caption.replace(chart.subject, "").split()).removesuffix(" .").strip()
 
 
 def facts_of(chart: Chart) -> tuple[str, ...]:
@@ -312,14 +324,118 @@ def _chips(charts: list[Chart]) -> list[dict[str, Any]]:
     ]
 
 
+# --- models ----------------------------------------------------------------------------------------------------------
+
+RUN_HEADS = ("run", "data", "recipe", "seed", "status", "test accuracy", "training", "started", "commit")
+
+
+def _label(comparison: Comparison) -> str:
+    """A comparison in a few words."""
+    about = comparison.about
+    if not about:
+        return comparison.title
+    recipe = f"track {about['track']}" if about["track"] else f"recipe {about['recipe']}"
+    images = f" on {about['train_images']:,} images"
+    return f"{about['dataset']}{images}, {recipe}, {about['budget']}, {about['device_name']}"
+
+
+def _model(section: models.ModelSection, labels: dict[str, str]) -> dict[str, Any]:
+    """A model's section as the template takes it."""
+    return {
+        "name": section.name,
+        "architecture": section.architecture,
+        "modules": section.modules,
+        "no_modules": section.modules_how,
+        "matrices": [_matrix(found, labels) for found in section.confusions],
+        "wrong": [_sheet(found, labels) for found in section.wrong if found.images],
+        "no_images": dict.fromkeys(found.why_not for found in section.wrong if not found.images),
+        "runs": [_run(row) for row in section.runs],
+    }
+
+
+def _matrix(found: models.Confusion, labels: dict[str, str]) -> dict[str, Any]:
+    largest = [n for i, line in enumerate(found.counts) for j, n in enumerate(line) if i != j]
+    most = max(largest, default=1)
+    heat = [
+        [_level(n, sum(line)) if i == j else _level(n, most) for j, n in enumerate(line)]
+        for i, line in enumerate(found.counts)
+    ]
+    words = found.why_not or f"{found.runs} run{'s' * (found.runs > 1)} added up."
+    if not found.counts and not found.why_not:
+        words = f"{len(found.classes)} classes are too many for a matrix; these are confused most often. {words}"
+    pairs = [f"{c.true} taken for {c.predicted}: {c.count:,} of {c.of:,}" for c in found.confused]
+    about = {"title": labels[found.subject], "classes": found.classes, "words": words, "pairs": pairs}
+    return {**about, "counts": found.counts, "heat": heat}
+
+
+def _level(count: int, most: int) -> int:
+    """0 to 9: how strongly a cell is coloured."""
+    return min(9, -(-9 * count // most)) if most else 0
+
+
+def _sheet(found: models.WrongImages, labels: dict[str, str]) -> dict[str, Any]:
+    images = [
+        {
+            "png": base64.b64encode(image.png).decode(),
+            "truth": image.true,
+            "said": image.predicted,
+            "other": found.other_model,
+            "other_said": image.other,
+        }
+        for image in found.images
+    ]
+    words = (
+        f"{found.wrong:,} of {found.of:,} test images are wrong in the run of seed {found.seed}; these {len(images)} "
+        "with the greatest loss."
+    )
+    return {"title": labels[found.subject], "words": words, "images": images}
+
+
+def _run(row: models.RunRow) -> dict[str, Any]:
+    accuracy = row.accuracy
+    shown = f"{100 * accuracy.value:.2f} % ({100 * accuracy.low:.2f}–{100 * accuracy.high:.2f})" if accuracy else "none"
+    recipe = f"{f'track {row.track}, ' if row.track else ''}{row.recipe}, {row.budget}"
+    seconds = f"{significant(row.train_seconds)} s" if row.train_seconds is not None else "not measured"
+    status = f"{row.status}. {row.message}".rstrip() if row.status != "ok" else "ok"
+    cells = (row.dataset, recipe, row.seed, status, shown, seconds, row.started[:16].replace("T", " "))
+    return {"id": row.run_id, "cells": (*cells, row.commit[:7] or "unknown"), "failed": row.status != "ok"}
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
+
+FILE_WORDS = {
+    "results.csv": "one row a run",
+    "speed.csv": "one row a model, kind and batch size of each speed session",
+    "history.csv": "every validation of every run",
+    "timings.csv": "every raw timing",
+    "environment.csv": "every fact about the machine",
+    "verdicts.csv": "one row a pair of models",
+}
+
+
+def _files(stores: Sequence[Store]) -> list[dict[str, str]]:
+    """The stores' CSV files as links that hold them; of several stores each with the store's name."""
+    made = []
+    for file in facts.raw_files(stores):
+        name = file.name if len(stores) == 1 else f"{slug(file.store)}-{file.name}"
+        content = base64.b64encode(file.content).decode()
+        words = FILE_WORDS.get(file.name, "")
+        made.append({"name": name, "content": content, "size": size_words(len(file.content)), "words": words})
+    return made
 
 
 def size_words(count: int) -> str:
-    """1,234 bytes as `1.2 kB`."""
+    """A number of bytes: `1.2 kB`, `3.4 MB`."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-def _file(name: str, content: bytes, words: str) -> dict[str, str]:
-    encoded = base64.b64encode(content).decode()
-    return {"name": name, "label": name, "content": encoded, "size": size_words(len(content)), "words": words}
+def _made_from(found: Loaded, stores: Sequence[Store]) -> str:
+    """Which stores the page is of; no date of its own, so that the same stores make the same page."""
+    records: list[Record] = [*found.runs, *found.sessions]
+    newest = max((str(record["started"])[:10] for record in records), default="")
+    where = ", ".join(inert(str(store.root)) for store in stores)
+    until = f", the newest of {newest}" if newest else ""
+    return (
+        f"Made by run_bench.py report from {where}: {len(found.runs)} runs and {len(found.sessions)} speed sessions"
+        f"{until}. Damaged and left out: {len(found.damaged)}."
+    )
