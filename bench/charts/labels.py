@@ -5,10 +5,12 @@ Lengths are pixels of the figure's canvas unless a name says otherwise.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from adjustText import adjust_text
@@ -20,10 +22,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 ADJUST_STEPS = 100  # of placing names; by default they end after a second, so elsewhere on a slower machine
+EXPANSIONS = ((1.06, 1.25), (1.02, 1.1))  # of names, to keep their distance: generous, then closer
 MOST_ADJUSTED = 40  # labels; more never find room among the points
 BREAKS_AFTER = "_-/:.,]…"  # where a name may go on in the next line
 CONTRAST = 4.5  # of small text on its background (WCAG 2.2, 1.4.3)
-CONNECTED = 4.5  # points from a name to its mark; nearer ones need no line
+CONNECTED = 7.0  # points from a name to its mark; nearer ones need no line
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,17 @@ class Label:
 
 
 def wrapped(text: str, most: float, width: Callable[[str], float]) -> str:
-    """The text in lines no wider than `most` as `width` measures them: broken at spaces, words where they must be."""
+    """The text in as few lines no wider than `most` as `width` measures them, all about as long."""
+    lines = _lines(text, most, width)
+    if len(lines) < 2:
+        return "".join(lines)
+    narrow = max(most / 2, max(width(word) for word in text.split()) if len(text.split()) > 1 else 0.0)
+    tries = (narrow + (most - narrow) * step / 8 for step in range(8))
+    return "\n".join(next((t for t in (_lines(text, n, width) for n in tries) if len(t) == len(lines)), lines))
+
+
+def _lines(text: str, most: float, width: Callable[[str], float]) -> list[str]:
+    """Broken at spaces, words only where they must be."""
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= most:
@@ -51,12 +64,12 @@ def wrapped(text: str, most: float, width: Callable[[str], float]) -> str:
             lines.append(word[:head])
             word = word[head:]
         lines.append(word)
-    return "\n".join(lines)
+    return lines
 
 
 def _head(word: str, most: float, width: Callable[[str], float]) -> int:
     """How many characters of the word make a line; after a hyphen or the like, where one is near the end."""
-    fits = max((n for n in range(1, len(word)) if width(word[:n]) <= most), default=1)
+    fits = max(1, bisect.bisect_right(range(len(word)), most, key=lambda n: width(word[:n])) - 1)
     breaks = [n for n in range(fits // 2 + 1, fits + 1) if word[n - 1] in BREAKS_AFTER]
     return breaks[-1] if breaks else fits
 
@@ -120,9 +133,19 @@ def place_near(axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], rend
     """
     if len(labels) > MOST_ADJUSTED:
         return False
+    return any(_try_near(axes, labels, static, renderer, expand) for expand in EXPANSIONS)
+
+
+def _try_near(
+    axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], renderer: RendererAgg, expand: tuple[float, float]
+) -> bool:
     places = [(float(x), float(y)) for x, y in axes.transData.transform([(label.x, label.y) for label in labels])]
     texts = [_beside(axes, label, place) for label, place in zip(labels, places, strict=True)]
     inverted = axes.transData.inverted()
+    if any(text.get_window_extent(renderer).width > axes.bbox.width for text in texts):
+        for text in texts:
+            text.remove()
+        return False  # adjustText would say so on the terminal
     adjust_text(
         texts,
         ax=axes,
@@ -130,7 +153,7 @@ def place_near(axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], rend
         target_y=[label.y for label in labels],
         # adjustText takes boxes of texts in pixels, but other boxes in the units of the data
         objects=[Bbox(inverted.transform(box.get_points())) for box in static],
-        expand=(1.06, 1.25),
+        expand=expand,
         force_text=(0.4, 0.6),
         force_static=(0.3, 0.5),
         iter_lim=ADJUST_STEPS,
@@ -190,21 +213,22 @@ def meeting(boxes: Sequence[Bbox]) -> bool:
     return any(a.padded(-0.5).overlaps(b.padded(-0.5)) for a, b in itertools.combinations(boxes, 2))
 
 
-def readable(colour: str, ground: object) -> str:
+def readable(colour: str, ground: Any) -> str:
     """The colour, darker (on a dark ground: lighter) as far as small text in it needs to be read."""
-    shade, towards = np.array(colors.to_rgb(colour)), 0.0 if _luminance(ground) > 0.2 else 1.0
+    shade: Any = np.array(colors.to_rgb(colour))
+    towards = 0.0 if _luminance(ground) > 0.2 else 1.0
     while _contrast(shade, ground) < CONTRAST and abs(shade - towards).max() > 0.02:
         shade = towards + 0.93 * (shade - towards)
-    return colors.to_hex(tuple(float(part) for part in shade))
+    return str(colors.to_hex(shade))
 
 
-def _contrast(one: object, other: object) -> float:
+def _contrast(one: Any, other: Any) -> float:
     low, high = sorted((_luminance(one), _luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
-def _luminance(colour: object) -> float:
+def _luminance(colour: Any) -> float:
     """Relative luminance (WCAG 2.2)."""
-    parts = np.array(colors.to_rgb(colour))  # type: ignore[arg-type]
+    parts = np.asarray(colors.to_rgb(colour), dtype=float)
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))

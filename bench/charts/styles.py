@@ -96,7 +96,7 @@ def settings(style: str, points: float) -> Iterator[None]:
 
 
 def hook_of(style: str) -> Hook | None:
-    """The function that path/to/file.py:function names; None for other styles. Raises UserError where it is not there."""
+    """The function that path/to/file.py:function names; None for other styles. Raises UserError if it is missing."""
     match = HOOK.fullmatch(style)
     if match is None:
         return None
