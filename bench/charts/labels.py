@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox
 
 ADJUST_STEPS = 100  # of placing names; by default they end after a second, so elsewhere on a slower machine
 EXPANSIONS = ((1.06, 1.25), (1.02, 1.1))  # of names, to keep their distance: generous, then closer
-MOST_ADJUSTED = 40  # labels; more never find room among the points
+MOST_ADJUSTED, MOST_CLOSER = 40, 12  # labels; more never find room among the points, be it generous or closer
 BREAKS_AFTER = "_-/:.,]…"  # where a name may go on in the next line
 CONTRAST = 4.5  # of small text on its background (WCAG 2.2, 1.4.3)
 CONNECTED = 7.0  # points from a name to its mark; nearer ones need no line
@@ -45,11 +45,11 @@ class Label:
 def wrapped(text: str, most: float, width: Callable[[str], float]) -> str:
     """The text in as few lines no wider than `most` as `width` measures them, all about as long."""
     lines = _lines(text, most, width)
-    if len(lines) < 2:
-        return "".join(lines)
-    narrow = max(most / 2, max(width(word) for word in text.split()) if len(text.split()) > 1 else 0.0)
-    tries = (narrow + (most - narrow) * step / 8 for step in range(8))
-    return "\n".join(next((t for t in (_lines(text, n, width) for n in tries) if len(t) == len(lines)), lines))
+    narrow = max(most / 2, max((width(word) for word in text.split()), default=0.0))
+    if len(lines) < 2 or narrow >= most:
+        return "\n".join(lines)
+    tries = (_lines(text, narrow + (most - narrow) * step / 8, width) for step in range(8))
+    return "\n".join(next((found for found in tries if len(found) == len(lines)), lines))
 
 
 def _lines(text: str, most: float, width: Callable[[str], float]) -> list[str]:
@@ -68,9 +68,9 @@ def _lines(text: str, most: float, width: Callable[[str], float]) -> list[str]:
 
 
 def _head(word: str, most: float, width: Callable[[str], float]) -> int:
-    """How many characters of the word make a line; after a hyphen or the like, where one is near the end."""
+    """How many characters of the word make a line; after a hyphen or the like, where one is not too early."""
     fits = max(1, bisect.bisect_right(range(len(word)), most, key=lambda n: width(word[:n])) - 1)
-    breaks = [n for n in range(fits // 2 + 1, fits + 1) if word[n - 1] in BREAKS_AFTER]
+    breaks = [n for n in range(fits // 3 + 1, fits + 1) if word[n - 1] in BREAKS_AFTER]
     return breaks[-1] if breaks else fits
 
 
@@ -133,7 +133,8 @@ def place_near(axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], rend
     """
     if len(labels) > MOST_ADJUSTED:
         return False
-    return any(_try_near(axes, labels, static, renderer, expand) for expand in EXPANSIONS)
+    expansions = EXPANSIONS if len(labels) <= MOST_CLOSER else EXPANSIONS[:1]
+    return any(_try_near(axes, labels, static, renderer, expand) for expand in expansions)
 
 
 def _try_near(

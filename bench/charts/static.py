@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis as DrawnAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -30,7 +30,7 @@ from matplotlib.transforms import Bbox
 
 from bench.charts.labels import Label, in_order, lead, place_near, readable, wrapped
 from bench.charts.model import COLOURS, Axis, Chart, Look, Mark, Series, short
-from bench.charts.styles import FIXED, apply_hook, check_style, settings
+from bench.charts.styles import FIXED, STYLE, apply_hook, check_style, settings
 from bench.files import write_atomically
 
 Format = Literal["png", "svg", "pdf"]
@@ -382,7 +382,7 @@ def _name(sheet: Sheet, axis: DrawnAxis, spec: Axis, across: bool) -> None:
         return
     room = 0.95 * sheet.axes.bbox.width / len(spec.names)
     flat = all(measure(word) <= room for name in spec.names for word in name.split())
-    names = [wrapped(name, room if flat else 0.25 * sheet.pixels, measure) for name in spec.names]
+    names = [wrapped(name, room, measure) if flat else name for name in spec.names]
     axis.set_ticks(range(len(names)), names, rotation=0 if flat else 90)
 
 
@@ -757,12 +757,21 @@ def save_all(
 def caption_of(chart: Chart) -> str:
     """What stands beside the figure: what it shows, of what, whole names, and the command that draws it again."""
     parts = [_fill(chart.title), _fill(chart.caption), _fill(f"Of: {chart.subject}")]
-    cut = [name for name in sorted(chart.looks) if short(name) != name]
+    cut = [f"  {short(name)} = {name}" for name in sorted(chart.looks) if short(name) != name]
     if cut:
-        parts.append("\n".join(["Names that are shortened in the figure:", *(f"  {short(n)} = {n}" for n in cut)]))
+        parts.append("\n".join(["Names that are shortened in the figure:", *cut]))
+    strange = [f"  {name}" for name in sorted(chart.looks) if not drawable(name)]
+    if strange:
+        parts.append("\n".join(["Names with letters that the figure's font lacks:", *strange]))
     if chart.command:
         parts.append(f"Drawn by:\n  {chart.command}")  # in one line, to be copied
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def drawable(text: str) -> bool:
+    """Whether the font of the figures has every letter of the text."""
+    known = get_font(findfont(FontProperties(family=STYLE["font.family"]))).get_charmap()
+    return all(ord(letter) in known for letter in text)
 
 
 def _fill(text: str) -> str:

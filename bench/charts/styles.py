@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -86,7 +87,9 @@ def settings(style: str, points: float) -> Iterator[None]:
     texts. Raises UserError as check_style does.
     """
     check_style(style)
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box, each time with a warning; the caption file has the name whole.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE | {"font.size": points})
         if style and hook_of(style) is None:
