@@ -141,7 +141,7 @@ def _try_near(
     axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], renderer: RendererAgg, expand: tuple[float, float]
 ) -> bool:
     places = [(float(x), float(y)) for x, y in axes.transData.transform([(label.x, label.y) for label in labels])]
-    texts = [_beside(axes, label, place) for label, place in zip(labels, places, strict=True)]
+    texts = [_beside(axes, label, place, renderer) for label, place in zip(labels, places, strict=True)]
     inverted = axes.transData.inverted()
     if any(text.get_window_extent(renderer).width > axes.bbox.width for text in texts):
         for text in texts:
@@ -169,14 +169,17 @@ def _try_near(
     return True
 
 
-def _beside(axes: Axes, label: Label, place: Place) -> Text:
-    dpi = axes.get_figure(root=True).dpi  # type: ignore[union-attr]
-    x, y = axes.transData.inverted().transform((place[0] + (label.radius + 3) * dpi / 72, place[1]))
+def _beside(axes: Axes, label: Label, place: Place, renderer: RendererAgg) -> Text:
+    """The label right of its mark, or left of it where the axes end there."""
     # The pale ground keeps a front or a grid line from striking the name through.
     ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.7, "pad": 0.4}
-    return axes.text(
-        x, y, label.text, color=label.colour, va="center", zorder=2.6, parse_math=False, bbox=ground, clip_on=False
+    text = axes.text(
+        label.x, label.y, label.text, color=label.colour, va="center", zorder=2.6, parse_math=False, bbox=ground
     )
+    width, gap = text.get_window_extent(renderer).width, renderer.points_to_pixels(label.radius + 3)
+    x = place[0] + gap if place[0] + gap + width <= axes.bbox.x1 else place[0] - gap - width
+    text.set_position(tuple(axes.transData.inverted().transform((x, place[1]))))
+    return text
 
 
 def _hidden(box: Bbox, inside: Bbox, static: Sequence[Bbox]) -> bool:

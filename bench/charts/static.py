@@ -341,7 +341,7 @@ def _divide(sheet: Sheet, axis: DrawnAxis, spec: Axis, across: bool) -> None:
         labelled = _spared(shown, free)
         axis.set_ticks(shown, [_number(tick) if tick in labelled else "" for tick in shown])
         return
-    offers = _log_ticks(low, high) if spec.log else _even_ticks(low, high, 5 if sheet.columns == 1 else 8)
+    offers = _log_ticks(low, high) if spec.log else _even_ticks(low, high, 6 if sheet.columns == 1 else 8)
     ticks = next((offer for offer in offers if all(free(offer))), [])
     axis.set_ticks(ticks, [_number(tick) for tick in ticks])
 
