@@ -5,10 +5,12 @@ Lengths are pixels of the figure's canvas unless a name says otherwise.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from adjustText import adjust_text
@@ -20,10 +22,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 ADJUST_STEPS = 100  # of placing names; by default they end after a second, so elsewhere on a slower machine
-MOST_ADJUSTED = 40  # labels; more never find room among the points
+EXPANSIONS = ((1.06, 1.25), (1.02, 1.1))  # of names, to keep their distance: generous, then closer
+MOST_ADJUSTED, MOST_CLOSER = 40, 12  # labels; more never find room among the points, be it generous or closer
 BREAKS_AFTER = "_-/:.,]…"  # where a name may go on in the next line
 CONTRAST = 4.5  # of small text on its background (WCAG 2.2, 1.4.3)
-CONNECTED = 4.5  # points from a name to its mark; nearer ones need no line
+CONNECTED = 7.0  # points from a name to its mark; nearer ones need no line
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,17 @@ class Label:
 
 
 def wrapped(text: str, most: float, width: Callable[[str], float]) -> str:
-    """The text in lines no wider than `most` as `width` measures them: broken at spaces, words where they must be."""
+    """The text in as few lines no wider than `most` as `width` measures them, all about as long."""
+    lines = _lines(text, most, width)
+    narrow = max(most / 2, max((width(word) for word in text.split()), default=0.0))
+    if len(lines) < 2 or narrow >= most:
+        return "\n".join(lines)
+    tries = (_lines(text, narrow + (most - narrow) * step / 8, width) for step in range(8))
+    return "\n".join(next((found for found in tries if len(found) == len(lines)), lines))
+
+
+def _lines(text: str, most: float, width: Callable[[str], float]) -> list[str]:
+    """Broken at spaces, words only where they must be."""
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= most:
@@ -51,13 +64,13 @@ def wrapped(text: str, most: float, width: Callable[[str], float]) -> str:
             lines.append(word[:head])
             word = word[head:]
         lines.append(word)
-    return "\n".join(lines)
+    return lines
 
 
 def _head(word: str, most: float, width: Callable[[str], float]) -> int:
-    """How many characters of the word make a line; after a hyphen or the like, where one is near the end."""
-    fits = max((n for n in range(1, len(word)) if width(word[:n]) <= most), default=1)
-    breaks = [n for n in range(fits // 2 + 1, fits + 1) if word[n - 1] in BREAKS_AFTER]
+    """How many characters of the word make a line; after a hyphen or the like, where one is not too early."""
+    fits = max(1, bisect.bisect_right(range(len(word)), most, key=lambda n: width(word[:n])) - 1)
+    breaks = [n for n in range(fits // 3 + 1, fits + 1) if word[n - 1] in BREAKS_AFTER]
     return breaks[-1] if breaks else fits
 
 
@@ -120,9 +133,20 @@ def place_near(axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], rend
     """
     if len(labels) > MOST_ADJUSTED:
         return False
+    expansions = EXPANSIONS if len(labels) <= MOST_CLOSER else EXPANSIONS[:1]
+    return any(_try_near(axes, labels, static, renderer, expand) for expand in expansions)
+
+
+def _try_near(
+    axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], renderer: RendererAgg, expand: tuple[float, float]
+) -> bool:
     places = [(float(x), float(y)) for x, y in axes.transData.transform([(label.x, label.y) for label in labels])]
-    texts = [_beside(axes, label, place) for label, place in zip(labels, places, strict=True)]
+    texts = [_beside(axes, label, place, renderer) for label, place in zip(labels, places, strict=True)]
     inverted = axes.transData.inverted()
+    if any(text.get_window_extent(renderer).width > axes.bbox.width for text in texts):
+        for text in texts:
+            text.remove()
+        return False  # adjustText would say so on the terminal
     adjust_text(
         texts,
         ax=axes,
@@ -130,7 +154,7 @@ def place_near(axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], rend
         target_y=[label.y for label in labels],
         # adjustText takes boxes of texts in pixels, but other boxes in the units of the data
         objects=[Bbox(inverted.transform(box.get_points())) for box in static],
-        expand=(1.06, 1.25),
+        expand=expand,
         force_text=(0.4, 0.6),
         force_static=(0.3, 0.5),
         iter_lim=ADJUST_STEPS,
@@ -145,14 +169,17 @@ def place_near(axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], rend
     return True
 
 
-def _beside(axes: Axes, label: Label, place: Place) -> Text:
-    dpi = axes.get_figure(root=True).dpi  # type: ignore[union-attr]
-    x, y = axes.transData.inverted().transform((place[0] + (label.radius + 3) * dpi / 72, place[1]))
+def _beside(axes: Axes, label: Label, place: Place, renderer: RendererAgg) -> Text:
+    """The label right of its mark, or left of it where the axes end there."""
     # The pale ground keeps a front or a grid line from striking the name through.
     ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.7, "pad": 0.4}
-    return axes.text(
-        x, y, label.text, color=label.colour, va="center", zorder=2.6, parse_math=False, bbox=ground, clip_on=False
+    text = axes.text(
+        label.x, label.y, label.text, color=label.colour, va="center", zorder=2.6, parse_math=False, bbox=ground
     )
+    width, gap = text.get_window_extent(renderer).width, renderer.points_to_pixels(label.radius + 3)
+    x = place[0] + gap if place[0] + gap + width <= axes.bbox.x1 else place[0] - gap - width
+    text.set_position(tuple(axes.transData.inverted().transform((x, place[1]))))
+    return text
 
 
 def _hidden(box: Bbox, inside: Bbox, static: Sequence[Bbox]) -> bool:
@@ -190,21 +217,22 @@ def meeting(boxes: Sequence[Bbox]) -> bool:
     return any(a.padded(-0.5).overlaps(b.padded(-0.5)) for a, b in itertools.combinations(boxes, 2))
 
 
-def readable(colour: str, ground: object) -> str:
+def readable(colour: str, ground: Any) -> str:
     """The colour, darker (on a dark ground: lighter) as far as small text in it needs to be read."""
-    shade, towards = np.array(colors.to_rgb(colour)), 0.0 if _luminance(ground) > 0.2 else 1.0
+    shade: Any = np.array(colors.to_rgb(colour))
+    towards = 0.0 if _luminance(ground) > 0.2 else 1.0
     while _contrast(shade, ground) < CONTRAST and abs(shade - towards).max() > 0.02:
         shade = towards + 0.93 * (shade - towards)
-    return colors.to_hex(tuple(float(part) for part in shade))
+    return str(colors.to_hex(shade))
 
 
-def _contrast(one: object, other: object) -> float:
+def _contrast(one: Any, other: Any) -> float:
     low, high = sorted((_luminance(one), _luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
-def _luminance(colour: object) -> float:
+def _luminance(colour: Any) -> float:
     """Relative luminance (WCAG 2.2)."""
-    parts = np.array(colors.to_rgb(colour))  # type: ignore[arg-type]
+    parts = np.asarray(colors.to_rgb(colour), dtype=float)
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))

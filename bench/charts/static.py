@@ -7,10 +7,11 @@ beside it. No text covers another or leaves the canvas, whatever the names are.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis as DrawnAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -29,7 +30,7 @@ from matplotlib.transforms import Bbox
 
 from bench.charts.labels import Label, in_order, lead, place_near, readable, wrapped
 from bench.charts.model import COLOURS, Axis, Chart, Look, Mark, Series, short
-from bench.charts.styles import FIXED, apply_hook, check_style, settings
+from bench.charts.styles import FIXED, STYLE, apply_hook, check_style, settings
 from bench.files import write_atomically
 
 Format = Literal["png", "svg", "pdf"]
@@ -43,16 +44,18 @@ DPI = 300
 PAD = 0.05  # inches, around everything
 GAP = 0.08  # inches, between the axes and a column of labels
 ROW = {1: 0.2, 2: 0.24}  # inches, the least of a row of an axis of names
-LINE = 1.2  # height of a line of text, in sizes of the font
+LEAST_TITLED = 0.9  # inches, of axes with a title at their left
+LINE = 1.25  # height of a line of text, in sizes of the font
 NAMES_SHARE = 0.42  # of the width, the most that names at the left may take
 COLUMN_SHARE = {1: 0.4, 2: 0.3}  # of the width, the most that a column of labels may take
+LEAST_MARKS = 0.4  # of the axes' width, what texts beside marks leave to them
 BAR = 0.8  # of a row's height, what its bars take together
 LAYOUTS = 3  # titles wrap by the room that ticks leave, and the other way round: it settles at once
 
 SHAPES = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 DASHES: Any = ("-", (0, (4, 1.3)), (0, (1, 1)), (0, (5, 1, 1, 1)))  # of lines, by how often the colours were used
 NO_MODEL, THIN = "#555555", "#7a7a7a"
-MOST_MARKERS = 25  # on a line; with more, only some are drawn
+MOST_MARKERS = {1: 11, 2: 18}  # on a line; with more marks, only some are drawn
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Sheet:
     axes: Axes
     renderer: RendererAgg
     height: float  # inches, of the axes
+    widths: dict[tuple[str, float], float] = field(default_factory=dict)  # of texts by size, for they are asked often
 
     @property
     def pixels(self) -> float:
@@ -211,7 +215,7 @@ def _draw_line(sheet: Sheet, series: Series, look: Look) -> None:
         marker="" if plain else SHAPES[look.marker],
         markersize=small,
         markerfacecolor=sheet.axes.get_facecolor() if look.round else look.colour,
-        markevery=max(1, math.ceil(len(x) / MOST_MARKERS)),
+        markevery=max(1, math.ceil(len(x) / MOST_MARKERS[sheet.columns])),
         zorder=1.5 if series.faint else 1.8 if series.thin else 2.5,
     )
     hollow = [mark for mark in series.marks if mark.open]
@@ -334,12 +338,19 @@ def _divide(sheet: Sheet, axis: DrawnAxis, spec: Axis, across: bool) -> None:
 
     if spec.ticks:
         shown = sorted(set(spec.ticks))
-        texts = [_number(tick) if room else "" for tick, room in zip(shown, free(shown), strict=True)]
-        axis.set_ticks(shown, texts)
+        labelled = _spared(shown, free)
+        axis.set_ticks(shown, [_number(tick) if tick in labelled else "" for tick in shown])
         return
-    offers = _log_ticks(low, high) if spec.log else _even_ticks(low, high, 5 if sheet.columns == 1 else 8)
+    offers = _log_ticks(low, high) if spec.log else _even_ticks(low, high, 6 if sheet.columns == 1 else 8)
     ticks = next((offer for offer in offers if all(free(offer))), [])
     axis.set_ticks(ticks, [_number(tick) for tick in ticks])
+
+
+def _spared(ticks: Sequence[float], free: Callable[[Sequence[float]], list[bool]]) -> set[float]:
+    """Which of the ticks keep their labels: each second or third …, unless that loses much more than is needed."""
+    greedy = {tick for tick, room in zip(ticks, free(ticks), strict=True) if room}
+    even = next(set(ticks[::step]) for step in range(1, len(ticks) + 1) if all(free(ticks[::step])))
+    return even if len(even) >= 0.6 * len(greedy) else greedy
 
 
 def _even_ticks(low: float, high: float, most: int) -> list[list[float]]:
@@ -371,15 +382,23 @@ def _name(sheet: Sheet, axis: DrawnAxis, spec: Axis, across: bool) -> None:
         return
     room = 0.95 * sheet.axes.bbox.width / len(spec.names)
     flat = all(measure(word) <= room for name in spec.names for word in name.split())
-    names = [wrapped(name, room if flat else 0.25 * sheet.pixels, measure) for name in spec.names]
+    names = [wrapped(name, room, measure) if flat else name for name in spec.names]
     axis.set_ticks(range(len(names)), names, rotation=0 if flat else 90)
 
 
 def _measure(sheet: Sheet, of: str) -> Callable[[str], float]:
     """The width of a text as `of` is written: xtick, ytick, axes (titles), legend, or font (labels)."""
-    key = {"axes": "axes.labelsize", "legend": "legend.fontsize", "font": "font.size"}.get(of, f"{of}.labelsize")
-    font = FontProperties(size=matplotlib.rcParams[key])
-    return lambda text: float(sheet.renderer.get_text_width_height_descent(text, font, False)[0])
+    sizes: Any = matplotlib.rcParams
+    key = {"legend": "legend.fontsize", "font": "font.size"}.get(of, f"{of}.labelsize")
+    font = FontProperties(size=sizes[key])
+
+    def width(text: str) -> float:
+        if (text, font.get_size()) not in sheet.widths:
+            measured = sheet.renderer.get_text_width_height_descent(text, font, False)[0]
+            sheet.widths[text, font.get_size()] = float(measured)
+        return sheet.widths[text, font.get_size()]
+
+    return width
 
 
 def _line_height(sheet: Sheet) -> float:
@@ -493,37 +512,31 @@ def _height(sheet: Sheet, labels: Sequence[Label]) -> float:
     lines = max(wrapped(name, NAMES_SHARE * sheet.pixels, measure).count("\n") + 1 for name in sheet.chart.y.names)
     row = max(ROW[sheet.columns], (lines + 0.5) * line if lines > 1 else 1.3 * line)
     heights = sorted({label.y for label in labels if label.beside})
-    gaps = [b - a for a, b in zip(heights, heights[1:], strict=False) if b - a > 0.05]
+    gaps = [b - a for a, b in itertools.pairwise(heights) if b - a > 0.05]
     if gaps:
         row = max(row, 1.05 * line / min(gaps))
     bars = [mark.y for series in sheet.chart.series if series.kind == "bars" for mark in series.marks]
     if bars and not sheet.chart.stacked:
         most = max(bars.count(y) for y in set(bars))
         row = max(row, most * 0.1 / BAR)
-    return row * len(sheet.chart.y.names)
+    return max(row * len(sheet.chart.y.names), LEAST_TITLED if sheet.chart.y.title else 0.0)
 
 
 def _place(sheet: Sheet, labels: Sequence[Label]) -> None:
     """Labels where they are read best; those that find no room there, in a column with lines to their marks."""
-    ends = [label for label in labels if label.at_end]
+    column = [label for label in labels if label.at_end]
     beside = [label for label in labels if label.beside]
     near = [label for label in labels if not label.at_end and not label.beside]
-    column = list(ends)
-    if beside and not _make_room(sheet, beside):
-        column += beside
-        beside = []
     sheet, width = _reserve(sheet, column)
-    if near:
+    _lay_out(sheet, width)
+    if beside and not _make_room(sheet, beside, width):
+        column, beside = column + beside, []
+        sheet, width = _reserve(sheet, column)
         _lay_out(sheet, width)
-        if not place_near(sheet.axes, near, _occupied(sheet), sheet.renderer):
-            column += near
-            _limits(sheet, roomy=False)
-            sheet, width = _reserve(sheet, column)
-    if beside:
-        _lay_out(sheet, width)
-        column_free = _make_room(sheet, beside)
-        assert column_free
-    if column or not near:
+    if near and not place_near(sheet.axes, near, _occupied(sheet), sheet.renderer):
+        column += near
+        sheet, width = _reserve(sheet, column)
+        _limits(sheet, roomy=False)
         _lay_out(sheet, width)
     for label in beside:
         _write_beside(sheet, label)
@@ -531,21 +544,24 @@ def _place(sheet: Sheet, labels: Sequence[Label]) -> None:
         _write_column(sheet, column)
 
 
-def _make_room(sheet: Sheet, labels: Sequence[Label]) -> bool:
-    """Move the right end of the axis until labels in rows fit before it; False where they take most of it."""
-    _lay_out(sheet, 0.0)
+def _make_room(sheet: Sheet, labels: Sequence[Label], column: float) -> bool:
+    """Move the right end of the axis until labels in rows fit before it; False where they take most of it, or meet."""
+    heights = sorted(float(y) for _, y in sheet.axes.transData.transform([(label.x, label.y) for label in labels]))
+    if any(b - a < 0.98 * _line_height(sheet) for a, b in itertools.pairwise(heights)):
+        return False
     measure = _measure(sheet, "font")
     axes = sheet.axes
     transform = axes.xaxis.get_transform()
     low, high = (float(v) for v in transform.transform(np.array(axes.get_xlim())))
     needed = high
     for label in labels:
-        share = 1 - (measure(label.text) + 8 * DPI / 72) / axes.bbox.width
-        if share < 0.45:
+        share = 1 - (measure(label.text) + (label.radius + 6) * DPI / 72) / axes.bbox.width
+        if share < LEAST_MARKS:
             return False
         end = float(transform.transform(np.array([label.x]))[0])
         needed = max(needed, low + (end - low) / share)
     axes.set_xlim(right=float(transform.inverted().transform(np.array([needed]))[0]))
+    _lay_out(sheet, column)
     return True
 
 
@@ -609,7 +625,7 @@ def _write_column(sheet: Sheet, labels: Sequence[Label]) -> None:
     for index, centre in in_order(places, [_text_height(sheet, text) for text in texts], column):
         label, place = labels[index], places[index]
         x, y = sheet.figure.transFigure.inverted().transform((left, centre))
-        sheet.figure.text(x, y, texts[index], color=label.colour, va="center", parse_math=False, linespacing=1.1)
+        sheet.figure.text(x, y, texts[index], color=label.colour, va="center", parse_math=False, linespacing=1.0)
         lead(axes, (left - 2, centre), place, label, label.radius * DPI / 72)
 
 
@@ -741,12 +757,21 @@ def save_all(
 def caption_of(chart: Chart) -> str:
     """What stands beside the figure: what it shows, of what, whole names, and the command that draws it again."""
     parts = [_fill(chart.title), _fill(chart.caption), _fill(f"Of: {chart.subject}")]
-    cut = [name for name in sorted(chart.looks) if short(name) != name]
+    cut = [f"  {short(name)} = {name}" for name in sorted(chart.looks) if short(name) != name]
     if cut:
-        parts.append("\n".join(["Names that are shortened in the figure:", *(f"  {short(n)} = {n}" for n in cut)]))
+        parts.append("\n".join(["Names that are shortened in the figure:", *cut]))
+    strange = [f"  {name}" for name in sorted(chart.looks) if not drawable(name)]
+    if strange:
+        parts.append("\n".join(["Names with letters that the figure's font lacks:", *strange]))
     if chart.command:
         parts.append(f"Drawn by:\n  {chart.command}")  # in one line, to be copied
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def drawable(text: str) -> bool:
+    """Whether the font of the figures has every letter of the text."""
+    known = get_font(findfont(FontProperties(family=STYLE["font.family"]))).get_charmap()
+    return all(ord(letter) in known for letter in text)
 
 
 def _fill(text: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -86,7 +87,9 @@ def settings(style: str, points: float) -> Iterator[None]:
     texts. Raises UserError as check_style does.
     """
     check_style(style)
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box, each time with a warning; the caption file has the name whole.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE | {"font.size": points})
         if style and hook_of(style) is None:
@@ -96,7 +99,7 @@ def settings(style: str, points: float) -> Iterator[None]:
 
 
 def hook_of(style: str) -> Hook | None:
-    """The function that path/to/file.py:function names; None for other styles. Raises UserError where it is not there."""
+    """The function that path/to/file.py:function names; None for other styles. Raises UserError if it is missing."""
     match = HOOK.fullmatch(style)
     if match is None:
         return None
