@@ -59,10 +59,11 @@ def _data_efficiency(group: Sequence[Comparison], common: Common, stem: str) -> 
     sizes = sorted({float(c.about["train_images"]) for c in group})
     data = f"{about['dataset']} ({about['content']})" if about["content"] else about["dataset"]
     track = f"track {about['track']}, " if about["track"] else ""
+    threads = f", {about['threads']} threads" if about["threads"] else ""
     subject = (
         f"{data} with {sizes[0]:,.0f} to {sizes[-1]:,.0f} training images · {track}recipe {about['recipe']}, "
-        f"{about['budget']}, batch {about['batch_size']}, {about['precision']} · {about['device_name']}, torch "
-        f"{about['torch']}"
+        f"{about['budget']}, batch {about['batch_size']}, {about['precision']} · {about['device_name']}{threads}, "
+        f"torch {about['torch']}"
     )
     ends = []
     if any(row.runs > 1 for row in rows):

@@ -149,7 +149,7 @@ def _batch_axis(series: Sequence[Series]) -> Axis:
 def _not_measured(session: Record, common: Common) -> str:
     """What did not fit or broke, so that a line that ends early is explained."""
     lost = [
-        f"{common.names.get(f['model'], f['model'])} {f['kind']}"
+        f"{common.names.get(f['model'], told(f['model']))} {f['kind']}"
         + (f" at {f['batch_size']}" if f["batch_size"] else "")
         + f" ({f['status']})"
         for f in session["failures"]
