@@ -536,3 +536,26 @@ def test_two_devices_are_two_charts_or_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(UserError, match="device_name"):
         charts_of([store], by_device=False)
+
+
+def test_comparisons_of_one_title_are_told_apart(tmp_path: Path) -> None:
+    store = write_store(tmp_path, {"seresnet": 0.9})
+    this = spec("seresnet", data=replace(DATA, content_hash="d" * 64))
+    store.write_record(this, record(this, 0.8))
+    charts, missing = charts_of([store])
+    check_shape(charts, missing)
+    first, second = (c for c in charts if c.key == "accuracy_vs_flops")
+    assert second.subject == f"{first.subject} (2)"
+
+
+def test_doubtful_flops_and_missing_parameters_are_told(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for model, facts in (("seresnet", {"flops_audit": "mismatch"}), ("vit_tiny", {"params": None})):
+        made = record(spec(model), 0.9)
+        made["metrics"] |= facts
+        store.write_record(spec(model), made)
+    charts, missing = charts_of([store])
+    check_shape(charts, missing)
+    assert "The FLOPs of seresnet did not pass the audit" in of(charts, "accuracy_vs_flops").caption
+    assert "Not shown, for want of the figure: vit_tiny." in of(charts, "accuracy_vs_params").caption
+    assert marks_of(of(charts, "accuracy_vs_flops"))["vit_tiny"].area < 0.1
