@@ -415,6 +415,8 @@ def test_many_pairs_are_cut_and_those_with_the_reference_kept(tmp_path: Path) ->
     chart = of(charts_of([store])[0], "differences")
     assert len(chart.y.names) == 30
     assert all("seresnet" in name for name in chart.y.names[:8])
+    other = of(charts_of([store], reference="m6")[0], "differences")
+    assert all("m6" in name for name in other.y.names[:8])
     assert "6 more pairs left out" in chart.caption
     assert "these two runs" in chart.series[0].marks[0].hover[2]
     assert all(mark.open for series in chart.series for mark in series.marks), "single runs give no verdict"
