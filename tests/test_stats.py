@@ -14,6 +14,7 @@ from bench.stats import (
     PILOT,
     blocks_needed,
     holm,
+    kaplan_meier,
     kaplan_meier_median,
     log_ratios,
     mean_interval,
@@ -205,6 +206,9 @@ def test_kaplan_meier_against_scipy() -> None:
             theirs = stats.ecdf(data).sf
             below = [float(q) for q, p in zip(theirs.quantiles, theirs.probabilities, strict=True) if p <= 0.5 + 1e-12]
             assert kaplan_meier_median(times.tolist(), reached.tolist()) == (below[0] if below else None)
+            ours = kaplan_meier(times.tolist(), reached.tolist())
+            assert [time for time, _ in ours] == sorted(set(times[reached].tolist()))
+            assert [float(share) for _, share in ours] == pytest.approx(theirs.evaluate([time for time, _ in ours]))
 
 
 def test_kaplan_meier_at_its_ends() -> None:

@@ -217,7 +217,7 @@ def _mean_mark(row: Row, runs: Sequence[Record], measure: Measure, common: Commo
         y_high=100 * accuracy.high,
         label=common.names[row.model],
         hover=(told(row.model), *about, _figure_in_words(value, measure), *facts),
-        area=max(SMALLEST_AREA, params.value / most) if params is not None and most else 1.0,
+        area=max(SMALLEST_AREA, params.value / most if params is not None else 0.0) if most else 1.0,
     )
 
 
@@ -295,6 +295,7 @@ class Position:
     name: str
     title: str
     axis: str
+    unit: str
     of: Callable[[Record], Callable[[Record], float] | None]
 
 
@@ -308,13 +309,18 @@ def _by_flops(run: Record) -> Callable[[Record], float] | None:
 
 
 POSITIONS = (
-    Position("epochs", "epochs", "epochs", lambda run: lambda epoch: float(epoch["epoch"])),
-    Position("seconds", "training time", "training seconds (evaluation is not counted)", _by_seconds),
-    Position("FLOPs", "training FLOPs", "training TFLOP (forward and backward, two a multiply-add)", _by_flops),
+    Position("epochs", "epochs", "epochs", "epochs", lambda run: lambda epoch: float(epoch["epoch"])),
+    Position(
+        "seconds", "training time", "training seconds (evaluation is not counted)", "training seconds", _by_seconds
+    ),
+    Position(
+        "FLOPs", "training FLOPs", "training TFLOP (forward and backward, two a multiply-add)", "TFLOP", _by_flops
+    ),
     Position(
         "samples",
         "images seen",
         "training images seen, thousands",
+        "thousand images",
         lambda run: lambda epoch: float(epoch["samples_seen"]) / 1000,
     ),
 )
@@ -500,14 +506,12 @@ def _steps(
         about = (
             f"run {run['run_id']}",
             f"seed {run['spec']['seed']}",
-            f"{what} at {significant(time)} {UNITS[position.name]}",
+            f"{what} at {significant(time)} {position.unit}",
         )
         marks.append(Mark(time, share, hover=(*about, f"{reached.share} reached it"), open=missed))
     last = marks.pop()
     return (*marks, replace(last, label=label))
 
-
-UNITS = {"seconds": "training seconds", "FLOPs": "TFLOP", "samples": "thousand images"}
 
 # --- speed -----------------------------------------------------------------------------------------------------------
 

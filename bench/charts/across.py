@@ -34,12 +34,13 @@ def stem_of(dataset: str, recipe: str, budget: str) -> str:
 
 def data_efficiency(comparisons: Sequence[Comparison], common: Common) -> list[Chart]:
     """Test accuracy against the number of training images, for every question that was asked with several."""
-    made: list[Chart] = []
+    made, taken = list[Chart](), set[str]()
     for group in by_data(comparisons):
         about = group[0].about
         recipe = f"track {about['track']}" if about["track"] else about["recipe"]
-        stem = f"{stem_of(about['dataset'], recipe, about['budget'])}-data_efficiency"
-        made.append(_data_efficiency(group, common, free(stem, {chart.stem for chart in made})))
+        prefix = free(stem_of(about["dataset"], recipe, about["budget"]), taken)
+        taken.add(prefix)
+        made.append(_data_efficiency(group, common, f"{prefix}-data_efficiency"))
     return made
 
 
@@ -59,10 +60,11 @@ def _data_efficiency(group: Sequence[Comparison], common: Common, stem: str) -> 
     sizes = sorted({float(c.about["train_images"]) for c in group})
     data = f"{about['dataset']} ({about['content']})" if about["content"] else about["dataset"]
     track = f"track {about['track']}, " if about["track"] else ""
+    threads = f", {about['threads']} threads" if about["threads"] else ""
     subject = (
         f"{data} with {sizes[0]:,.0f} to {sizes[-1]:,.0f} training images · {track}recipe {about['recipe']}, "
-        f"{about['budget']}, batch {about['batch_size']}, {about['precision']} · {about['device_name']}, torch "
-        f"{about['torch']}"
+        f"{about['budget']}, batch {about['batch_size']}, {about['precision']} · {about['device_name']}{threads}, "
+        f"torch {about['torch']}"
     )
     ends = []
     if any(row.runs > 1 for row in rows):
@@ -115,12 +117,13 @@ def _at_size(size: int, row: Row, label: str) -> Mark:
 
 def differences(made: Sequence[Pair], common: Common, reference: str = REFERENCE) -> list[Chart]:
     """A row a pair, a mark a track: the difference of accuracies with both intervals; a chart for each question."""
-    charts: list[Chart] = []
+    charts, taken = list[Chart](), set[str]()
     for group in by_question(made):
         about = group[0].about
         recipe = "tracks" if group[0].track else about["recipe"]
-        stem = f"{stem_of(about['dataset'], recipe, about['budget'])}-differences"
-        charts.append(_differences(group, common, free(stem, {chart.stem for chart in charts}), reference))
+        prefix = free(stem_of(about["dataset"], recipe, about["budget"]), taken)
+        taken.add(prefix)
+        charts.append(_differences(group, common, f"{prefix}-differences", reference))
     return charts
 
 

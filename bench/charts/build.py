@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 from typing import NamedTuple
 
 from bench.charts.accuracy import charts_of_comparison
@@ -89,12 +91,12 @@ def build(
     """`charts_of` for who has read the stores already."""
     common = common_of(found, stores, by_device)
     by_id = {run["run_id"]: run for run in found.runs}
-    charts, used = list[Chart](), set[str]()
+    charts, used, titles = list[Chart](), set[str](), set[str]()
     for comparison in comparisons:
         if comparison.rows:
             prefix = free(_stem(comparison), used)
             used.add(prefix)
-            charts += charts_of_comparison(comparison, by_id, common, prefix)
+            charts += charts_of_comparison(_told_apart(comparison, titles), by_id, common, prefix)
     charts += data_efficiency(comparisons, common)
     charts += differences(made, common, reference)
     for session in found.sessions:
@@ -112,6 +114,14 @@ def common_of(found: Loaded, stores: Sequence[Store], by_device: bool = True) ->
     where = " ".join(f"--results {shlex.quote(str(store.root))}" for store in stores)
     command = " ".join(filter(None, ("python run_bench.py plot", where, "--by-device" if by_device else "")))
     return Common(looks_of(families), names_of(families), command)
+
+
+def _told_apart(comparison: Comparison, taken: set[str]) -> Comparison:
+    """With a number behind its title where another has the same: they differ in what a title does not say."""
+    numbered = (comparison.title if n == 1 else f"{comparison.title} ({n})" for n in count(1))
+    title = next(title for title in numbered if title not in taken)
+    taken.add(title)
+    return replace(comparison, title=title)
 
 
 def _stem(comparison: Comparison) -> str:

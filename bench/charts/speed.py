@@ -34,11 +34,11 @@ def charts_of_session(session: Record, common: Common, prefix: str) -> list[Char
 
 def subject_of(session: Record) -> str:
     """The session in one line."""
-    key = session["key"]
+    key, (day, _, time) = session["key"], str(session["started"]).partition("T")
     threads = f", {key['threads']} threads" if key.get("threads") else ""
     return (
-        f"Speed session of {session['started'][:10]}: {key['image_size']} px, training batch "
-        f"{session['recipe']['batch_size']}, {key['precision']}, {key['policy']} · {key['device_name']}{threads}, "
+        f"Speed session of {day} {time[:5]}: {key['image_size']} px, training batch {session['recipe']['batch_size']}, "
+        f"{key['precision']}, setting {str(key['policy']).removeprefix('identical:')} · {key['device_name']}{threads}, "
         f"torch {key['torch']}"
     )
 
@@ -46,11 +46,7 @@ def subject_of(session: Record) -> str:
 def _chart(session: Record, key: str, common: Common, prefix: str, models: Sequence[str], **parts: Any) -> Chart:
     """What all charts of a session share, and the `parts` of this one."""
     recipe = {} if session.get("recipes") else {"recipe": str(session["recipe"]["name"])}
-    blocks = (
-        f"{counted(session['blocks'], 'block')}, in each of which every model came once in random order: "
-        f"{why_ended(session)}."
-    )
-    words = (*parts.pop("words"), blocks, common.whole(models), f"{subject_of(session)}.")
+    words = (*parts.pop("words"), common.whole(models), f"{subject_of(session)}.")
     return Chart(
         key=key,
         stem=f"{prefix}-{key}",
@@ -90,7 +86,11 @@ def _throughput_vs_batch(session: Record, rows: Sequence[Record], common: Common
         x=_batch_axis(series),
         y=Axis("inference, images/s (median and quartiles)", log=True),
         series=tuple(series),
-        words=("Inference images/s at several batch sizes: medians with quartiles.", _not_measured(session, common)),
+        words=(
+            "Inference images/s at several batch sizes: medians with quartiles.",
+            _blocks(session),
+            _not_measured(session, common),
+        ),
     )
 
 
@@ -120,6 +120,7 @@ def _latency_vs_batch(session: Record, rows: Sequence[Record], common: Common, p
         series=tuple(series),
         words=(
             "Milliseconds until a whole batch is classified: medians with quartiles.",
+            _blocks(session),
             _not_measured(session, common),
         ),
     )
@@ -146,10 +147,17 @@ def _batch_axis(series: Sequence[Series]) -> Axis:
     return Axis("batch size", log=True, ticks=tuple(sorted({mark.x for one in series for mark in one.marks})))
 
 
+def _blocks(session: Record) -> str:
+    return (
+        f"{counted(session['blocks'], 'block')}, in each of which every model came once in random order: "
+        f"{why_ended(session)}."
+    )
+
+
 def _not_measured(session: Record, common: Common) -> str:
     """What did not fit or broke, so that a line that ends early is explained."""
     lost = [
-        f"{common.names.get(f['model'], f['model'])} {f['kind']}"
+        f"{common.names.get(f['model'], told(f['model']))} {f['kind']}"
         + (f" at {f['batch_size']}" if f["batch_size"] else "")
         + f" ({f['status']})"
         for f in session["failures"]
@@ -204,7 +212,7 @@ def _under(model: str, bound: Record, common: Common) -> Mark:
         hover=(
             told(model),
             f"nearest ceiling: {nearest} of the step",
-            f"of the step explain: {shares}",
+            f"shares of the step: {shares}",
             f"{significant(speed)} GFLOP/s",
         ),
     )
