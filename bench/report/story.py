@@ -339,7 +339,7 @@ def _claims(told: list[Pair]) -> str:
     if len(set(words)) == 1:
         return f"{words[0]} under {'either' if 'not' in words[0] else 'both'}"
     by_track = {pair.track: word for pair, word in zip(told, words, strict=True)}
-    return f"{by_track['shared']} under the first and {by_track['family']} under the second"
+    return f"{by_track['shared']} under the shared recipe and {by_track['family']} under the families' own"
 
 
 # --- caveats ---------------------------------------------------------------------------------------------------------
