@@ -44,7 +44,7 @@ STATUS_WORDS = {
     "interrupted": "were interrupted",
 }
 SCALES = ((1e18, "quintillion"), (1e15, "quadrillion"), (1e12, "trillion"), (1e9, "billion"))
-UNDER_TRAINED = 0.5  # of the fewest samples that anybody published a figure for: below it, nobody would stop there
+UNDER_TRAINED = 0.5  # of the fewest samples behind a figure of references.csv: below it, it is another question
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,7 @@ def _under_trained(pair: Pair, sides: Iterable[Side]) -> list[str]:
     said = f"{share:.1g}" if share < 10 else f"{share:.0f}"
     return [
         f"No run was trained on more than {most:,} images, repeats counted: {said} % of the "
-        f"{min(published) / 1e6:.3g} million behind the shortest training published for {display_name(base)}. "
+        f"{min(published) / 1e6:.3g} million behind the shortest training for {display_name(base)} in results/references.csv. "
         "This is the start of a training, and does not show what either model can reach."
     ]
 
