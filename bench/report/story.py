@@ -393,8 +393,8 @@ def _under_trained(pair: Pair, sides: Iterable[Side]) -> list[str]:
     said = f"{share:.1g}" if share < 10 else f"{share:.0f}"
     return [
         f"No run was trained on more than {most:,} images, repeats counted: {said} % of the "
-        f"{min(published) / 1e6:.3g} million behind the shortest training for {display_name(base)} in results/references.csv. "
-        "This is the start of a training, and does not show what either model can reach."
+        f"{min(published) / 1e6:.3g} million behind the shortest training for {display_name(base)} in "
+        "results/references.csv. This is the start of a training, and does not show what either model can reach."
     ]
 
 
