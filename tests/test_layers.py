@@ -81,6 +81,7 @@ assert "torch" not in sys.modules, "torch was imported"
         "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",
         "import bench.compare, bench.pair_table, bench.plots_across",
         "import bench.charts.build",
+        "import bench.report.facts, bench.report.models, bench.report.story",
         "import bench.crossed, bench.verdicts; bench.verdicts.parse_condition('speed < 1')",
         "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress",
         "from models.registry import expand_names; expand_names('vit_*')",

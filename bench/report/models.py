@@ -174,7 +174,8 @@ def _section(
         if own:
             confusions.append(confusion(comparison.title, own, stores))
             others = rivals(name, comparison, group, reference)
-            wrong.append(wrong_images(comparison.title, own[0], others, stores, gallery))
+            first = next((run for run in own if answers(run, stores) is not None), own[0])
+            wrong.append(wrong_images(comparison.title, first, others, stores, gallery))
     how = "" if modules else f"Its costs by module: python run_bench.py cost {shlex.quote(name)} --by-module"
     return ModelSection(
         name=name,

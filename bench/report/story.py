@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from bench import references
 from bench.budget import parse_budget
-from bench.compare import Pair, Side, across_tracks, turned
+from bench.compare import Pair, Side, turned
 from bench.crossed import Difference
+from bench.recipes import TRACKS
 from bench.session_table import significant
 from bench.stats import Interval
 from bench.store import REFERENCE
 from bench.tables import Comparison, Row
-from bench.verdicts import BETTER, DEPENDS, EQUIVALENT, NO_VERDICT, WORSE, points
+from bench.verdicts import ACROSS_TRACKS, BETTER, DEPENDS, EQUIVALENT, NO_VERDICT, WORSE, points
 
 NAMES = {
     "digits": "scikit-learn's digits",
@@ -42,7 +43,8 @@ STATUS_WORDS = {
     "killed": "were killed",
     "interrupted": "were interrupted",
 }
-UNDER_TRAINED = 0.5  # of the fewest samples that anybody published a figure for: below it, nobody would stop there
+SCALES = ((1e18, "quintillion"), (1e15, "quadrillion"), (1e12, "trillion"), (1e9, "billion"))
+UNDER_TRAINED = 0.5  # of the fewest samples behind a figure of references.csv: below it, it is another question
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,15 @@ def headline(made: Sequence[Pair], comparisons: Sequence[Comparison], reference:
     if not made:
         return _without_pairs(comparisons, reference)
     told = chosen(made, reference)
-    both = {id(pair): word for one, other, word in across_tracks(made) for pair in (one, other)}
+    rest = [pair for pair in made if not any(pair is one for one in told)]
     first, *further = caveats(told, comparisons)
     return Headline(
-        sentences=(_accuracy(told, both.get(id(told[0]), "")), _speed(told)),
+        sentences=(_accuracy(told), _speed(told)),
         caveat=first,
         models=(told[0].a.model, told[0].b.model),
         dataset=str(told[0].about["dataset"]),
         further=tuple(further),
-        others=tuple(_other_lines([pair for pair in made if pair not in told], comparisons, made, reference)),
+        others=tuple(_other_lines(rest, comparisons, made, reference)),
     )
 
 
@@ -106,11 +108,14 @@ def chosen(made: Sequence[Pair], reference: str = REFERENCE) -> list[Pair]:
             -abs(math.log(pair.flops.value)) if pair.flops.n else -math.inf,
         )
 
-    def newest(group: list[Pair]) -> str:
-        return max(str(run["started"]) for pair in group for side in (pair.a, pair.b) for run in side.runs)
+    def newest(pair: Pair) -> str:
+        return max(str(run["started"]) for side in (pair.a, pair.b) for run in side.runs)
 
     # of groups that rank equal the newest; of equally new ones the first
-    return max(groups.values(), key=lambda group: (rank(group), newest(group)))
+    group = max(groups.values(), key=lambda group: (rank(group), max(map(newest, group))))
+    # two recipes of one's own may both have been tuned in track shared
+    by_track = [[pair for pair in group if pair.track == track] for track in ("", *TRACKS)]
+    return [max(pairs, key=newest) for pairs in by_track if pairs]
 
 
 def _oriented(pair: Pair, reference: str) -> Pair:
@@ -130,14 +135,14 @@ def _family(side: Side) -> str:
 # --- accuracy --------------------------------------------------------------------------------------------------------
 
 
-def _accuracy(told: list[Pair], across: str) -> str:
-    """Sentence 1. `across`: the word for both tracks, "" where there is but one."""
+def _accuracy(told: list[Pair]) -> str:
+    """Sentence 1."""
     one, about = told[0], told[0].about
     start = f"On {_data(about)}, {_after(about)}, "
     if len(told) == 1:
         where = f" {WHERE[one.track]}{' recipe' * (one.track == 'family')}" if one.track else ""
         return f"{start}{_alone(one)}{where} {_brackets(one)}{_afterthought(one)}."
-    return f"{start}{_across(told, across)}: {_by_track(told)}."
+    return f"{start}{_across(told)}: {_by_track(told)}."
 
 
 def _alone(pair: Pair) -> str:
@@ -165,8 +170,9 @@ def _afterthought(pair: Pair) -> str:
     return ""
 
 
-def _across(told: list[Pair], word: str) -> str:
+def _across(told: list[Pair]) -> str:
     """What both tracks say together."""
+    shared, family = (pair.words["verdict"] for pair in told)
     a, b, margin = told[0].a.model, told[0].b.model, told[0].margin
     if all(pair.words["verdict"] == NO_VERDICT and not _excludes_zero(pair.like_these) for pair in told):
         return f"{a} and {b} could not be told apart"
@@ -176,7 +182,7 @@ def _across(told: list[Pair], word: str) -> str:
         EQUIVALENT: f"{a} and {b} were equally accurate within ±{points(margin)} under both kinds of recipe",
         DEPENDS: f"whether {a} or {b} was more accurate depends on the recipe",
         NO_VERDICT: f"there is no verdict on {a} and {b} that holds under both kinds of recipe",
-    }[word]
+    }[ACROSS_TRACKS[shared, family]]
 
 
 def _by_track(told: list[Pair]) -> str:
@@ -265,7 +271,8 @@ def _budget(about: dict[str, object]) -> str:
     if found.kind == "samples":
         return f"training on {amount:,} images a run, drawn from {images}"
     if found.kind == "flops":
-        return f"{found.amount:.3g} arithmetic operations of training a run"
+        scale, word = next(((n, w) for n, w in SCALES if found.amount >= n), SCALES[-1])
+        return f"{found.amount / scale:.3g} {word} arithmetic operations of training a run"
     for unit, length in (("hour", 3600), ("minute", 60), ("second", 1)):
         if found.amount >= length and found.amount % length == 0:
             return f"{amount // length:,} {unit}{'s' * (amount != length)} of training a run"
@@ -332,7 +339,7 @@ def _claims(told: list[Pair]) -> str:
     if len(set(words)) == 1:
         return f"{words[0]} under {'either' if 'not' in words[0] else 'both'}"
     by_track = {pair.track: word for pair, word in zip(told, words, strict=True)}
-    return f"{by_track['shared']} under the first and {by_track['family']} under the second"
+    return f"{by_track['shared']} under the shared recipe and {by_track['family']} under the families' own"
 
 
 # --- caveats ---------------------------------------------------------------------------------------------------------
@@ -386,8 +393,8 @@ def _under_trained(pair: Pair, sides: Iterable[Side]) -> list[str]:
     said = f"{share:.1g}" if share < 10 else f"{share:.0f}"
     return [
         f"No run was trained on more than {most:,} images, repeats counted: {said} % of the "
-        f"{min(published) / 1e6:.3g} million behind the shortest training published for {display_name(base)}. "
-        "This is the start of a training, and does not show what either model can reach."
+        f"{min(published) / 1e6:.3g} million behind the shortest training for {display_name(base)} in "
+        "results/references.csv. This is the start of a training, and does not show what either model can reach."
     ]
 
 
