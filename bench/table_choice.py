@@ -94,25 +94,22 @@ def _meeting(frame: pd.DataFrame, condition: str) -> list[bool]:
 
 
 # pandas would call any method of a column, and some of them write files.
-METHODS = {"str", "contains", "startswith", "endswith", "lower", "upper", "len", "isin", "isna", "notna", "between"}
+METHODS = ("str", "contains", "startswith", "endswith", "lower", "upper", "len", "isin", "isna", "notna", "between")
+NAMED = (ast.Name, ast.Attribute)
 
 
 def _check_condition(condition: str, columns: list[str]) -> None:
     """Raise UserError for what a condition has no need of, and SyntaxError for what is no expression."""
     nodes = list(ast.walk(ast.parse(condition, mode="eval")))
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    for node in nodes:
-        name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-        if isinstance(node, ast.MatMult) or "__" in name:
-            raise UserError("--where takes a condition on the columns, without @ and without __")
+    named = [(node, node.id if isinstance(node, ast.Name) else node.attr) for node in nodes if isinstance(node, NAMED)]
+    if any(isinstance(node, ast.MatMult) for node in nodes) or any("__" in name for _, name in named):
+        raise UserError("--where takes a condition on the columns, without @ and without __")
+    for node, name in named:
         if isinstance(node, ast.Attribute) and name not in METHODS:
-            raise UserError(f"--where knows no method '{name}'{suggest(name, METHODS)} It knows .str, and {_methods()}")
+            raise UserError(f"--where knows no method '{name}'{suggest(name, METHODS)} It knows {', '.join(METHODS)}")
         if isinstance(node, ast.Name) and name not in columns and name not in called:
             raise UserError(f"--where knows no column '{name}'{suggest(name, columns)} There, {_columns_in_words()}")
-
-
-def _methods() -> str:
-    return ", ".join(sorted(METHODS - {"str"}))
 
 
 def _columns_in_words() -> str:
