@@ -266,11 +266,12 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     runs = [run for group in by_model.values() for run in group]
     older -= len(runs)
     session = _common_session(by_model, sessions)
-    rows = [_row(model, group, session) for model, group in by_model.items()]
+    timed = _by_model(session)
+    rows = [_row(model, group, timed.get(model)) for model, group in by_model.items()]
     rows.sort(key=lambda row: (-row.values["accuracy"].value, row.model))
     base = next((row for row in rows if row.model == reference), None)
     if base is not None:
-        rows = [replace(r, ratios=_ratios(r, base, session)) for r in rows]
+        rows = [replace(r, ratios=_ratios(r, base, timed)) for r in rows]
     first, spec = runs[0], runs[0]["spec"]
     about = {
         "dataset": spec["data"]["name"],
@@ -312,6 +313,17 @@ def _common_session(by_model: dict[str, list[Record]], sessions: list[Record]) -
     votes = Counter(s["id"] for group in by_model.values() for s in sessions_of(group[-1], sessions))
     ranked = sorted((s for s in sessions if s["id"] in votes), key=lambda s: (votes[s["id"]], s["started"]))
     return ranked[-1] if ranked else None
+
+
+def _by_model(session: Record | None) -> dict[str, Record]:
+    """The session for each of its models, with that model's samples alone; empty without a session.
+
+    Looking through all samples for every figure would take time that grows with the square of the models.
+    """
+    samples: dict[str, list[Record]] = {}
+    for sample in session["samples"] if session is not None else []:
+        samples.setdefault(sample["model"], []).append(sample)
+    return {model: {**(session or {}), "samples": own} for model, own in samples.items()}
 
 
 def _title(about: dict[str, Any]) -> str:
@@ -359,7 +371,7 @@ def _spread(values: list[float]) -> Interval:
     return Interval(middle, low, high, len(values))
 
 
-def _ratios(row: Row, base: Row, session: Record | None) -> dict[str, Interval]:
+def _ratios(row: Row, base: Row, timed: dict[str, Record]) -> dict[str, Interval]:
     ratios = {}
     for column in COLUMNS:
         if column.key not in row.values or column.key not in base.values:
@@ -367,8 +379,8 @@ def _ratios(row: Row, base: Row, session: Record | None) -> dict[str, Interval]:
         mine, theirs = row.values[column.key], base.values[column.key]
         if column.ratio == "cost" and theirs.value:
             ratios[column.key] = Interval(mine.value / theirs.value, math.nan, math.nan, mine.n)
-        elif column.timed and session is not None:
-            times = [seconds_per_call(session, r.model, column.ratio) for r in (row, base)]
+        elif column.timed:
+            times = [seconds_per_call(timed[r.model], r.model, column.ratio) for r in (row, base)]
             # images/s: time of the reference over one's own; latency: one's own over the reference's
             ratios[column.key] = ratio_interval(*(times if column.ratio == "latency" else times[::-1]))
     return ratios
