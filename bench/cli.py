@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import re
 import signal
 import sys
 from pathlib import Path
@@ -112,7 +114,19 @@ def make_parser() -> Parser:
         )
         reader.add_argument("--by-device", action="store_true", help="one comparison for each device and key")
         if name == "table":
-            reader.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
+            reader.add_argument(
+                "--format", choices=("text", "markdown", "latex", "csv", "html", "json"), default="text"
+            )
+            reader.add_argument(
+                "--columns", default="", metavar="KEYS", help="by commas, such as accuracy,flops,params"
+            )
+            reader.add_argument(
+                "--where", default="", metavar="CONDITION", help="on the CSV format's columns: \"dataset == 'cifar10'\""
+            )
+            reader.add_argument(
+                "--sort", default="", metavar="KEY", help="such as flops, or -flops from the most; also model, family"
+            )
+            reader.add_argument("--out", type=Path, metavar="FILE", help="write it there instead of printing it")
         else:
             reader.add_argument("--out", type=Path, metavar="DIR", help="default: plots/ in the first store")
             reader.add_argument("--formats", default="png,svg,pdf", metavar="LIST", help="default png,svg,pdf")
@@ -222,13 +236,21 @@ def parse(words: list[str]) -> argparse.Namespace:
         words = ["run", *words]
     elif not words[0].startswith("-") and words[0] not in COMMANDS:
         raise UserError(f"unknown command '{words[0]}'{suggest(words[0], COMMANDS)} Choices: {', '.join(COMMANDS)}")
-    arguments, unknown = parser.parse_known_args(words)
+    arguments, unknown = parser.parse_known_args(_with_sort_joined(words))
     if unknown:
         subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         flags = [s for action in subparsers.choices[words[0]]._actions for s in action.option_strings]
         hint = suggest(unknown[0].partition("=")[0], flags)
         raise UserError(f"unknown argument '{unknown[0]}'{hint} (run_bench.py {words[0]} --help)")
     return arguments
+
+
+def _with_sort_joined(words: list[str]) -> list[str]:
+    """`--sort -flops` as `--sort=-flops`: argparse would take what begins with a hyphen for a flag of its own."""
+    for at, (word, following) in enumerate(itertools.pairwise(words)):
+        if word == "--sort" and re.match(r"-\w", following):
+            return [*words[:at], f"--sort={following}", *words[at + 2 :]]
+    return words
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -294,10 +316,26 @@ def open_stores(paths: list[Path] | None, even_empty: bool = False) -> list[Stor
 def table(arguments: argparse.Namespace) -> int:
     """Print the comparisons of one or more stores."""
     from bench import tables
+    from bench.files import write_atomically
     from bench.progress import make_console
+    from bench.table_choice import choose, parse_columns, parse_sort
+    from bench.table_formats import render
 
+    columns = parse_columns(arguments.columns) if arguments.columns else ()
+    if arguments.sort:
+        parse_sort(arguments.sort)  # a typo answers before the stores are read
     comparisons = tables.compare(open_stores(arguments.results), by_device=arguments.by_device)
-    print(tables.render(comparisons, arguments.format, make_console().width), end="")
+    comparisons = choose(comparisons, arguments.where, arguments.sort)
+    if arguments.out is None:
+        print(render(comparisons, arguments.format, make_console().width, columns), end="")
+        return 0
+    try:
+        write_atomically(arguments.out, render(comparisons, arguments.format, columns=columns).encode())
+    except OSError as error:
+        raise UserError(
+            f"the table cannot be written to '{arguments.out}': {error.strerror}; choose another with --out"
+        ) from None
+    print(f"wrote {arguments.out}")
     return 0
 
 

@@ -35,6 +35,7 @@ from bench.settings import SETTINGS
 from bench.spec import Recipe, RunSpec, expand, to_dict
 from bench.speed import time_together
 from bench.store import VIEWS, Store, sessions_of
+from bench.table_formats import render
 from models import registry
 from models.registry import ModelError
 
@@ -411,7 +412,7 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
     comparisons = [
         c for c in tables.compare([store]) if wanted & {*c.run_ids, *(failure.run_id for failure in c.failures)}
     ]
-    display.line("\n" + tables.render(comparisons, "text", display.console.width).rstrip() + "\n")
+    display.line("\n" + render(comparisons, "text", display.console.width).rstrip() + "\n")
     if specs[0].setting.name == "tuned":
         both = [s for name in ("eager", "tuned") if (s := timed_under(name, plans[0].specs, store)) is not None]
         display.line(render_settings(both, display.console.width))

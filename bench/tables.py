@@ -1,4 +1,4 @@
-"""Tables from stores, without torch. Example: print(render(compare([Store(Path("results/local"))]), "markdown"))
+"""Comparisons from stores, without torch. Example: compare([Store(Path("results/local"))])[0].rows[0].values["flops"]
 
 A comparison holds runs that differ in nothing but model and seed. Speeds are medians of one speed session and their
 ratios are taken within its blocks; runs without a common session get no ratio rather than a doubtful one.
@@ -6,19 +6,18 @@ ratios are taken within its blocks; runs without a common session get no ratio r
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from bench.errors import UserError
-from bench.files import inert, no_formula
+from bench.files import inert
 from bench.provenance import content_words, overlap
 from bench.references import held_against, sentence
 from bench.schema import Record
@@ -41,8 +40,6 @@ from bench.store import (
     speed_rows,
 )
 
-FORMATS = ("text", "markdown", "csv", "latex")
-
 
 @dataclass(frozen=True)
 class Column:
@@ -52,23 +49,39 @@ class Column:
     title: str
     unit: str
     show: Callable[[float], str]
+    base: str  # the unit in which the figure is stored: of the CSV and JSON formats
     spread: tuple[str, str] = ("min", "max")  # over seeds; of speeds the quartiles of the samples, q1 and q3
     ratio: str = "cost"  # "" | "cost": of the figures | "train", "inference", "latency": within a session's blocks
+    best: str = ""  # "high" | "low" | "": never called the best, for want of an interval
+
+    @property
+    def timed(self) -> bool:
+        """Whether it comes from a speed session, and its ratio so with an interval."""
+        return self.ratio in ("train", "inference", "latency")
+
+    @property
+    def ends(self) -> str:
+        """What `low` and `high` of its figures are, in words."""
+        return ENDS[self.spread]
 
 
-QUARTILES = ("q1", "q3")
+QUARTILES, WITH_INTERVAL = ("q1", "q3"), ("low", "high")
+ENDS = {WITH_INTERVAL: "95 % interval", QUARTILES: "quartiles", ("min", "max"): "extremes"}
+# fmt: off
 COLUMNS = (
-    Column("accuracy", "test accuracy", "%", lambda v: f"{100 * v:.2f}", ("low", "high"), ""),
-    Column("train_seconds", "training", "s", significant),
-    Column("train_images_per_second", "training", "images/s", significant, QUARTILES, "train"),
-    Column("inference_images_per_second", "inference", "images/s", significant, QUARTILES, "inference"),
-    Column("latency_ms", "latency of 1", "ms", significant, QUARTILES, "latency"),
-    Column("flops", "FLOPs", "M mult-adds", lambda v: f"{v / 1e6:,.1f}"),
-    Column("samples_seen", "samples seen", "thousands", lambda v: f"{v / 1e3:,.1f}"),
-    Column("params", "parameters", "M", lambda v: f"{v / 1e6:,.3f}"),
-    Column("activations", "activations", "M", lambda v: f"{v / 1e6:,.2f}"),
-    Column("peak_memory_bytes", "peak memory", "MB", lambda v: f"{v / 1e6:,.0f}"),
+    Column("accuracy", "test accuracy", "%", lambda v: f"{100 * v:.2f}", "share", WITH_INTERVAL, "", "high"),
+    Column("train_seconds", "training", "s", significant, "s"),
+    Column("train_images_per_second", "training", "images/s", significant, "images/s", QUARTILES, "train", "high"),
+    Column("inference_images_per_second", "inference", "images/s", significant, "images/s", QUARTILES, "inference",
+           "high"),
+    Column("latency_ms", "latency of 1", "ms", significant, "ms", QUARTILES, "latency", "low"),
+    Column("flops", "FLOPs", "M mult-adds", lambda v: f"{v / 1e6:,.1f}", "mult-adds", best="low"),
+    Column("samples_seen", "samples seen", "thousands", lambda v: f"{v / 1e3:,.1f}", "samples"),
+    Column("params", "parameters", "M", lambda v: f"{v / 1e6:,.3f}", "parameters", best="low"),
+    Column("activations", "activations", "M", lambda v: f"{v / 1e6:,.2f}", "activations", best="low"),
+    Column("peak_memory_bytes", "peak memory", "MB", lambda v: f"{v / 1e6:,.0f}", "bytes"),
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ class Row:
     values: dict[str, Interval]
     ratios: dict[str, Interval] = field(default_factory=dict)
     marked: frozenset[str] = frozenset()  # keys of figures that must not be read without their note
-    facts: dict[str, Any] = field(default_factory=dict)  # for the CSV format: audit, other units
+    facts: dict[str, Any] = field(default_factory=dict)  # FACTS, for the CSV and JSON formats: audit, other units
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,15 @@ class Failure:
     seed: int
     status: str
     message: str
+    dataset: str = ""
+
+
+# What all rows of a comparison share.
+ABOUT = (
+    *("dataset", "content", "train_images", "test_images", "recipe", "track", "epochs", "budget", "batch_size"),
+    *("precision", "setting", "device_name", "threads", "torch"),
+)
+FACTS = ("flops_2x", "train_flops_2x", "flops_audit")
 
 
 @dataclass(frozen=True)
@@ -100,7 +122,7 @@ class Comparison:
     """Runs under equal conditions, best accuracy first."""
 
     title: str
-    about: dict[str, Any]  # what all rows share
+    about: dict[str, Any]  # ABOUT; empty where nothing finished
     run_ids: tuple[str, ...]
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
@@ -146,12 +168,12 @@ def load(stores: list[Store]) -> Loaded:
     runs: dict[str, Record] = {}
     damaged: list[str] = []
     every = [inert_record(r) for store in stores for r in store.runs(damaged)]
-    for run in sorted(every, key=lambda r: r["started"]):
+    for run in sorted(every, key=lambda r: (r["started"], r["run_id"])):
         # The same run in two stores is one run: the newest that went well, and a failure only where none did.
         if run["status"] == "ok" or runs.get(run["run_id"], run)["status"] != "ok":
             runs[run["run_id"]] = run
     sessions = {s["id"]: inert_record(s) for store in stores for s in store.sessions(damaged)}
-    return Loaded(list(runs.values()), sorted(sessions.values(), key=lambda s: s["started"]), damaged)
+    return Loaded(list(runs.values()), sorted(sessions.values(), key=lambda s: (s["started"], s["id"])), damaged)
 
 
 def _conditions(run: Record) -> str:
@@ -228,8 +250,10 @@ def same_plan(a: Record, b: Record) -> bool:
 
 
 def _failures(runs: list[Record]) -> tuple[Failure, ...]:
+    specs = [run["spec"] for run in runs]
     return tuple(
-        Failure(r["run_id"], r["spec"]["model"], r["spec"]["seed"], r["status"], r.get("message", "")) for r in runs
+        Failure(r["run_id"], s["model"], s["seed"], r["status"], r.get("message", ""), s["data"]["name"])
+        for r, s in zip(runs, specs, strict=True)
     )
 
 
@@ -242,11 +266,12 @@ def _comparison(runs: list[Record], sessions: list[Record], reference: str) -> C
     runs = [run for group in by_model.values() for run in group]
     older -= len(runs)
     session = _common_session(by_model, sessions)
-    rows = [_row(model, group, session) for model, group in by_model.items()]
+    timed = _by_model(session)
+    rows = [_row(model, group, timed.get(model)) for model, group in by_model.items()]
     rows.sort(key=lambda row: (-row.values["accuracy"].value, row.model))
     base = next((row for row in rows if row.model == reference), None)
     if base is not None:
-        rows = [replace(r, ratios=_ratios(r, base, session)) for r in rows]
+        rows = [replace(r, ratios=_ratios(r, base, timed)) for r in rows]
     first, spec = runs[0], runs[0]["spec"]
     about = {
         "dataset": spec["data"]["name"],
@@ -290,6 +315,17 @@ def _common_session(by_model: dict[str, list[Record]], sessions: list[Record]) -
     return ranked[-1] if ranked else None
 
 
+def _by_model(session: Record | None) -> dict[str, Record]:
+    """The session for each of its models, with that model's samples alone; empty without a session.
+
+    Looking through all samples for every figure would take time that grows with the square of the models.
+    """
+    samples: dict[str, list[Record]] = {}
+    for sample in session["samples"] if session is not None else []:
+        samples.setdefault(sample["model"], []).append(sample)
+    return {model: {**(session or {}), "samples": own} for model, own in samples.items()}
+
+
 def _title(about: dict[str, Any]) -> str:
     threads = f", {about['threads']} threads" if about["threads"] else ""
     setting = "" if about["setting"] == "eager" else f" · {about['setting']}"
@@ -325,7 +361,7 @@ def _row(model: str, runs: list[Record], session: Record | None) -> Row:
         if seconds := seconds_per_call(session, model, "latency"):
             values["latency_ms"] = _spread([1000 * s for s in seconds])
     audits = {r["metrics"].get("flops_audit") for r in runs}
-    facts = {k: runs[-1]["metrics"].get(k) for k in ("flops_2x", "train_flops_2x", "flops_audit")}
+    facts = {k: runs[-1]["metrics"].get(k) for k in FACTS}
     marked = frozenset({"flops"} if audits & {"mismatch", "failed"} else ())
     return Row(model, runs[0]["family"], len(runs), values, {}, marked, facts)
 
@@ -335,7 +371,7 @@ def _spread(values: list[float]) -> Interval:
     return Interval(middle, low, high, len(values))
 
 
-def _ratios(row: Row, base: Row, session: Record | None) -> dict[str, Interval]:
+def _ratios(row: Row, base: Row, timed: dict[str, Record]) -> dict[str, Interval]:
     ratios = {}
     for column in COLUMNS:
         if column.key not in row.values or column.key not in base.values:
@@ -343,8 +379,8 @@ def _ratios(row: Row, base: Row, session: Record | None) -> dict[str, Interval]:
         mine, theirs = row.values[column.key], base.values[column.key]
         if column.ratio == "cost" and theirs.value:
             ratios[column.key] = Interval(mine.value / theirs.value, math.nan, math.nan, mine.n)
-        elif column.ratio in ("train", "inference", "latency") and session is not None:
-            times = [seconds_per_call(session, r.model, column.ratio) for r in (row, base)]
+        elif column.timed:
+            times = [seconds_per_call(timed[r.model], r.model, column.ratio) for r in (row, base)]
             # images/s: time of the reference over one's own; latency: one's own over the reference's
             ratios[column.key] = ratio_interval(*(times if column.ratio == "latency" else times[::-1]))
     return ratios
@@ -373,7 +409,7 @@ def _notes(runs: list[Record], rows: list[Row], base: Row | None, session: Recor
         notes.append(
             f"× is the ratio to {reference}: above 1 is faster for images/s and more for all else"
             + (
-                "; of speeds the geometric mean over the blocks, with its 95 % interval in the CSV format."
+                "; of speeds the geometric mean over the blocks, with its 95 % interval in the CSV and JSON formats."
                 if session is not None
                 else "."
             )
@@ -413,144 +449,47 @@ def _literature(runs: list[Record], rows: list[Row]) -> list[str]:
     return [sentence(of_one) for of_one in held if of_one]
 
 
-MISSING = Interval(math.nan, math.nan, math.nan, 0)
-
-# --- rendering -----------------------------------------------------------------------------------------------------
+# --- what may be said of a figure ----------------------------------------------------------------------------------
 
 
-def render(comparisons: list[Comparison], style: str, width: int = 140) -> str:
-    """The comparisons in one of FORMATS, ending in a newline."""
-    if style == "csv":
-        return to_frame(comparisons).map(no_formula).to_csv(index=False, lineterminator="\n")
-    draw = {"text": lambda c: _text(c, width), "markdown": _markdown, "latex": _latex}[style]
-    return "\n".join(draw(c) for c in comparisons) if comparisons else "no finished runs in the store\n"
+def best_row(column: Column, rows: Sequence[Row]) -> str | None:
+    """The model whose figure is the best of these rows' as far as its interval allows to say so; else None.
+
+    Accuracies are judged by their own 95 % intervals, speeds and latencies by those of their ratios within blocks,
+    counts by themselves. Seconds, samples and memory have no interval and no best. Nor has a column with a FLOP count
+    that failed its audit, be it the least or not: the true one might be less.
+    """
+    rows = [row for row in rows if column.key in row.values]
+    if not column.best or any(column.key in row.marked for row in rows):
+        return None
+    nothing = Interval(math.nan, math.nan, math.nan, 0)
+    judged = {r.model: r.ratios.get(column.key, nothing) if column.timed else r.values[column.key] for r in rows}
+    return apart(judged, column.best == "high")
 
 
-def to_frame(comparisons: list[Comparison]) -> pd.DataFrame:
-    """One row a model and comparison, failures too; for each column its value, spread and ratio, in base units."""
-    rows: list[dict[str, Any]] = []
-    for comparison in comparisons:
-        for row in comparison.rows:
-            flat: dict[str, Any] = {"model": row.model, "family": row.family, "runs": row.runs, "status": "ok"}
-            flat |= comparison.about
-            for column in COLUMNS:
-                value, ratio = row.values.get(column.key, MISSING), row.ratios.get(column.key, MISSING)
-                below, above = column.spread
-                flat |= {
-                    column.key: value.value,
-                    f"{column.key}_{below}": value.low,
-                    f"{column.key}_{above}": value.high,
-                }
-                if column.ratio:
-                    flat |= {f"{column.key}_ratio": ratio.value}
-                if column.ratio and column.ratio != "cost":
-                    flat |= {f"{column.key}_ratio_low": ratio.low, f"{column.key}_ratio_high": ratio.high}
-            rows.append(flat | row.facts)
-        for failure in comparison.failures:
-            about = {"model": failure.model, "runs": 0, "status": failure.status, "message": failure.message}
-            rows.append({**about, **comparison.about})
-    return pd.DataFrame(rows)
+def apart(intervals: Mapping[str, Interval], high: bool) -> str | None:
+    """Whose interval lies wholly above all others' (or below, if not `high`); None where none does or one is alone."""
+    if len(intervals) < 2:
+        return None
+    first = (max if high else min)(intervals, key=lambda name: intervals[name].value)
+    best, others = intervals[first], [interval for name, interval in intervals.items() if name != first]
+    # with nan, which every comparison denies, nothing is apart
+    alone = all(best.low > other.high if high else best.high < other.low for other in others)
+    return first if alone else None
 
 
-def _shown(comparison: Comparison) -> list[Column]:
-    """Columns with at least one figure; the terminal is narrow."""
-    return [c for c in COLUMNS if any(c.key in row.values for row in comparison.rows)]
-
-
-def _cells(row: Row, column: Column) -> tuple[str, str]:
-    """(figure, what stands beside it: an interval or a ratio)."""
-    if column.key not in row.values:
-        return "–", ""
-    value = row.values[column.key]
-    shown = column.show(value.value) + "†" * (column.key in row.marked)
-    if column.key == "accuracy":
-        beside = f"{column.show(value.low)}–{column.show(value.high)}" if math.isfinite(value.low) else ""
-    else:
-        ratio = row.ratios.get(column.key)
-        beside = f"{significant(ratio.value)}×" if ratio is not None else ""
-    return shown, beside
-
-
-def _failure_lines(comparison: Comparison) -> list[str]:
-    return [f"{f.model}, seed {f.seed}: {f.status}. {f.message}".rstrip() for f in comparison.failures]
-
-
-CELL = 13  # characters that a column of figures takes
-
-
-def _text(comparison: Comparison, width: int) -> str:
-    """As many columns side by side as the terminal has room for, the rest beneath."""
-    columns = _shown(comparison)
-    room = max(1, (width - 16) // CELL)
-    parts = [_text_table(comparison, columns[i : i + room], width) for i in range(0, len(columns), room)]
-    lines = [*_failure_lines(comparison), *(f"· {note}" for note in comparison.notes)]
-    return f"{comparison.title}\n\n" + "\n".join(parts) + "".join(f"{line}\n" for line in lines)
-
-
-def _text_table(comparison: Comparison, columns: list[Column], width: int) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=width, file=io.StringIO(), record=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("model\nfamily, runs")
-    for column in columns:
-        table.add_column(f"{column.title}\n{column.unit}", justify="right")
-    for row in comparison.rows:
-        cells = [_cells(row, column) for column in columns]
-        head = Text(f"{row.model}\n{row.family}, {row.runs}")
-        table.add_row(head, *(Text(f"{value}\n{beside}") for value, beside in cells))
-    console.print(table)
-    return console.export_text(styles=False)
-
-
-def _markdown(comparison: Comparison) -> str:
-    columns = _shown(comparison)
-    lines = [f"**{_escape_markdown(comparison.title)}**", ""]
-    if comparison.rows:
-        lines.append("| model | " + " | ".join(f"{c.title}, {c.unit}" for c in columns) + " |")
-        lines.append("|---|" + "---:|" * len(columns))
-    for row in comparison.rows:
-        cells = [f"{value} ({beside})" if beside else value for value, beside in (_cells(row, c) for c in columns)]
-        lines.append(f"| {_escape_markdown(row.model)} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"- {_escape_markdown(t)}" for t in (*_failure_lines(comparison), *comparison.notes)), ""]
-    return "\n".join(lines)
-
-
-def _escape_markdown(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\|<>*_`[]" else c for c in text)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{c: "\\" + c for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "×": r"$\times$",
-    "–": "--",
-    "·": r"$\cdot$",
-    "†": r"$\dagger$",
-}
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
-
-
-def _latex(comparison: Comparison) -> str:
-    """A booktabs tabular; figures above their ratios would need a package more, so they stand in one cell."""
-    columns = _shown(comparison)
-    lines = [f"% {' '.join(comparison.title.split())}", r"\begin{tabular}{l" + "r" * len(columns) + "}", r"\toprule"]
-    lines.append(" & ".join(["model", *(_escape_latex(f"{c.title} ({c.unit})") for c in columns)]) + r" \\")
-    lines.append(r"\midrule")
-    for row in comparison.rows:
-        cells = [f"{value} ({beside})" if beside else value for value, beside in (_cells(row, c) for c in columns)]
-        lines.append(" & ".join(_escape_latex(c) for c in (row.model, *cells)) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [f"% {' '.join(t.split())}" for t in (*_failure_lines(comparison), *comparison.notes)]
-    return "\n".join(lines) + "\n"
+def why_missing(row: Row, column: Column, comparison: Comparison) -> str:
+    """Why a model has no such figure, in a few words that may stand in its cell."""
+    if column.timed:
+        if any(other.timed and other.key in row.values for other in COLUMNS):
+            return "its timing failed"
+        together = any(column.key in other.values for other in comparison.rows)
+        return "not timed in turns with the others" if together else "not timed"
+    if column.key in NOT_SHARED and "train_seconds" not in row.values:
+        return "runs shared the device"
+    if column.key == "samples_seen":
+        return "the same for all under a budget in epochs"
+    return "not counted" if column.key in ("flops", "params", "activations") else "not measured"
 
 
 def speed_frame(stores: list[Store]) -> pd.DataFrame:

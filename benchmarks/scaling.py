@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from scipy import stats as scipy_stats  # noqa: E402
 
-from bench import environment, recipes, runner, session, tables  # noqa: E402
+from bench import environment, recipes, runner, session, table_formats, tables  # noqa: E402
 from bench.data import datasets  # noqa: E402
 from bench.data.datasets import Dataset  # noqa: E402
 from bench.files import to_json, write_atomically  # noqa: E402
@@ -172,7 +172,7 @@ def store_measures(folder: Path, sizes: Sequence[int]) -> dict[str, Measure]:
         "runs: records": write,
         "runs: views": lambda runs: timed(stores[runs].rebuild_views),
         "runs: what is done": done,
-        "runs: table": lambda runs: timed(lambda: tables.render(tables.compare([stores[runs]]), "text")),
+        "runs: table": lambda runs: timed(lambda: table_formats.render(tables.compare([stores[runs]]), "text")),
     }
 
 

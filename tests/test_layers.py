@@ -75,7 +75,7 @@ assert "torch" not in sys.modules, "torch was imported"
 @pytest.mark.parametrize(
     "code",
     [
-        "import bench.tables, bench.plots",
+        "import bench.tables, bench.table_formats, bench.table_choice, bench.plots",
         "import bench.data.datasets",
         "from bench.cli import main; assert main(['data', 'list']) == 0",
         "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",

@@ -26,7 +26,7 @@ def test_on_a_known_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     outputs = [o for cell in executed().cells if cell.cell_type == "code" for o in cell.outputs]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
     (table,) = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
-    assert "90.00 (89.40–90.57)" in table
+    assert "**90.00** −0.60 +0.57" in table
     assert "(0.500×)" in table
 
 

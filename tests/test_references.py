@@ -13,7 +13,8 @@ import pytest
 from bench.references import FILE, TEST_IMAGES, UNVERIFIED, Reference, held_against, load, run_to_run, sentence
 from bench.stats import Interval
 from bench.store import Store
-from bench.tables import compare, render
+from bench.table_formats import render
+from bench.tables import compare
 from models.registry import CATALOGUE, build
 from tests.synthetic import DATA, RECIPE, record, spec
 

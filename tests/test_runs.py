@@ -16,7 +16,8 @@ import torch
 
 from bench import runs
 from bench.store import Store
-from bench.tables import compare, history_frame, render
+from bench.table_formats import render
+from bench.tables import compare, history_frame
 from tests import synthetic
 from tests.faults.processes import children, gone, learned, start
 

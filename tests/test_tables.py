@@ -1,16 +1,17 @@
-"""Tables: ratios within blocks, honest gaps, names that stay inert."""
+"""Comparisons: ratios within blocks, honest gaps, what may be called the best."""
 
 from __future__ import annotations
 
-import io
+import math
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from bench.session_table import significant
+from bench.stats import Interval
 from bench.store import Store
-from bench.tables import FORMATS, compare, frame, render, significant, to_frame
+from bench.tables import ABOUT, COLUMNS, Row, apart, best_row, compare, why_missing
 from tests.synthetic import DATA, RECIPE, failure, record, session, spec, write_store
 
 DRIFTING = {"seresnet": [1.0, 1.0, 2.0], "vit_tiny": [2.0, 2.0, 4.0]}
@@ -31,14 +32,6 @@ def test_best_first_with_ratios_to_seresnet(store: Store) -> None:
     assert vit.ratios["flops"].value == pytest.approx(0.5)
     assert vit.ratios["train_seconds"].value == pytest.approx(30 / 37)
     assert comparison.rows[0].ratios["params"].value == 1
-
-
-def test_a_narrow_terminal_loses_nothing(store: Store) -> None:
-    wide, narrow = (render(compare([store]), "text", width) for width in (140, 60))
-    assert max(len(line) for line in narrow.splitlines() if line.startswith(("seresnet", "vit"))) <= 60
-    for figure in ("90.00", "127.1", "0.862", "0.500×"):
-        assert figure in wide
-        assert figure in narrow
 
 
 def test_without_a_common_session_there_is_no_speed(tmp_path: Path) -> None:
@@ -76,21 +69,6 @@ def test_one_run_has_the_interval_of_its_test_images(store: Store) -> None:
     assert value.high == pytest.approx(0.9057, abs=2e-4)
 
 
-def test_failures_are_shown_with_their_reason(store: Store, tmp_path: Path) -> None:
-    of = spec("simple_vit")
-    store.write_record(of, failure(of))
-    for style in ("text", "markdown", "latex"):
-        assert "out of memory at batch 128" in render(compare([store]), style).replace("\\", "")
-
-
-def test_a_store_of_failures_only(tmp_path: Path) -> None:
-    store, of = Store(tmp_path), spec("simple_vit")
-    store.write_record(of, failure(of))
-    for style in FORMATS:
-        assert "simple_vit" in render(compare([store]), style).replace("\\", "")
-        assert "oom" in render(compare([store]), style)
-
-
 def test_several_stores_count_a_run_once(store: Store, tmp_path: Path) -> None:
     other = write_store(tmp_path / "other", {"seresnet": 0.9, "resnet56": 0.85})
     (comparison,) = compare([store, other])
@@ -98,13 +76,6 @@ def test_several_stores_count_a_run_once(store: Store, tmp_path: Path) -> None:
     worse.write_record(of, failure(of, "interrupted"))
     assert compare([store, other, worse]) == [comparison], "a failure elsewhere does not hide a finished run"
     assert [(row.model, row.runs) for row in comparison.rows] == [("seresnet", 1), ("resnet56", 1), ("vit_tiny", 1)]
-
-
-def test_csv_holds_numbers_in_base_units(store: Store) -> None:
-    read = pd.read_csv(io.StringIO(render(compare([store]), "csv"))).set_index("model")
-    assert read.loc["seresnet", "flops"] == 127_105_568
-    assert read.loc["vit_tiny", "train_images_per_second_ratio_low"] == pytest.approx(0.5)
-    assert len(to_frame(compare([store]))) == 2
 
 
 def test_an_edited_model_is_not_averaged_with_its_former_self(tmp_path: Path) -> None:
@@ -117,28 +88,79 @@ def test_an_edited_model_is_not_averaged_with_its_former_self(tmp_path: Path) ->
     assert any("1 run(s) left out" in note for note in comparison.notes)
 
 
-HOSTILE = ["_x", "a$\\frac{$b", "NA", "007", "=cmd|x", "<img onerror>", "a|b & 50%", "[red]name", "../../x"]
+COLUMN = {column.key: column for column in COLUMNS}
 
 
-def test_hostile_names_stay_inert(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "s", {name: 0.5 + i / 100 for i, name in enumerate(HOSTILE)})
-    comparisons = compare([store])
-    assert sorted(frame([store])["model"]) == sorted(HOSTILE)
-    text = render(comparisons, "text", 200)
-    assert all(name in text for name in HOSTILE)
-    latex = render(comparisons, "latex")
-    assert r"a\$\textbackslash{}frac\{\$b" in latex
-    assert r"a|b \& 50\%" in latex
-    assert r"\<img onerror\>" in render(comparisons, "markdown")
-    assert all(path.is_relative_to(tmp_path) for path in (tmp_path / "s").rglob("*"))
-    assert len(list((tmp_path / "s" / "runs").iterdir())) == len(HOSTILE)
+@pytest.mark.parametrize(
+    ("intervals", "high", "best"),
+    [
+        ({"a": (0.9, 0.88, 0.92), "b": (0.8, 0.78, 0.82)}, True, "a"),
+        ({"a": (0.9, 0.88, 0.92), "b": (0.8, 0.78, 0.82)}, False, "b"),
+        ({"a": (0.9, 0.88, 0.92), "b": (0.87, 0.86, 0.88)}, True, None),  # they touch
+        ({"a": (0.9, 0.88, 0.92), "b": (0.1, 0.0, 0.99)}, True, None),  # the last, and nobody knows where
+        ({"a": (0.9, 0.88, 0.92), "b": (0.8, math.nan, math.nan)}, True, None),
+        ({"a": (0.9, math.nan, math.nan), "b": (0.8, 0.78, 0.82)}, True, None),
+        ({"a": (5, 5, 5), "b": (6, 6, 6), "c": (6, 6, 6)}, False, "a"),
+        ({"a": (5, 5, 5), "b": (5, 5, 5), "c": (6, 6, 6)}, False, None),  # a tie
+        ({"a": (0.9, 0.88, 0.92)}, True, None),  # alone
+        ({}, True, None),
+    ],
+)
+def test_what_lies_apart(intervals: dict[str, tuple[float, float, float]], high: bool, best: str | None) -> None:
+    assert apart({name: Interval(*ends, 3) for name, ends in intervals.items()}, high) == best
 
 
-def test_latex_has_as_many_cells_as_columns(store: Store) -> None:
-    lines = render(compare([store]), "latex").splitlines()
-    columns = lines[1].count("r", lines[1].index("{l"))
-    rows = [line for line in lines if line.endswith(r"\\")]
-    assert {line.count(" & ") for line in rows} == {columns - lines[1][lines[1].index("{l") :].count("tabular")}
+def a_row(model: str, key: str, value: float, ratio: Interval | None = None, marked: bool = False) -> Row:
+    """A row with one figure, whose ends are the figure itself."""
+    ratios = {} if ratio is None else {key: ratio}
+    return Row(model, "cnn", 1, {key: Interval(value, value, value, 3)}, ratios, frozenset({key} if marked else ()))
+
+
+def test_the_best_is_called_so_only_where_its_interval_allows_it() -> None:
+    one, faster, perhaps = Interval(1, 1, 1, 10), Interval(1.2, 1.1, 1.3, 10), Interval(1.01, 0.99, 1.03, 10)
+    for key in ("train_images_per_second", "inference_images_per_second"):
+        assert best_row(COLUMN[key], [a_row("reference", key, 100, one), a_row("a", key, 110, faster)]) == "a"
+        assert best_row(COLUMN[key], [a_row("reference", key, 100, one), a_row("a", key, 101, perhaps)]) is None
+        assert best_row(COLUMN[key], [a_row("b", key, 100), a_row("a", key, 110)]) is None, "no ratios, no interval"
+    slow = [a_row("reference", "latency_ms", 10, one), a_row("a", "latency_ms", 12, faster)]
+    assert best_row(COLUMN["latency_ms"], slow) == "reference"
+    for key in ("flops", "params", "activations"):
+        assert best_row(COLUMN[key], [a_row("a", key, 5), a_row("b", key, 6)]) == "a"
+        assert best_row(COLUMN[key], [a_row("a", key, 5), a_row("b", key, 5)]) is None
+        assert best_row(COLUMN[key], [a_row("a", key, 5), a_row("without", "accuracy", 1)]) is None, "alone"
+    for marked in ("a", "b"):
+        audited = [a_row("a", "flops", 5, marked=marked == "a"), a_row("b", "flops", 6, marked=marked == "b")]
+        assert best_row(COLUMN["flops"], audited) is None, "a count that may be wrong is not beaten either"
+    for key in ("train_seconds", "samples_seen", "peak_memory_bytes"):
+        assert best_row(COLUMN[key], [a_row("a", key, 5), a_row("b", key, 6)]) is None
+
+
+def test_an_empty_cell_has_its_reason(store: Store) -> None:
+    of = spec("resnet56")
+    made = record(of, 0.7)
+    made["metrics"] |= {"runs_at_once": 2, "flops": None, "peak_memory_bytes": None}
+    store.write_record(of, made)
+    (comparison,) = compare([store])
+    (row,) = (row for row in comparison.rows if row.model == "resnet56")
+    reasons = {column.key: why_missing(row, column, comparison) for column in COLUMNS if column.key not in row.values}
+    assert reasons == {
+        "train_seconds": "runs shared the device",
+        **dict.fromkeys(
+            ("train_images_per_second", "inference_images_per_second", "latency_ms"),
+            "not timed in turns with the others",
+        ),
+        "flops": "not counted",
+        "samples_seen": "the same for all under a budget in epochs",
+        "peak_memory_bytes": "not measured",
+    }
+    alone = replace(comparison, rows=(row,))
+    assert why_missing(row, COLUMN["latency_ms"], alone) == "not timed"
+    timed = replace(row, values={**row.values, "latency_ms": Interval(1, 1, 1, 1)})
+    assert why_missing(timed, COLUMN["train_images_per_second"], comparison) == "its timing failed"
+
+
+def test_what_rows_share_has_the_same_names_everywhere(store: Store) -> None:
+    assert tuple(compare([store])[0].about) == ABOUT
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from bench.runner import DataSource
 from bench.spec import RunSpec, Setting
 from bench.store import VIEWS, Store
 from bench.sweep import Views
-from bench.tables import FORMATS, compare, render
+from bench.table_formats import FORMATS, render
+from bench.tables import compare
 from tests.conftest import ROOT
 
 

@@ -31,7 +31,8 @@ from bench.plots import save_all
 from bench.presets import parse_duration
 from bench.schema import Damaged, checked, seal
 from bench.store import Store
-from bench.tables import FORMATS, compare, frame, render
+from bench.table_formats import FORMATS, render
+from bench.tables import compare, frame
 from tests.conftest import ROOT
 from tests.synthetic import record, spec, write_store
 
