@@ -48,7 +48,9 @@ def descendants(proc: Path, pid: int) -> list[int]:
 
     Linux lists the children of each thread (CONFIG_PROC_CHILDREN), so that not every process has to be asked.
     """
-    children = [int(c) for task in (proc / str(pid) / "task").iterdir() for c in (task / "children").read_text().split()]
+    children = [
+        int(c) for task in (proc / str(pid) / "task").iterdir() for c in (task / "children").read_text().split()
+    ]
     found = []
     for child in children:
         try:
