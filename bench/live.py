@@ -15,10 +15,11 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
-from bench import environment
+from bench import environment, live_screen
 from bench.files import inert, inert_line
-from bench.live_screen import Ended, Running, Session, State, draw
+from bench.live_screen import Ended, Running, Session, State
 from bench.progress import Display, Events, Job, make_console
 from bench.sensors import UNKNOWN, Sensors, sensors_of
 
@@ -133,9 +134,16 @@ class LiveDisplay(Display):
         """The screen as plain text, as it would be drawn now."""
         return [text.plain for text in self._draw()]
 
-    def _draw(self) -> list[Any]:
+    def _draw(self) -> list[Text]:
         with self._lock:
-            return draw(self._state, self.console.width, self.console.height, self._now())
+            return live_screen.draw(self._state, self.console.width, self.console.height, self._now())
+
+    def _frame(self) -> Group:
+        """What rich shows. A fault in a screen ends no sweep."""
+        try:
+            return Group(*self._draw())
+        except Exception as error:
+            return Group(Text(f"this screen cannot be drawn ({type(error).__name__}: {inert(str(error))})"))
 
     def sense(self) -> None:
         """Read the sensors where it is time to; whatever goes wrong there is no trouble of the sweep."""
@@ -153,9 +161,7 @@ class LiveDisplay(Display):
         """Open the screen, where this is the first event within `with`."""
         with self._lock:
             if self._open is None and self._within:
-                self._open = Live(
-                    get_renderable=lambda: Group(*self._draw()), console=self.console, screen=True, auto_refresh=False
-                )
+                self._open = Live(get_renderable=self._frame, console=self.console, screen=True, auto_refresh=False)
                 self._closing = threading.Event()
                 self._thread = threading.Thread(
                     target=self._keep_drawing, args=(self._open, self._closing), daemon=True
@@ -171,8 +177,8 @@ class LiveDisplay(Display):
                 timing = self._state.session is not None
                 if closing.wait(DRAW_SECONDS_TIMING if timing else DRAW_SECONDS):
                     break
-        except Exception as error:  # a screen that cannot be drawn ends no sweep
-            self.line(f"the live screen stopped: {type(error).__name__}: {inert(str(error))}; the sweep goes on")
+        except OSError as error:  # of the terminal: whoever reads the store later misses nothing
+            self.line(f"the live screen stopped: {error.strerror or error}")
 
     def _close(self) -> None:
         """Back to the first screen, with everything that was said since."""

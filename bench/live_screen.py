@@ -226,7 +226,7 @@ def bar(done: float, of: float, width: int) -> Text:
     share = min(1.0, done / of) if of else 0.0
     full = int(share * width)
     percent = f" {100 * share:3.0f} %" if of else "   – %"
-    return Text.assemble(("━" * full, "green"), ("━" * (width - full), "bright_black"), percent)
+    return Text.assemble(("━" * full, "green"), ("─" * (width - full), "dim"), percent)
 
 
 def row(*cells: str | Text, style: str = "") -> Text:
@@ -266,12 +266,13 @@ def running_lines(run: Running, width: int, scale: tuple[float, float]) -> list[
 
 def ended_line(run: Ended, width: int, scale: tuple[float, float], longest: int) -> Text:
     """A run that is over: its curve, as wide as the longest of all, and what it found; or why it failed."""
-    name = label(run.title, width // 3)
+    room = min(32, width // 3)
+    name = label(run.title, room)
     if not run.well:
-        return Text.assemble(("✗ ", "red"), name, "  ", cut(run.text, width - width // 3 - 4))
+        return Text.assemble(("✗ ", "red"), name, "  ", cut(run.text, width - room - 4))
     size = min(24, width // 5, longest)
     spark = set_cell_size(sparkline(run.curve, *scale, size), size)
-    found = cut(run.text, width - width // 3 - size - 6)
+    found = cut(run.text, width - room - size - 6)
     return Text.assemble(("✓ ", "green"), name, "  ", (spark, "cyan"), "  ", found)
 
 
@@ -312,7 +313,7 @@ def some(items: Sequence[list[Text]], rows: int, last: bool = False) -> list[Tex
         if sum(map(len, kept)) + len(item) > rows - 1:
             break
         kept.append(item)
-    more = [Text(f"  and {len(items) - len(kept)} {'earlier' if last else 'more'}", "bright_black")]
+    more = [Text(f"  and {len(items) - len(kept)} {'earlier' if last else 'more'}", "dim")]
     shown = [line for item in (reversed(kept) if last else kept) for line in item]
     return [*more, *shown] if last else [*shown, *more]
 
@@ -339,7 +340,7 @@ def head(state: State, width: int, now: float) -> list[Text]:
     ]
     runs = ", ".join(filter(None, counts)) if planned else "not planned yet"
     rows = {"runs": runs, "time": time_words(state, now), "machine": state.machine}
-    facts = [Text.assemble((f"{name:<8}", "bright_black"), cut(words, width - 8)) for name, words in rows.items()]
+    facts = [Text.assemble((f"{name:<8}", "dim"), cut(words, width - 8)) for name, words in rows.items()]
     return [Text(cut(state.about or "getting ready", width), "bold"), *facts]
 
 
@@ -354,13 +355,18 @@ def parts_of(state: State, width: int, clock: float) -> list[Part]:
     ]
     lengths = run_seconds(state, clock)
     coming = [
-        [row(label(job.title, min(44, width * 2 // 3)), f"~{duration(lengths[job.group])}" if job.group in lengths else "")]
+        [
+            row(
+                label(job.title, min(44, width * 2 // 3)),
+                f"~{duration(lengths[job.group])}" if job.group in lengths else "",
+            )
+        ]
         for job in state.coming()
     ]
     longest = max((len(run.curve) for run in state.ended), default=0)
     failed = [[ended_line(run, width, scale, longest)] for run in state.ended if not run.well]
     well = [[ended_line(run, width, scale, longest)] for run in state.ended if run.well]
-    log = [[Text(cut(text, width), "bright_black")] for text in state.log]
+    log = [[Text(cut(text, width), "dim")] for text in state.log]
     curves = f" · validation accuracy ▁ {100 * scale[0]:.1f} to █ {100 * scale[1]:.1f} %" if scale[1] else ""
     after = f"next ({len(coming)}) · then {AFTERWARDS}"
     if state.running and not coming:
@@ -389,7 +395,7 @@ def draw(state: State, width: int, height: int, now: float) -> list[Text]:
     lines = list(top)
     for part, rows in zip(parts, given, strict=True):
         title = clip(f"── {part.title} ", width - 1)
-        lines += [Text(title + "─" * (width - cell_len(title)), "bright_black"), *part.lines(rows)]
+        lines += [Text(title + "─" * (width - cell_len(title)), "dim"), *part.lines(rows)]
     for line in lines:
         line.truncate(width)
     return lines[:height]
