@@ -75,7 +75,7 @@ def test_a_model_that_cannot_be_counted_has_a_note_and_no_modules(monkeypatch: p
     "modules", ["fc", [{"name": "fc"}], [{"name": "fc", "params": -1, "flops": 1, "activations": 1}]]
 )
 def test_modules_are_counts_where_given(modules: Any) -> None:
-    made = synthetic.record(synthetic.spec("resnet20"), 0.9)
+    made = {**synthetic.record(synthetic.spec("resnet20"), 0.9), "files": {}}
     fine = [{"name": "fc", "params": 650, "flops": 640, "activations": 10}]
     assert schema.validate({**made, "modules": fine}, made["run_id"])
     with pytest.raises(schema.Damaged):
