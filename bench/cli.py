@@ -83,6 +83,7 @@ def make_parser() -> Parser:
     run.add_argument("--run-timeout", metavar="TIME", help="end a run after 90 (seconds), 30min or 2h; default: never")
     run.add_argument("--timing-limit", metavar="TIME", help="end the timing pass after this; default: 20 s a model")
     run.add_argument("--rerun", action="store_true", help="repeat what is already done")
+    run.add_argument("--live", action="store_true", help="one screen for the sweep: what runs, what is next, time left")
     run.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of its time")
 
     timer = commands.add_parser(

@@ -77,21 +77,6 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """flops: multiply-adds for one image · activations: outputs of convolutions and matrix products · params: all.
-
-    `train_flops_2x`: forward and backward for one image by torch's counter, two operations a multiply-add; None where
-    that counter could not run.
-    """
-
-    flops: int
-    params: int
-    activations: int
-    train_flops_2x: int | None
-    audit: Audit
-
-
-@dataclass(frozen=True)
 class ModuleCost:
     """One row of the per-module table; `depth` is the number of dots in its name plus one, 0 for the model."""
 
@@ -101,6 +86,22 @@ class ModuleCost:
     params: int
     flops: int
     activations: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """flops: multiply-adds for one image · activations: outputs of convolutions and matrix products · params: all.
+
+    `train_flops_2x`: forward and backward for one image by torch's counter, two operations a multiply-add; None where
+    that counter could not run. `modules`: by_module at depth 1.
+    """
+
+    flops: int
+    params: int
+    activations: int
+    train_flops_2x: int | None
+    audit: Audit
+    modules: tuple[ModuleCost, ...] = ()
 
 
 # --- handles -------------------------------------------------------------------------------------------------------
@@ -205,8 +206,8 @@ def count(model: nn.Module, image_size: int) -> Cost:
     with _no_fast_path():
         flops, activations = _analyses(model, image_size)
         total, params = int(flops.total()), sum(p.numel() for p in model.parameters())
-        checked = audit(model, image_size, flops)
-        return Cost(total, params, int(activations.total()), train_flops(model, image_size), checked)
+        checked, modules = audit(model, image_size, flops), tuple(_rows(model, flops, activations, depth=1))
+        return Cost(total, params, int(activations.total()), train_flops(model, image_size), checked, modules)
 
 
 def audit(model: nn.Module, image_size: int, flops: FlopCountAnalysis) -> Audit:
@@ -252,8 +253,13 @@ def train_flops(model: nn.Module, image_size: int) -> int | None:
 def by_module(model: nn.Module, image_size: int, depth: int = 1) -> list[ModuleCost]:
     """The per-module table, the model itself first, down to `depth` dots."""
     with _no_fast_path():
-        flops, activations = _analyses(model, image_size)
-        flops_of, activations_of = flops.by_module(), activations.by_module()
+        return _rows(model, *_analyses(model, image_size), depth)
+
+
+def _rows(
+    model: nn.Module, flops: FlopCountAnalysis, activations: ActivationCountAnalysis, depth: int
+) -> list[ModuleCost]:
+    flops_of, activations_of = flops.by_module(), activations.by_module()
     rows = []
     for name, module in model.named_modules():
         level = name.count(".") + 1 if name else 0

@@ -112,6 +112,16 @@ def gpu_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
+def gpu_memory(device: torch.device) -> tuple[int, int] | None:
+    """Bytes of the GPU's memory in use, whoever uses them, and all of them; None where NVML does not say."""
+    try:
+        pynvml, handle = _nvml(device)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        return int(memory.used), int(memory.total)
+    except Exception:
+        return None
+
+
 def _reasons(pynvml: Any, mask: int) -> str:
     """The names of the reasons that slow a GPU down, by commas; being idle or at the user's own clocks is none."""
     harmless = ("GpuIdle", "ApplicationsClocksSetting", "None", "All")

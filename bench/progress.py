@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +26,29 @@ def make_console() -> Console:
     """The terminal's width, or a fixed one where there is no terminal; names are never read as markup."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(markup=False, highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to come. `group` is the same for runs of the same work; `seconds` of training, where earlier runs tell."""
+
+    name: str
+    title: str
+    group: str
+    seconds: float | None = None
+
+
+class Events(Protocol):
+    """What a display hears of one run."""
+
+    def line(self, text: str) -> None:
+        """Something worth reading later."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Whatever the run's process reports."""
+
+    def ended(self, well: bool, text: str) -> None:
+        """What it found, or how it failed; never called where another process has the run."""
 
 
 class Display:
@@ -58,6 +82,9 @@ class Display:
     ) -> None:
         self._bars.stop()
 
+    def planned(self, about: str, jobs: Sequence[Job], at_once: int) -> None:
+        """Under which conditions which runs are to come, how many at once. Nothing to do: each announces itself."""
+
     def line(self, text: str) -> None:
         """A line, or several, that stay; what comes from elsewhere cannot move the cursor."""
         self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
@@ -76,8 +103,11 @@ class Display:
             self.line(f"{what}: {100 * done / of:.0f} %")
 
     @contextlib.contextmanager
-    def run(self, title: str, batch_size: int, prefix: str = "  ") -> Iterator[RunBar]:
-        """A run, as long as it says itself; its lines begin with `prefix`, which tells several at once apart."""
+    def run(self, title: str, batch_size: int, prefix: str = "  ", name: str = "") -> Iterator[Events]:
+        """A run, as long as it says itself; its lines begin with `prefix`, which tells several at once apart.
+
+        `name`: that of its Job, where it has one.
+        """
         self._clear()
         self.line(title)
         task = self._bars.add_task(title, total=None, note="starting")
@@ -93,11 +123,11 @@ class Display:
         self.line(title)
 
     def session_event(self, event: dict[str, Any]) -> None:
-        """A block is done, or what comes after the blocks begins."""
+        """A block is done, a model's turn comes, or what follows the blocks begins."""
         if event["event"] == "block":
             block, of = event["block"], event["blocks"]
             self._bars.update(self._task, total=of, completed=block, note=f"block {block}/{of}")
-        else:
+        elif "text" in event:
             self._bars.update(self._task, note=event["text"])
 
     def _clear(self) -> None:
@@ -118,6 +148,10 @@ class RunBar:
     def line(self, text: str) -> None:
         """A line of this run that stays."""
         self._display.line(f"{self._prefix}{text}")
+
+    def ended(self, well: bool, text: str) -> None:
+        """What it found, or how it failed."""
+        self.line(text)
 
     def event(self, event: dict[str, Any]) -> None:
         """Whatever the run's process reports."""

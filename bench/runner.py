@@ -27,7 +27,7 @@ import bench.cost
 from bench import environment
 from bench.budget import Course, samples_for
 from bench.checkpoint import SHARE, Checkpoints
-from bench.cost import Audit, Cost, count
+from bench.cost import Audit, Cost, ModuleCost, count
 from bench.data import datasets
 from bench.data.cache import Say
 from bench.data.datasets import Dataset
@@ -184,7 +184,7 @@ def run_one(
     batches = make_batches(spec, dataset, device)
     model_notes: list[str] = []
     model = build_model(spec, model_notes.append)
-    cost, cost_notes, audit = _cost(model, spec)
+    cost, cost_notes, counts = _cost(model, spec)
     model = model.to(device)
     keeper = make_keeper(spec, model, store, facts, share)
     sync = synchroniser(device)
@@ -268,7 +268,7 @@ def run_one(
         "history": [asdict(epoch) for epoch in trained.history],
         "setting_used": trained.setting_used,
         "notes": [*dataset.notes, *model_notes, *cost_notes, *streaming, *setting_notes],
-        "flops_audit": audit,
+        **counts,
         "classes": list(arrays.classes),
         "provenance": asdict(dataset.provenance),
         "environment": facts,
@@ -393,7 +393,8 @@ def counted(model: nn.Module, spec: RunSpec) -> Cost:
         found = from_json(path.read_bytes())
         if found.pop("checksum") == content_id(found):
             audit: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["audit"].items()}
-            return Cost(**{**found, "audit": Audit(**audit)})
+            modules = tuple(ModuleCost(**row) for row in found["modules"])
+            return Cost(**{**found, "audit": Audit(**audit), "modules": modules})
     cost = count(model, spec.data.image_size)
     with contextlib.suppress(OSError):  # a home that cannot be written costs seconds, no more
         plain = from_json(to_json(asdict(cost)))
@@ -401,16 +402,22 @@ def counted(model: nn.Module, spec: RunSpec) -> Cost:
     return cost
 
 
-def _cost(model: nn.Module, spec: RunSpec) -> tuple[dict[str, Any], list[str], dict[str, Any] | None]:
-    """(metrics, notes, the audit in full). A failing counter leaves empty cells and a note, and costs no training."""
+def _cost(model: nn.Module, spec: RunSpec) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """(metrics, notes, the audit in full and the costs of the modules, as a record keeps them).
+
+    A failing counter leaves empty cells and a note, and costs no training.
+    """
     try:
         cost = counted(model, spec)
         figures: dict[str, Any] = {"flops": cost.flops, "activations": cost.activations, "params": cost.params}
         figures |= {"flops_2x": 2 * cost.flops, "train_flops_2x": cost.train_flops_2x}
-        return {**figures, "flops_audit": cost.audit.verdict}, audit_notes(cost.audit), asdict(cost.audit)
+        kept = ("name", "params", "flops", "activations")
+        modules = [{k: v for k, v in asdict(module).items() if k in kept} for module in cost.modules]
+        counts = {"flops_audit": asdict(cost.audit), "modules": modules}
+        return {**figures, "flops_audit": cost.audit.verdict}, audit_notes(cost.audit), counts
     except Exception as error:  # fvcore traces the model, and tracing may raise anything
         params = sum(p.numel() for p in model.parameters())
-        return {"flops": None, "params": params}, [f"FLOPs not counted: {one_line(error)}"], None
+        return {"flops": None, "params": params}, [f"FLOPs not counted: {one_line(error)}"], {"flops_audit": None}
 
 
 def audit_notes(audit: Audit) -> list[str]:

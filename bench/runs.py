@@ -129,10 +129,11 @@ def execute(
     prefix = "  " if company.runs == 1 else f"  {spec.model}, seed {spec.seed}: "
     record = store.record(spec)
     if record is not None and record != before and record["status"] not in ("killed", "interrupted"):
-        display.line(f"{title}\n  {record['status']}: done meanwhile by another process")
+        with display.run(title, spec.recipe.batch_size, prefix, spec.run_id) as bar:
+            bar.ended(record["status"] == "ok", f"{record['status']}: done meanwhile by another process")
         return str(record["status"])
     started = now()
-    with display.run(title, spec.recipe.batch_size, prefix) as bar:
+    with display.run(title, spec.recipe.batch_size, prefix, spec.run_id) as bar:
         words = (spec, plan.source, store.root, manner.again, company, manner.target)
         try:
             outcome = call(child_run, words, bar.event, manner.timeout, stop=stop)
@@ -149,13 +150,13 @@ def execute(
         if outcome.status == "ok":
             assert record is not None
             (store.run_dir(spec) / "traceback.txt").unlink(missing_ok=True)  # of an earlier attempt
-            bar.line(result_line(record))
+            bar.ended(True, result_line(record))
             return "ok"
         where = ""
         if outcome.traceback:
             where = f" (traceback: {save_traceback(store.run_dir(spec), outcome.traceback)})"
         store.write_failure(spec, failure_record(spec, outcome.status, outcome.message, started))
-        bar.line(f"{outcome.status}: {outcome.message}{where}")
+        bar.ended(False, f"{outcome.status}: {outcome.message}{where}")
     return outcome.status
 
 

@@ -226,6 +226,9 @@ def _schemas() -> dict[str, Record]:
         "experiment": _TEXT,
     }
     ceilings = {"required": ["flops_per_second", "bytes_per_second", "launch_seconds", "loader_images_per_second"]}
+    whole = {"type": "integer", "minimum": 0}
+    module = {"name": _TEXT, **dict.fromkeys(("params", "flops", "activations"), whole)}
+    groups = _object({"step_seconds": _POSITIVE, "groups": {"type": "object", "additionalProperties": _AMOUNT}})
     joules = {"type": "object", "additionalProperties": _AMOUNT}
     texts = {"type": "array", "items": _TEXT}
     candidate = {
@@ -269,7 +272,12 @@ def _schemas() -> dict[str, Record]:
         ),
         "run": _object(
             {"run_id": _TEXT, "status": {"enum": list(STATUSES)}, "spec": spec, "family": _TEXT, "started": _TEXT},
-            **_where_given(message=_TEXT, target=_SHARE, provenance=_object(provenance)),
+            **_where_given(
+                message=_TEXT,
+                target=_SHARE,
+                provenance=_object(provenance),
+                modules={"type": "array", "items": _object(module)},
+            ),
         ),
         "finished": _object(
             {
@@ -314,6 +322,7 @@ def _schemas() -> dict[str, Record]:
                 planned_blocks=_COUNT,
                 limit_seconds=_AMOUNT,
                 seconds=_AMOUNT,
+                groups={"type": "object", "additionalProperties": groups},
             ),
         ),
     }

@@ -144,6 +144,9 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
     extra: dict[str, Any] = {"ceilings": None, "bounds": {}, "energy": {"source": "", "why_not": "not asked for"}}
     if spec.thorough:
         extra = _limits(spec, models, tasks, timed, report) | {"energy": _energy(spec, tasks, report)}
+        # last: a profiler may leave hooks behind that slow a GPU's launches down
+        extra["groups"], not_explained = _groups(extra["bounds"], tasks, device, report)
+        warnings += not_explained
     after = energy.gpu_state(device)
     notes = [f"{name}: {text}" for name, texts in not_as_set.items() for text in texts]
     names = list(models)
@@ -284,6 +287,24 @@ def _energy(spec: SessionSpec, tasks: list[Task], report: Report) -> dict[str, A
         joules[task.model] = 1000 * energy.joules_per_image(meter, task.call, task.images, sync, time.perf_counter)
         report({"event": "task", "model": ""})
     return {"source": meter.source, "why_not": "", "joules_per_1000_images": joules}
+
+
+def _groups(
+    bounds: dict[str, Any], tasks: list[Task], device: torch.device, report: Report
+) -> tuple[dict[str, Any], list[str]]:
+    """For each training step its seconds, as they were timed, and those of its groups of operators; and warnings."""
+    found, warnings = {}, []
+    for task in (t for t in tasks if t.kind == "train"):
+        report({"event": "task", "model": task.model})
+        report({"event": "stage", "text": f"where a step of {task.model} spends its time"})
+        task.prepare()
+        try:
+            groups = limits.explain(task.call, device)
+            found[task.model] = {"step_seconds": bounds[task.model]["step_seconds"], "groups": groups}
+        except Exception as error:  # a profiler that fails costs no measurement
+            warnings.append(f"{task.model}: the profiler did not say where a step spends its time: {one_line(error)}")
+        report({"event": "task", "model": ""})
+    return found, warnings
 
 
 def explain_model(report: Report, spec: SessionSpec, name: str) -> None:

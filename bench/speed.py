@@ -124,8 +124,7 @@ def time_together(
         def hear(event: dict[str, Any], culprit: list[str] = culprit) -> None:
             if event["event"] == "task":
                 culprit[0] = event["model"]
-            else:
-                display.session_event(event)
+            display.session_event(event)
 
         display.session_started(f"timing {', '.join(left)} in turns")
         if spec.reference not in left:

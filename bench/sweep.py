@@ -18,8 +18,9 @@ from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import call
+from bench.live import make_display
 from bench.presets import PRESETS, Preset
-from bench.progress import Display, duration, make_console
+from bench.progress import Display, Job, duration, make_console
 from bench.provenance import content_words
 from bench.runner import (
     DataSource,
@@ -46,7 +47,8 @@ SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough 
 
 def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None) -> int:
     """Plan, search, train what is missing, time the models, show the table. Returns the exit code."""
-    display, store = Display(make_console()), Store(arguments.results)
+    display = make_display(arguments.device) if arguments.live else Display(make_console())
+    store = Store(arguments.results)
     plans = make_plans(arguments, names, seeds, display)
     tried: list[str] = []
     if arguments.setting == "tuned":
@@ -63,6 +65,7 @@ def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None
         return EXIT_FAILED
     views, timed = Views(store), True
     manner = Manner(arguments.run_timeout, arguments.rerun, arguments.runs_per_device, arguments.target)
+    display.planned(*announcement(plans, store, manner))
     try:
         for plan in plans:
             todo = [spec for spec in plan.specs if arguments.rerun or not store.is_done(spec)]
@@ -297,6 +300,36 @@ def describe(plan: Plan) -> str:
         f"{len(dataset.val_index):,} validation, {len(dataset.arrays.test_y):,} test images of "
         f"{spec.data.image_size} px, {spec.data.num_classes} classes"
     ) + used
+
+
+def announcement(plans: list[Plan], store: Store, manner: Manner) -> tuple[str, list[Job], int]:
+    """What Display.planned is told: the conditions in a few words, the runs that are missing, how many at once."""
+    every = [spec for plan in plans for spec in plan.specs]
+    known = [] if manner.at_once > 1 else store.runs()  # what runs took alone says nothing of several at once
+    seconds: dict[str, float | None] = {}
+    jobs = []
+    for plan in plans:
+        for spec in plan.specs:
+            group = dataclasses.replace(spec, seed=0).run_id  # seeds take equally long
+            if group not in seconds:
+                seconds[group] = known_seconds(spec, len(plan.dataset.train_index), known)[0]
+            if manner.again or not store.is_done(spec):
+                jobs.append(Job(spec.run_id, run_title(spec, every), group, seconds[group]))
+    first = every[0]
+    used = ", ".join(dict.fromkeys(spec.recipe.name for spec in every))
+    about = f"{first.data.name} · recipe {used} · {first.setting.name} · {first.device_name}"
+    return about, jobs, manner.at_once
+
+
+def run_title(spec: RunSpec, every: list[RunSpec]) -> str:
+    """A run among others: model and seed, and of recipe and share of the data what differs between them."""
+    recipes_differ = len({other.recipe.name for other in every if other.model == spec.model}) > 1
+    shares_differ = len({other.data.train_fraction for other in every}) > 1
+    parts = [
+        f"recipe {spec.recipe.name}" if recipes_differ else "",
+        f"{100 * spec.data.train_fraction:g} % of the images" if shares_differ else "",
+    ]
+    return ", ".join(filter(None, (spec.model, *parts, f"seed {spec.seed}")))
 
 
 def augmentation(recipe: Recipe) -> str:

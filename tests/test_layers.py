@@ -83,7 +83,7 @@ assert "torch" not in sys.modules, "torch was imported"
         "import bench.charts.build",
         "import bench.report.facts, bench.report.models, bench.report.story",
         "import bench.crossed, bench.verdicts; bench.verdicts.parse_condition('speed < 1')",
-        "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress",
+        "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress, bench.live",
         "from models.registry import expand_names; expand_names('vit_*')",
         "from bench.cli import main; assert main(['list', 'models']) == 0",
         "from bench.cli import main; assert main(['list', 'datasets']) == 0",

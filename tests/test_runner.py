@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import runner, session
+from bench import runner, schema, session
 from bench.errors import Diverged
 from bench.recipes import smoke
 from bench.runner import DataSource, run_one, session_of
@@ -51,6 +51,35 @@ def test_the_test_set_is_read_once_at_the_end(
     record = run_one(make_spec(source), source.load(), Store(tmp_path), ignore)
     assert looks == [12, 12, 60]
     assert record["metrics"]["test_images"] == 60
+    whole, *parts = record["modules"]
+    assert (whole["name"], parts[-1]["name"]) == ("", "fc")
+    for figure in ("params", "flops", "activations"):
+        assert whole[figure] == record["metrics"][figure]
+        assert sum(part[figure] for part in parts) == whole[figure], "a ResNet has no parameters outside of its parts"
+
+
+def test_a_model_that_cannot_be_counted_has_a_note_and_no_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("cannot be traced")
+
+    monkeypatch.setattr(runner, "counted", fails)
+    of = synthetic.spec("resnet20")
+    model = runner.build_model(of)
+    figures, notes, kept = runner._cost(model, of)
+    assert figures == {"flops": None, "params": sum(p.numel() for p in model.parameters())}
+    assert notes == ["FLOPs not counted: RuntimeError: cannot be traced"]
+    assert kept == {"flops_audit": None}
+
+
+@pytest.mark.parametrize(
+    "modules", ["fc", [{"name": "fc"}], [{"name": "fc", "params": -1, "flops": 1, "activations": 1}]]
+)
+def test_modules_are_counts_where_given(modules: Any) -> None:
+    made = {**synthetic.record(synthetic.spec("resnet20"), 0.9), "files": {}}
+    fine = [{"name": "fc", "params": 650, "flops": 640, "activations": 10}]
+    assert schema.validate({**made, "modules": fine}, made["run_id"])
+    with pytest.raises(schema.Damaged):
+        schema.validate({**made, "modules": modules}, made["run_id"])
 
 
 def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +120,7 @@ def test_a_session_is_found_again_by_the_runs_it_timed(
     assert [s["id"] for s in sessions_of(record, store.sessions())] == [made["id"]]
     assert {s["kind"] for s in made["samples"]} == {"train", "inference", "latency"}
     assert len(made["samples"]) == 3 * 3
+    assert "groups" not in made, "a session after a sweep is short"
 
 
 @pytest.mark.parametrize(

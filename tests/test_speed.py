@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+from bench import limits
 from bench.cli import main
 from bench.errors import UserError
 from bench.plots import save_session
@@ -18,10 +20,12 @@ from bench.presets import parse_batch_sizes
 from bench.progress import Display, make_console
 from bench.runner import session_of
 from bench.schema import Damaged, seal, validate
+from bench.session import _groups
 from bench.session_table import render_session, render_settings
 from bench.speed import time_together, try_each
 from bench.store import SPEED_COLUMNS, Store, speed_rows
 from bench.tables import compare
+from bench.timing import Task
 from tests.synthetic import DATA, ENVIRONMENT, RECIPE, record, session, spec, thorough_session, write_store
 
 Bench = Callable[..., "CompletedProcess[str]"]
@@ -60,6 +64,10 @@ def test_failures_are_rows_and_the_session_goes_on(bench: Bench, factory: Path, 
     assert train["joules_missing"].notna().all() or train["joules_per_1000_images"].notna().all()
     assert ok.loc[ok["way"] == "no_memory_above_16", "ratio"].notna().all()
     (made,) = Store(tmp_path / "s").sessions()
+    assert made["groups"].keys() == made["bounds"].keys()
+    for model, step in made["groups"].items():
+        assert step["step_seconds"] == made["bounds"][model]["step_seconds"]
+        assert step["groups"]["matrix product"] > 0
     assert "again without it" in done.stdout
     assert len(list((tmp_path / "s" / "plots").glob("*.png"))) == 2
     assert made["key"]["policy"] == "identical:eager"
@@ -193,6 +201,32 @@ def test_figures_of_the_rule_are_numbers_where_given(field: str, value: Any) -> 
     validate(made, made["id"])
     with pytest.raises(Damaged):
         validate({**made, field: value}, made["id"])
+
+
+def test_a_profiler_that_fails_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explain(call: Callable[[], object], device: torch.device) -> dict[str, float]:
+        if call() == "b":
+            raise RuntimeError("no kineto")
+        return {"convolution": 0.5}
+
+    monkeypatch.setattr(limits, "explain", explain)
+    tasks = [Task(name, "train", 8, lambda name=name: name, lambda: None) for name in ("a", "b")]
+    tasks.append(Task("a", "latency", 1, lambda: None, lambda: None))
+    bounds = {name: {"step_seconds": 1.0} for name in ("a", "b")}
+    events: list[dict[str, Any]] = []
+    found, warnings = _groups(bounds, tasks, torch.device("cpu"), events.append)
+    assert found == {"a": {"step_seconds": 1.0, "groups": {"convolution": 0.5}}}
+    assert warnings == ["b: the profiler did not say where a step spends its time: RuntimeError: no kineto"]
+    assert [e["model"] for e in events if e["event"] == "task"] == ["a", "", "b", ""]
+
+
+@pytest.mark.parametrize("groups", [1, {"seresnet": {"groups": {}}}, {"seresnet": {"step_seconds": 1, "groups": []}}])
+def test_groups_are_seconds_where_given(groups: Any) -> None:
+    made = session({"seresnet": [1.0] * 3})
+    fine = {"seresnet": {"step_seconds": 1.0, "groups": {"convolution": 0.7}}}
+    assert validate({**made, "groups": fine}, made["id"])
+    with pytest.raises(Damaged):
+        validate({**made, "groups": groups}, made["id"])
 
 
 def test_unequal_keys_never_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
