@@ -380,16 +380,16 @@ def check_target(target: float | None) -> None:
 def plot(arguments: argparse.Namespace) -> int:
     """Draw the comparisons of one or more stores."""
     formats = _among(arguments.formats, ("png", "svg", "pdf"), "--formats")
-    widths = [int(word) for word in _among(arguments.widths, ("1", "2"), "--widths")]
+    widths = _among(arguments.widths, ("1", "2"), "--widths")
     stores = open_stores(arguments.results)
-    from bench.charts import static
+    from bench.charts import static, styles
     from bench.charts.build import charts_of
 
-    static.check_style(arguments.style)
-    folder = arguments.out or stores[0].root / "plots"
+    styles.check_style(arguments.style)
+    folder, kinds = arguments.out or stores[0].root / "plots", [kind for kind in static.FORMATS if kind in formats]
     charts, missing = charts_of(stores, arguments.by_device)
     try:
-        written = static.save_all(charts, folder, formats, widths, arguments.style)
+        written = static.save_all(charts, folder, kinds, tuple(map(int, widths)), arguments.style)
     except OSError as error:
         raise UserError(f"plots cannot be written to '{folder}': {error.strerror}; choose another with --out") from None
     print("".join(f"wrote {path}\n" for path in written) or "no finished runs to draw\n", end="")

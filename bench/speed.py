@@ -10,6 +10,7 @@ import argparse
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench import environment, presets, recipes, settings, tune
@@ -20,7 +21,7 @@ from bench.progress import Display, make_console
 from bench.schema import Record
 from bench.session import Found, child_session, explain_model, try_model
 from bench.session_table import render_session, render_settings
-from bench.spec import Recipe, SessionSpec
+from bench.spec import Recipe, SessionSpec, slug
 from bench.store import REFERENCE, Store
 from models import registry
 from models.registry import ModelError
@@ -53,14 +54,21 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
         display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
     if len(sessions) > 1:
         display.line(render_settings(sessions, display.console.width).rstrip() + "\n")
-    from bench import plots  # seconds of matplotlib, which no refusal needs
-
-    written = [path for session in sessions for path in plots.save_session(session, store.root / "plots")]
-    for path in [store.root / "speed.csv", *written] if sessions else []:
-        if path.suffix != ".svg":
-            display.line(f"wrote {path}")
+    for path in [store.root / "speed.csv", *draw(sessions, store)] if sessions else []:
+        display.line(f"wrote {path}")
     fine = len(sessions) == len(specs) and not any(session["failures"] for session in sessions)
     return 0 if fine else EXIT_FAILED
+
+
+def draw(sessions: list[Record], store: Store) -> list[Path]:
+    """The charts of these sessions as PNG files in the store."""
+    from bench.charts import build, static  # seconds of matplotlib, which no refusal needs
+
+    charts, _ = build.charts_of([store])
+    stems = tuple(f"speed-{slug(session['id'])}" for session in sessions)
+    mine = [chart for chart in charts if chart.stem.startswith(stems)]
+    written = static.save_all(mine, store.root / "plots", formats=("png",), columns=(2,))
+    return [path for path in written if path.suffix == ".png"]
 
 
 def as_found(spec: SessionSpec, limit: float | None, store: Store, display: Display) -> SessionSpec:

@@ -432,10 +432,10 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
     drawn, written = False, [store.root / name for name in VIEWS]
     # A sidecar: the measurements are already safe, and whatever goes wrong in a plot is told, not raised.
     try:
-        from bench import plots, plots_across  # seconds of matplotlib, which no plan and no refusal needs
+        from bench.charts import build, static  # seconds of matplotlib, which no plan and no refusal needs
 
-        folder = store.root / "plots"
-        figures = [*plots.save_all([store], folder), *plots_across.save_all([store], folder)]
+        charts, _ = build.charts_of([store])
+        figures = static.save_all(charts, store.root / "plots", formats=("png",), columns=(2,))
         written = [*written, *(path for path in figures if path.suffix == ".png")]
         drawn = True
     except Exception as error:
@@ -457,6 +457,9 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
             display.line(
                 f"which is better, and how sure: run_bench.py compare --results {shlex.quote(str(store.root))}"
             )
+        display.line(
+            f"all of it as a page, with every chart: run_bench.py report --results {shlex.quote(str(store.root))}"
+        )
     except Exception as error:
         display.line(f"the verdicts could not be written: {type(error).__name__}: {error}")
         drawn = False

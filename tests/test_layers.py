@@ -75,12 +75,12 @@ assert "torch" not in sys.modules, "torch was imported"
 @pytest.mark.parametrize(
     "code",
     [
-        "import bench.tables, bench.table_formats, bench.table_choice, bench.plots",
+        "import bench.tables, bench.table_formats, bench.table_choice",
         "import bench.data.datasets",
         "from bench.cli import main; assert main(['data', 'list']) == 0",
         "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",
-        "import bench.compare, bench.pair_table, bench.plots_across",
-        "import bench.charts.build",
+        "import bench.compare, bench.pair_table",
+        "import bench.charts.build, bench.charts.static, bench.report.page",
         "import bench.report.facts, bench.report.models, bench.report.story",
         "import bench.crossed, bench.verdicts; bench.verdicts.parse_condition('speed < 1')",
         "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress, bench.live",

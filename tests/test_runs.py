@@ -144,7 +144,7 @@ def test_their_seconds_stay_out_of_every_table(together: tuple[Path, str]) -> No
     assert (results["train_images_per_second"] > 0).all(), "the session that followed had the device for itself"
     assert not (pd.read_csv(root / "history.csv")["metric"] == "train_seconds").any()
     assert history_frame([Store(root)])["train_seconds"].isna().all()
-    assert not list((root / "plots").glob("*accuracy_vs_seconds*")), "nothing to draw against seconds"
+    assert not list((root / "plots").glob("*learning_curves-seconds*")), "nothing to draw against seconds"
     (comparison,) = compare([Store(root)])
     assert all("train_seconds" not in row.values for row in comparison.rows)
     assert "2 of 2 runs shared the device with others" in " ".join(render([comparison], "text").split())

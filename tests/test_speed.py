@@ -15,7 +15,6 @@ import torch
 from bench import limits
 from bench.cli import main
 from bench.errors import UserError
-from bench.plots import save_session
 from bench.presets import parse_batch_sizes
 from bench.progress import Display, make_console
 from bench.runner import session_of
@@ -69,7 +68,9 @@ def test_failures_are_rows_and_the_session_goes_on(bench: Bench, factory: Path, 
         assert step["step_seconds"] == made["bounds"][model]["step_seconds"]
         assert step["groups"]["matrix product"] > 0
     assert "again without it" in done.stdout
-    assert len(list((tmp_path / "s" / "plots").glob("*.png"))) == 2
+    assert {path.name.rsplit("-", 1)[1] for path in (tmp_path / "s" / "plots").glob("*.png")} >= {
+        f"{kind}.png" for kind in ("throughput_vs_batch", "latency_vs_batch", "roofline", "step_time")
+    }
     assert made["key"]["policy"] == "identical:eager"
 
 
@@ -176,13 +177,6 @@ def test_the_table_names_what_a_reader_needs() -> None:
     for part in ("bandwidth", "0.500×", "confirmed", "58.2", "12 % slower", "60.0 GFLOP/s", "n = 3", "inference at 32"):
         assert part in text, part
     assert all(len(line) <= 160 for line in text.splitlines() if not line.startswith("·"))
-
-
-def test_session_plots_are_drawn(tmp_path: Path) -> None:
-    made = thorough_session({"seresnet": [1.0, 1.1, 1.2], "vit_tiny": [2.0, 2.2, 2.4], "a$\\frac{$b": [1.5, 1.4, 1.6]})
-    names = {path.name.rsplit("-", 1)[1] for path in save_session(made, tmp_path)}
-    assert names == {f"{n}.{e}" for n in ("throughput_vs_batch", "roofline") for e in ("png", "svg")}
-    assert save_session(session({"seresnet": [1.0, 1.1]}), tmp_path) == [], "the short session has neither"
 
 
 def test_incomplete_blocks_are_damage() -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bench.charts.model import COLOURS, Axis, Chart, Look, Mark, Series, short
+from bench.charts.model import COLOURS, Axis, Chart, Look, Mark, Series
 
 SYMBOLS = {"circle": "circle", "square": "square", "triangle": "triangle-up", "diamond": "diamond"}
 ROUNDS = ("", "-open", "-open-dot")  # of a symbol, as often as the colours were used before
@@ -64,7 +64,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
         made |= {"tickmode": "array", "tickvals": list(axis.ticks), "ticktext": [f"{t:,g}" for t in axis.ticks]}
         made.pop("dtick", None)
     if axis.names:
-        names = [escape(short(name)) for name in axis.names]
+        names = [escape(name) for name in axis.names]
         made |= {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names, "zeroline": False}
     return made
 

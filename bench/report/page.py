@@ -32,8 +32,8 @@ from bench.schema import Record
 from bench.session_table import significant
 from bench.spec import slug
 from bench.store import Store
-from bench.tables import COLUMNS, Column, Comparison, Loaded, Row, compare_loaded, load
-from bench.tables import _cells as cell_parts
+from bench.table_formats import cell_of, unit_of
+from bench.tables import COLUMNS, Column, Comparison, Loaded, Row, best_row, compare_loaded, load
 
 FOLDER = Path(__file__).parent
 TITLE = "sevit-bench: SE-ResNets and small Vision Transformers on small images"
@@ -214,7 +214,7 @@ def _columns(comparisons: list[Comparison]) -> list[Column]:
 
 def _heads(comparisons: list[Comparison]) -> list[Head]:
     first = [Head("model", "model", number=False), Head("data", "data and recipe", number=False)]
-    return [*first, *(Head(c.key, c.title, c.unit) for c in _columns(comparisons))]
+    return [*first, *(Head(c.key, c.title, unit_of(c)) for c in _columns(comparisons))]
 
 
 def _facets(comparison: Comparison) -> dict[str, str]:
@@ -228,9 +228,8 @@ def _table_rows(comparisons: list[Comparison]) -> list[TableRow]:
     for comparison in comparisons:
         facets = _facets(comparison)
         fronts = {key: front_of(comparison, key) for key in FRONTS}
-        best = dict[str, str]()
         for row in comparison.rows:
-            cells = [_cell(row, column, comparison, best, fronts) for column in columns]
+            cells = [_cell(row, column, comparison, fronts) for column in columns]
             runs = f"{row.family}, {row.runs} run{'s' * (row.runs > 1)}"
             where = _conditions_cell(comparison)
             rows.append(TableRow(row.model, runs, {**facets, "family": row.family}, (where, *cells)))
@@ -252,14 +251,12 @@ def _conditions_cell(comparison: Comparison) -> Cell:
     return Cell(data, under, value=f"{data} {under}", number=False)
 
 
-def _cell(
-    row: Row, column: Column, comparison: Comparison, best: dict[str, str], fronts: dict[str, frozenset[str]]
-) -> Cell:
-    if column.key not in row.values:
-        return Cell(missing="not measured")
-    text, beside = cell_parts(row, column)
+def _cell(row: Row, column: Column, comparison: Comparison, fronts: dict[str, frozenset[str]]) -> Cell:
+    made = cell_of(row, column, comparison, best_row(column, comparison.rows) == row.model)
+    if made.missing:
+        return Cell(missing=made.missing)
     front = row.model in fronts.get(column.key, ())
-    return Cell(text, beside, repr(row.values[column.key].value), best=best.get(column.key) == row.model, front=front)
+    return Cell(made.figure, made.beside.strip("()"), repr(row.values[column.key].value), best=made.best, front=front)
 
 
 def _choices(rows: list[TableRow]) -> dict[str, list[str]]:

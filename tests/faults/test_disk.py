@@ -244,13 +244,14 @@ def test_a_sidecar_that_crashes_costs_no_measurement(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Plots after a sweep; the FLOP count of a run; NVML while a machine is described."""
-    from bench import environment, plots, runner
+    from bench import environment, runner
+    from bench.charts import static
     from bench.runner import run_one
 
     def breaks(*_: object, **__: object) -> None:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(plots, "save_all", breaks)
+    monkeypatch.setattr(static, "save_all", breaks)
     assert main([*words, "--models=resnet20", "--epochs=1", "--results", str(tmp_path / "s")]) == 1
     assert "the plots could not be drawn: RuntimeError: broken on purpose" in capsys.readouterr().out
     assert Store(tmp_path / "s").runs()[0]["status"] == "ok"
