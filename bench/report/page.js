@@ -91,11 +91,19 @@
   const onDark = { "#000000": "#ffffff", "#0072B2": "#4aa8e0" };  // black and deep blue vanish on dark paper
   const shade = (colour) => (isDark() && onDark[colour]) || colour;
 
+  function readable(colour) {  // a name in its model's colour, darker on light paper and lighter on dark
+    const towards = isDark() ? 255 : 0;
+    const parts = [1, 3, 5].map((i) => Math.round(0.62 * parseInt(colour.slice(i, i + 2), 16) + 0.38 * towards));
+    return `rgb(${parts.join(",")})`;
+  }
+
+  const kept = new Set(["meta", "customdata", "text", "name", "ticktext"]);  // a model may be called #000000
+
   function painted(value) {  // a copy with every colour fit for the theme
     if (typeof value === "string") return shade(value);
     if (Array.isArray(value)) return value.map(painted);
     if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, k === "meta" || k === "customdata" ? v : painted(v)]));
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, kept.has(k) ? v : painted(v)]));
     }
     return value;
   }
@@ -122,6 +130,7 @@
     const current = positions.find((position) => position.dataset.word === word) || positions[0];
     for (const position of positions) position.classList.toggle("current", position === current);
     for (const radio of all(".switch input", figure)) radio.checked = radio.value === current.dataset.word;
+    figure.querySelector("h4").textContent = current.dataset.title;
     return charts[Number(current.dataset.chart)];
   }
 
@@ -158,6 +167,23 @@
     await label(plot);
   }
 
+  // Small boxes along a line, so that no name stands on it.
+  function along(trace, xaxis, yaxis) {
+    const boxes = [], steps = trace.line.shape === "hv";
+    for (let i = 1; i < trace.x.length; i += 1) {
+      if ([trace.x[i], trace.x[i - 1], trace.y[i], trace.y[i - 1]].includes(null)) continue;
+      const [a, b] = [xaxis.d2p(trace.x[i - 1]), yaxis.d2p(trace.y[i - 1])], [c, d] = [xaxis.d2p(trace.x[i]), yaxis.d2p(trace.y[i])];
+      for (const [x, y, u, v] of steps ? [[a, b, c, b], [c, b, c, d]] : [[a, b, c, d]]) {
+        const pieces = Math.min(60, Math.ceil(Math.hypot(u - x, v - y) / 10));
+        for (let k = 0; k <= pieces; k += 1) {
+          const px = x + (u - x) * k / Math.max(1, pieces), py = y + (v - y) * k / Math.max(1, pieces);
+          boxes.push([px - 2, py - 2, px + 2, py + 2]);
+        }
+      }
+    }
+    return boxes;
+  }
+
   // Names beside marks, where they cover neither a mark nor another name; those without a place are left to pointing.
   async function label(plot) {
     const { xaxis, yaxis } = plot._fullLayout;
@@ -165,6 +191,7 @@
     const overlaps = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
     plot.data.forEach((trace) => {
       if (trace.type !== "scatter" || trace.meta.thin) return;
+      if (trace.mode.includes("lines")) taken.push(...along(trace, xaxis, yaxis));
       trace.x.forEach((x, i) => {
         if (x === null || trace.y[i] === null) return;
         const [px, py] = [xaxis.d2p(x), yaxis.d2p(trace.y[i])];
@@ -199,7 +226,7 @@
       const away = Math.abs((box[1] + box[3]) / 2 - py) > half + h;
       annotations.push({
         text, x: box[0] / width, y: 1 - (box[1] + box[3]) / 2 / height, xref: "paper", yref: "paper", xanchor: "left", yanchor: "middle",
-        showarrow: false, font: { size: 12, color: typeof colour === "string" && colour !== "#808080" ? colour : undefined }, opacity: faded ? 0.15 : 1,
+        showarrow: false, font: { size: 12, color: /^#[0-9a-f]{6}$/i.test(colour) ? readable(colour) : undefined }, opacity: faded ? 0.15 : 1,
       });
       if (away) {
         annotations.push({
