@@ -387,12 +387,16 @@ def plot(arguments: argparse.Namespace) -> int:
 
     styles.check_style(arguments.style)
     folder, kinds = arguments.out or stores[0].root / "plots", [kind for kind in static.FORMATS if kind in formats]
+    if folder.is_file():
+        raise UserError(f"'{folder}' is a file; --out of plot names a folder")
     charts, missing = charts_of(stores, arguments.by_device)
+    if not charts:
+        raise UserError("no run here finished, so that there is nothing to draw; `table` says how they ended")
     try:
         written = static.save_all(charts, folder, kinds, tuple(map(int, widths)), arguments.style)
     except OSError as error:
         raise UserError(f"plots cannot be written to '{folder}': {error.strerror}; choose another with --out") from None
-    print("".join(f"wrote {path}\n" for path in written) or "no finished runs to draw\n", end="")
+    print("".join(f"wrote {path}\n" for path in written), end="")
     print("".join(inert_line(f"not drawn: {chart.title}. {chart.how}") + "\n" for chart in missing), end="")
     return 0
 

@@ -93,7 +93,7 @@ def make_spec(
     environment.hide_other_gpus(device)
     return SessionSpec(
         models=tuple((name, registry.source_hash(name)) for name in names),
-        recipe=make_recipe(arguments, device),
+        recipe=(recipe := make_recipe(arguments, device)),
         setting=settings.SETTINGS[setting],
         device=device.type,
         device_name=environment.device_name(device),
@@ -101,7 +101,7 @@ def make_spec(
         num_classes=arguments.num_classes,
         reference=REFERENCE if REFERENCE in names else names[0],
         deterministic=arguments.deterministic,
-        batch_sizes=batch_sizes or BATCH_SIZES[device.type],
+        batch_sizes=batch_sizes or tuple(sorted({*BATCH_SIZES[device.type], recipe.batch_size})),
         half_width=arguments.within / 100,
         seconds=arguments.time_limit or SECONDS_A_MODEL * len(names),
         thorough=True,

@@ -434,7 +434,7 @@ def finish(plans: list[Plan], store: Store, display: Display) -> bool:
     try:
         from bench.charts import build, static  # seconds of matplotlib, which no plan and no refusal needs
 
-        charts, _ = build.charts_of([store])
+        charts = build.at_a_glance(build.charts_of([store])[0])
         figures = static.save_all(charts, store.root / "plots", formats=("png",), columns=(2,))
         written = [*written, *(path for path in figures if path.suffix == ".png")]
         drawn = True

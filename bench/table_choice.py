@@ -71,7 +71,8 @@ def _where(comparisons: list[Comparison], condition: str) -> list[Comparison]:
         if rows or failures:
             chosen.append(replace(comparison, rows=rows, failures=failures))
     if not chosen:
-        raise UserError(f"no row meets --where {condition}")
+        shares = "; accuracies are shares in 0..1 there" if "accuracy" in condition else ""
+        raise UserError(f"no row meets --where {condition} (figures are as in --format csv{shares})")
     # what cannot be believed has neither rows nor failures, and is not to be hidden by a condition
     return chosen + [c for c in comparisons if not c.rows and not c.failures]
 

@@ -306,9 +306,19 @@ def _latex(comparison: Comparison, columns: Sequence[Column]) -> str:
             " & ".join((_escape_latex(row.model), *(_latex_cell(cell) for cell in cells))) + r" \\"
             for row, cells in table.rows
         ]
-        lines += [r"\bottomrule", r"\end{tabular}"]
+        told = [comparison.title, *_failure_lines(comparison), *([_best_note("Bold")] if _any_best(table) else [])]
+        small = " ".join(_escape_latex(" ".join(text.split()).rstrip(".")) + "." for text in told)
+        lines += [
+            r"\bottomrule",
+            rf"\multicolumn{{{1 + len(table.columns)}}}{{p{{0.95\linewidth}}}}{{\footnotesize {small}}} \\",
+        ]
+        lines += [r"\end{tabular}"]
     lines += [comment(text) for text in (*_failure_lines(comparison), *table.notes, *_missing_notes(table))]
     return "\n".join(lines) + "\n"
+
+
+def _any_best(table: Table) -> bool:
+    return any(cell.best for _, cells in table.rows for cell in cells)
 
 
 def _latex_cell(cell: Cell) -> str:

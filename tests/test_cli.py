@@ -73,7 +73,7 @@ def test_a_sweep_leaves_what_it_promises(swept: Path) -> None:
         assert record["environment"]["torch"]
     drawn = {path.stem for path in (swept / "plots").glob("*.png")}
     assert drawn == {path.stem for path in (swept / "plots").glob("*.txt")}, "a caption beside each"
-    assert len(drawn) >= 8
+    assert len(drawn) >= 5
     timings = pd.read_csv(swept / "timings.csv")
     counts = timings.groupby(["kind", "block"])["model"].nunique()
     assert (counts == 2).all(), "each model once a block"

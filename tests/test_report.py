@@ -34,14 +34,19 @@ class Elements(HTMLParser):
         self.found: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
         self.text: list[str] = []
+        self.within = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
+        self.within = tag
         if tag == "script":
             self.scripts.append("")
 
+    def handle_endtag(self, tag: str) -> None:
+        self.within = ""
+
     def handle_data(self, data: str) -> None:
-        if self.found and self.found[-1][0] == "script" and self.scripts:
+        if self.within == "script":
             self.scripts[-1] += data
         else:
             self.text.append(data)
@@ -120,7 +125,7 @@ def test_no_cell_is_blank(pages: dict[str, bytes]) -> None:
     ("name", "said"),
     [
         ("empty", "There are no runs yet."),
-        ("one_run", "not timed"),
+        ("one_run", "trains both and times them together."),
         ("failures", "oom at step 7"),
         ("one_model", "Charts that these stores have no data for"),
     ],

@@ -420,7 +420,7 @@ def test_a_time_session_and_that_of_a_sweep(tmp_path: Path) -> None:
 
 def test_reading_commands_name_every_store(tmp_path: Path) -> None:
     stores = [Store(tmp_path / "a b"), Store(tmp_path / "c")]
-    lines = facts.reproduce(load(stores), stores)
+    lines = facts.reproduce(load(stores), stores)  # nothing is there to be made again
     assert (
         lines[0]
         == f"python run_bench.py check --results {shlex.quote(str(tmp_path / 'a b'))} --results {tmp_path / 'c'}"

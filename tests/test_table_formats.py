@@ -232,20 +232,22 @@ def test_latex_is_well_formed_whatever_the_names(tmp_path: Path) -> None:
     lines = [line for line in text.split("\n") if line and not line.startswith("%")]
     assert lines[0].startswith(r"\begin{tabular}{l")
     assert lines[-1] == r"\end{tabular}"
-    rows = [line for line in lines if line.endswith(r" \\")]
+    *rows, beneath = [line for line in lines if line.endswith(r" \\")]
     assert len(rows) == len(names) + 2
-    assert len(rows) == len(lines) - 5, "and three rules between begin and end"
+    assert len(rows) == len(lines) - 6, "what stands beneath, and three rules between begin and end"
+    assert re.fullmatch(r"\\multicolumn\{\d+\}\{p\{0\.95\\linewidth\}\}\{\\footnotesize (.*)\} \\\\", beneath)
+    assert r"two lines \textbackslash{}input\{x\} and more" in beneath
     columns = re.fullmatch(r"\\begin\{tabular\}\{(l+r+)\}", lines[0])
     assert columns is not None
     assert {unescaped(row, "&") for row in rows} == {len(columns[1]) - 1}
-    for row in rows:
+    for row in [*rows, beneath]:
         assert not row.startswith(("[", "*"))
         assert unescaped(row, "{") == unescaped(row, "}")
         assert unescaped(row, "$") % 2 == 0
         assert not unescaped(row, "%") + unescaped(row, "#") + unescaped(row, "~") + unescaped(row, "^")
         commands = re.findall(r"\\([a-zA-Z]+)", row)
         assert {*commands} <= {"textbackslash", "textless", "textgreater", "textbar", "textasciitilde"} | {
-            *("textasciicircum", "textbf", "times", "pm", "cdot", "dagger")
+            *("textasciicircum", "textbf", "times", "pm", "cdot", "dagger", "multicolumn", "linewidth", "footnotesize")
         }
 
 
@@ -278,7 +280,9 @@ def test_a_hostile_failure_stays_inert(store: Store) -> None:
     text = render(made, "html")
     assert "<script" not in text
     assert "<script>" in html.unescape(text)
-    assert not [line for line in render(made, "latex").split("\n") if "document" in line and not line.startswith("%")]
+    assert r"\end{document}" not in "\n".join(
+        line for line in render(made, "latex").split("\n") if not line.startswith("%")
+    )
     assert r"\<script\>" in render(made, "markdown")
 
 

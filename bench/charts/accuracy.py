@@ -456,12 +456,13 @@ def _to_target(
         stem=f"{prefix}-time_to_target-{position.name}",
         title=f"Runs that reached {100 * target:g} % by {position.title}",
         x=Axis(position.axis, from_zero=True),
-        y=Axis(f"runs that reached {100 * target:g} % on validation, %", from_zero=True),
+        y=Axis(f"runs that reach {100 * target:g} % on validation, Kaplan–Meier estimate, %", from_zero=True),
         series=tuple(series),
         caption=caption(
-            f"The share of runs that stood at {100 * target:g} % validation accuracy or above, a target named before "
-            f"the runs, by Kaplan and Meier. Reached by {shares}.",
-            "A run that ended before it got there is kept as censored: it has a mark where it ended.",
+            f"The share of runs that stand at {100 * target:g} % validation accuracy or above, a target named before "
+            f"the runs, as estimated by Kaplan and Meier. Reached by {shares}.",
+            "A run that ended before it got there is kept as censored: it has a mark where it ended, and counts as "
+            "long as it ran, so that the estimate may lie above the share of runs that got there.",
             f"{counted(never, 'run')} diverged and never will; they count among those without it." if never else "",
             "Seen at validations only, so that a run may have been there a little earlier.",
             f"{counted(other, 'run')} with another target or none left out." if other else "",

@@ -107,6 +107,16 @@ def build(
     return charts, missing_of(charts, found)
 
 
+def at_a_glance(charts: Sequence[Chart]) -> list[Chart]:
+    """The charts that a sweep ends with: one position of each switch, seconds where there are any; no parameters."""
+    chosen: dict[tuple[str, str], Chart] = {}
+    for chart in charts:
+        name = (chart.subject, chart.switch or chart.stem)
+        if chart.key != "accuracy_vs_params" and (name not in chosen or chart.position == "seconds"):
+            chosen[name] = chart
+    return list(chosen.values())
+
+
 def common_of(found: Loaded, stores: Sequence[Store], by_device: bool = True) -> Common:
     """Looks and names of all models of all runs and sessions, so that each is the same in every chart."""
     families = {model: family(model) for session in found.sessions for model in session["models"]}

@@ -40,8 +40,8 @@ def _layout(chart: Chart) -> dict[str, Any]:
     rows = len(chart.y.names)
     layout: dict[str, Any] = {
         "height": max(HEIGHT, 130 + ROW_PIXELS * rows) if rows else HEIGHT,
-        "xaxis": _axis(chart.x),
-        "yaxis": _axis(chart.y) | ({"autorange": "reversed"} if rows else {}),
+        "xaxis": _axis(chart.x, _along(chart, "x")),
+        "yaxis": _axis(chart.y, _along(chart, "y")) | ({"autorange": "reversed"} if rows else {}),
         "showlegend": any(series.name for series in chart.series),
         "barmode": "stack" if chart.stacked else "overlay",
     }
@@ -52,17 +52,32 @@ def _layout(chart: Chart) -> dict[str, Any]:
     return layout
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def _along(chart: Chart, axis: str) -> list[float]:
+    """Every figure along an axis."""
+    return [getattr(mark, axis) for series in chart.series for mark in series.marks]
+
+
+def log_ticks(values: Sequence[float]) -> list[float]:
+    """1, 2, 5, 10 … around these values; of more than three decades the powers of ten alone."""
+    positive = [value for value in values if value > 0 and math.isfinite(value)]
+    if not positive:
+        return []
+    low, high = (math.floor(math.log10(end)) for end in (min(positive), max(positive)))
+    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    return [float(f"{step}e{power}") for power in range(low - 1, high + 2) for step in steps]
+
+
+def _axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
     made: dict[str, Any] = {"title": {"text": escape(axis.title)}, "automargin": True}
     if axis.log:
-        made |= {"type": "log", "dtick": "D2", "exponentformat": "none", "separatethousands": True}
+        ticks = log_ticks(values)
+        made |= {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
     else:
         made |= {"separatethousands": True, "exponentformat": "none"}
     if axis.from_zero and not axis.log:
         made["rangemode"] = "tozero"
     if axis.ticks:
         made |= {"tickmode": "array", "tickvals": list(axis.ticks), "ticktext": [f"{t:,g}" for t in axis.ticks]}
-        made.pop("dtick", None)
     if axis.names:
         names = [escape(name) for name in axis.names]
         made |= {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names, "zeroline": False}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -180,8 +181,9 @@ def _areas(sheet: Sheet, series: Series) -> list[float]:
     """Of the series' markers, in points²; where any area of the chart means something, all do."""
     usual, largest = AREAS[sheet.columns]
     meant = any(m.area != 1.0 for s in sheet.chart.series if s.kind == "points" for m in s.marks)
-    area = largest if meant else usual * (0.3 if series.faint else 1.0)
-    return [max(area * mark.area, 2.0) for mark in series.marks]
+    if series.faint:  # single runs, whose areas mean nothing
+        return [0.3 * usual] * len(series.marks)
+    return [max((largest if meant else usual) * mark.area, 2.0) for mark in series.marks]
 
 
 def _draw_points(sheet: Sheet, series: Series, look: Look) -> None:
@@ -736,7 +738,7 @@ def save(
         with settings(style, POINTS[count]):
             for kind in formats:
                 contents[f"{chart.stem}{'' if count == 2 else '-1col'}.{kind}"] = _to_bytes(figure, kind)
-    contents[f"{chart.stem}.txt"] = caption_of(chart).encode()
+    contents[f"{chart.stem}.txt"] = caption_of(chart, style).encode()
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]
@@ -754,9 +756,11 @@ def save_all(
     return [path for chart in charts for path in save(chart, folder, formats, columns, style)]
 
 
-def caption_of(chart: Chart) -> str:
+def caption_of(chart: Chart, style: str = "") -> str:
     """What stands beside the figure: what it shows, of what, whole names, and the command that draws it again."""
-    parts = [_fill(chart.title), _fill(chart.caption), _fill(f"Of: {chart.subject}")]
+    parts = [_fill(chart.title), _fill(chart.caption)]
+    if chart.subject not in chart.caption:
+        parts.append(_fill(f"Of: {chart.subject}"))
     cut = [f"  {short(name)} = {name}" for name in sorted(chart.looks) if short(name) != name]
     if cut:
         parts.append("\n".join(["Names that are shortened in the figure:", *cut]))
@@ -764,7 +768,8 @@ def caption_of(chart: Chart) -> str:
     if strange:
         parts.append("\n".join(["Names with letters that the figure's font lacks:", *strange]))
     if chart.command:
-        parts.append(f"Drawn by:\n  {chart.command}")  # in one line, to be copied
+        styled = f" --style {shlex.quote(style)}" if style else ""
+        parts.append(f"Drawn by:\n  {chart.command}{styled}")  # in one line, to be copied
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

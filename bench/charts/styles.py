@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import re
 import sys
 import warnings
@@ -61,6 +62,18 @@ FIXED: Any = {
 HOOK = re.compile(r"(?P<path>.+\.py):(?P<function>\w+)")
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without matplotlib's own words on the terminal: what is wrong is told in our sentence."""
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def check_style(style: str) -> None:
     """Raises UserError, naming the remedy, where `style` is no style, or a file of one that cannot be used."""
     if not style or style in matplotlib.style.available or hook_of(style) is not None:
@@ -72,7 +85,8 @@ def check_style(style: str) -> None:
             f"matplotlib's: {known}"
         )
     try:
-        found = matplotlib.rc_params_from_file(style, fail_on_error=True, use_default_template=False)
+        with _quiet():
+            found = matplotlib.rc_params_from_file(style, fail_on_error=True, use_default_template=False)
     except Exception as error:  # matplotlib raises what its parsers happen to raise
         raise UserError(f"the style file '{inert(style)}' cannot be used: {_first_line(error)}") from None
     if not found:

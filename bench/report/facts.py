@@ -119,8 +119,10 @@ def reproduce(found: Loaded, stores: Sequence[Store]) -> list[str]:
         for session in found.sessions
         if session.get("ceilings")  # those of a sweep have none, and come with it
     ]
+    back = ["git checkout -"] if len(commits) == 1 else []  # what reads a store may be newer than what filled it
     roots = [word for store in stores for word in ("--results", str(store.root))]
-    return list(dict.fromkeys(lines)) + read_again(roots)
+    again = [*dict.fromkeys(lines), *back, *read_again(["--results", AGAIN])] if found.runs or found.sessions else []
+    return [*again, *read_again(roots)]
 
 
 def read_again(roots: Sequence[str]) -> list[str]:

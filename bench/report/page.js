@@ -11,12 +11,18 @@
 
   function readAddress() {
     const words = new URLSearchParams(location.hash.startsWith("#?") ? location.hash.slice(2) : "");
-    state.sort = words.get("sort") || "";
-    state.models = new Set(words.getAll("model"));
+    // an address may be of an older page, or of another store: what is not here is passed over
+    const known = new Set(all("#chips .chip").map((chip) => chip.dataset.model));
+    const [head, direction] = (words.get("sort") || "").split(":");
+    const sortable = all("#results thead th").some((one) => one.dataset.key === head) && ["up", "down"].includes(direction);
+    state.sort = sortable ? `${head}:${direction}` : "";
+    state.models = new Set(words.getAll("model").filter((model) => known.has(model)));
+    if (["light", "dark"].includes(words.get("theme"))) root.dataset.theme = words.get("theme");
     state.filters = {};
     state.switches = {};
     for (const [key, value] of words) {
-      if (key.startsWith("only-")) state.filters[key.slice(5)] = value;
+      const select = key.startsWith("only-") && document.querySelector(`#filters select[data-facet="${CSS.escape(key.slice(5))}"]`);
+      if (select && [...select.options].some((option) => option.value === value)) state.filters[key.slice(5)] = value;
       if (key.startsWith("x-")) state.switches[key.slice(2)] = value;
     }
   }
@@ -27,8 +33,13 @@
     for (const [key, value] of Object.entries(state.filters)) if (value) words.set(`only-${key}`, value);
     for (const [key, value] of Object.entries(state.switches)) words.set(`x-${key}`, value);
     for (const model of state.models) words.append("model", model);
+    if (root.dataset.theme) words.set("theme", root.dataset.theme);
     const text = words.toString();
-    history.replaceState(null, "", text ? `#?${text}` : "#");
+    try {
+      history.replaceState(null, "", text ? `#?${text}` : "#");
+    } catch {
+      // a page within another may not change its address; the link beside the charts has it
+    }
     const link = document.getElementById("link");
     if (link) link.href = text ? `#?${text}` : "#";
   }
@@ -131,18 +142,36 @@
     for (const position of positions) position.classList.toggle("current", position === current);
     for (const radio of all(".switch input", figure)) radio.checked = radio.value === current.dataset.word;
     figure.querySelector("h4").textContent = current.dataset.title;
+    plot.setAttribute("aria-label", `${current.dataset.title}. ${current.querySelector("figcaption").textContent}`);
     return charts[Number(current.dataset.chart)];
   }
 
-  function layoutOf(layout, plot) {
+  function wrapped(text, most) {
+    const lines = [""];
+    for (const word of text.split(" ")) {
+      const line = lines[lines.length - 1];
+      if (line && line.length + word.length >= most) lines.push(word);
+      else lines[lines.length - 1] = line ? `${line} ${word}` : word;
+    }
+    return lines.join("<br>");
+  }
+
+  function roomFor(plot, data) {  // at the right, for the names of lines that end there
+    const names = data.flatMap((trace) => (trace.mode || "").includes("lines") && trace.meta.labels || []);
+    const longest = Math.max(0, ...names.map((name) => name.replace(/&[#0-9a-z]+;/g, "x").length));
+    return longest && plot.clientWidth > 480 ? Math.min(200, 16 + 6.9 * longest) : 24;
+  }
+
+  function layoutOf(layout, data, plot) {
     const style = getComputedStyle(root), ink = style.getPropertyValue("--ink"), grid = style.getPropertyValue("--grid");
+    const across = Math.max(20, (plot.clientWidth - 110) / 7);  // characters of a title
     const axis = (made) => ({
       ...made, gridcolor: grid, linecolor: grid, zerolinecolor: grid, tickfont: { color: ink }, zeroline: false,
-      title: { ...made.title, font: { size: 13, color: ink }, standoff: 8 },
+      title: { ...made.title, text: wrapped(made.title.text, across), font: { size: 13, color: ink }, standoff: 8 },
     });
     return {
       ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), autosize: true,
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 24, t: 28, b: 52 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: roomFor(plot, data), t: 28, b: 52 },
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink }, hovermode: "closest",
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { color: ink } },
       hoverlabel: { align: "left", bgcolor: style.getPropertyValue("--pale"), bordercolor: grid, font: { color: ink, size: 12 } },
@@ -154,7 +183,7 @@
     const chart = currentChart(plot);
     const data = painted(chart.data).map(withHighlight);
     const config = { displayModeBar: false, responsive: true, doubleClick: "reset", showTips: false };
-    await Plotly.react(plot, data, layoutOf(painted(chart.layout), plot), config);
+    await Plotly.react(plot, data, layoutOf(painted(chart.layout), data, plot), config);
     if (!plot.dataset.drawn) {
       plot.dataset.drawn = "yes";
       plot.on("plotly_click", (event) => {
@@ -187,11 +216,12 @@
   // Names beside marks, where they cover neither a mark nor another name; those without a place are left to pointing.
   async function label(plot) {
     const { xaxis, yaxis } = plot._fullLayout;
-    const taken = [], wanted = [], width = xaxis._length, height = yaxis._length;
+    const taken = [], wanted = [], width = xaxis._length, height = yaxis._length, beyond = plot._fullLayout.margin.r - 4;
     const overlaps = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
     plot.data.forEach((trace) => {
-      if (trace.type !== "scatter" || trace.meta.thin) return;
+      if (trace.type !== "scatter") return;
       if (trace.mode.includes("lines")) taken.push(...along(trace, xaxis, yaxis));
+      if (trace.meta.thin) return;
       trace.x.forEach((x, i) => {
         if (x === null || trace.y[i] === null) return;
         const [px, py] = [xaxis.d2p(x), yaxis.d2p(trace.y[i])];
@@ -207,18 +237,20 @@
           taken.push(axis === "x" ? [Math.min(a, b), py - 2, Math.max(a, b), py + 2] : [px - 2, Math.min(a, b), px + 2, Math.max(a, b)]);
         }
         const text = trace.meta.labels && trace.meta.labels[i];
-        if (text && px >= 0 && px <= width && py >= 0 && py <= height) wanted.push({ text, px, py, half, trace });
+        const shown = px >= -1 && px <= width + 1 && py >= -1 && py <= height + 1;
+        if (text && shown) wanted.push({ text, px, py, half, trace, end: trace.mode.includes("lines") });
       });
     });
     const annotations = [];
-    for (const { text, px, py, half, trace } of wanted) {
+    for (const { text, px, py, half, trace, end } of wanted) {
       const plain = text.replace(/&[#0-9a-z]+;/g, "x"), w = 6.9 * plain.length + 4, h = 15, gap = half + 3;
       const places = [[px + gap, py], [px - gap - w, py], [px - w / 2, py - gap - h / 2], [px - w / 2, py + gap + h / 2]];
+      if (end) for (const far of [9, 18, 27, 36, 48, 60]) places.push([px + gap, py - far], [px + gap, py + far]);
       for (const far of [16, 30, 46, 64]) {
         places.push([px + gap, py - far], [px + gap, py + far], [px - gap - w, py - far], [px - gap - w, py + far]);
       }
       const box = places.map(([x, y]) => [x, y - h / 2, x + w, y + h / 2])
-        .find((one) => one[0] >= 0 && one[2] <= width && one[1] >= -14 && one[3] <= height && !taken.some((other) => overlaps(one, other)));
+        .find((one) => one[0] >= 0 && one[2] <= width + beyond && one[1] >= -14 && one[3] <= height && !taken.some((other) => overlaps(one, other)));
       if (!box) continue;
       taken.push(box);
       const faded = state.models.size && trace.meta.model && !state.models.has(trace.meta.model);
@@ -300,7 +332,7 @@
   const on = (id, act) => { const button = document.getElementById(id); if (button) button.addEventListener("click", act); };
   on("clear", () => { state.filters = {}; filterRows(); writeAddress(); });
   on("nobody", () => { state.models.clear(); showChosen(); writeAddress(); drawn().forEach(draw); });
-  on("theme", () => { root.dataset.theme = isDark() ? "light" : "dark"; paintChips(); redraw(); });
+  on("theme", () => { root.dataset.theme = isDark() ? "light" : "dark"; paintChips(); redraw(); writeAddress(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { paintChips(); redraw(); });
   for (const chip of all("#chips .chip")) chip.addEventListener("click", () => choose(chip.dataset.model));
   for (const radio of all(".switch input")) {
@@ -334,11 +366,11 @@
   }
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = all("details:not([open])");
+    opened = all("details:not([open]):not(.figures)");  // the figures of a chart are for screens
     for (const one of opened) one.open = true;
   });
   addEventListener("afterprint", () => { for (const one of opened) one.open = false; });
-  addEventListener("hashchange", () => { readAddress(); show(); });
+  addEventListener("hashchange", () => { if (location.hash.startsWith("#?")) { readAddress(); paintChips(); show(); } });
 
   function show() {
     sortRows();
@@ -350,7 +382,7 @@
   readAddress();
   paintChips();
   show();
-  writeAddress();
+  if (location.hash.startsWith("#?")) writeAddress();
   plots.forEach((plot) => seen.observe(plot));
   root.dataset.ready = "yes";
 })();

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def build(stores: list[Store], images: str = "all", still: bool = True, say: Say
     comparisons = compare_loaded(found)
     made = _pairs(found, stores)
     charts, missing = build_charts(found, comparisons, made, stores)
-    rows = _table_rows(comparisons)
+    rows = _table_rows(comparisons, {run["run_id"]: run for run in found.runs})
     labels = {comparison.title: _label(comparison) for comparison in comparisons}
     script, plotly = (FOLDER / "page.js").read_text(encoding="utf-8"), _plotly() if charts else ""
     page = _template().render(
@@ -222,7 +222,7 @@ def _facets(comparison: Comparison) -> dict[str, str]:
     return {"track": "none", **facets_of(comparison.about)} if comparison.about else {}
 
 
-def _table_rows(comparisons: list[Comparison]) -> list[TableRow]:
+def _table_rows(comparisons: list[Comparison], by_id: Mapping[str, Record]) -> list[TableRow]:
     columns = _columns(comparisons)
     rows = []
     for comparison in comparisons:
@@ -234,16 +234,29 @@ def _table_rows(comparisons: list[Comparison]) -> list[TableRow]:
             where = _conditions_cell(comparison)
             rows.append(TableRow(row.model, runs, {**facets, "family": row.family}, (where, *cells)))
         for failure in comparison.failures:
+            run = by_id[failure.run_id]
             text = f"seed {failure.seed}: {failure.status}. {failure.message}".rstrip()
-            cells = [_conditions_cell(comparison), Cell(text, number=False, span=max(1, len(columns)))]
-            rows.append(TableRow(failure.model, failure.run_id, facets, tuple(cells), failed=True))
+            cells = [_failed_under(run), Cell(text, number=False, span=max(1, len(columns)))]
+            rows.append(TableRow(failure.model, failure.run_id, _failed_facets(run), tuple(cells), failed=True))
     return rows
+
+
+def _failed_facets(run: Record) -> dict[str, str]:
+    spec = run["spec"]
+    about = {"dataset": spec["data"]["name"], "device": spec["device_name"], "recipe": spec["recipe"]["name"]}
+    return {**about, "track": spec["recipe"]["track"] or "none", "family": str(run.get("family") or "unknown")}
+
+
+def _failed_under(run: Record) -> Cell:
+    spec = run["spec"]
+    recipe = spec["recipe"]
+    named = f"track {recipe['track']}" if recipe["track"] else f"recipe {recipe['name']}"
+    under = f"{named}, {recipe['budget'] or str(recipe['epochs']) + ' epochs'}; {spec['device_name']}"
+    return Cell(spec["data"]["name"], under, value=f"{spec['data']['name']} {under}", number=False)
 
 
 def _conditions_cell(comparison: Comparison) -> Cell:
     about = comparison.about
-    if not about:
-        return Cell(missing="no run under these conditions finished", number=False)
     data = f"{about['dataset']} ({about['content']})" if about["content"] else str(about["dataset"])
     recipe = f"track {about['track']}" if about["track"] else f"recipe {about['recipe']}"
     setting = "" if about["setting"] == "eager" else f", {about['setting']}"
@@ -381,10 +394,8 @@ def _sheet(found: models.WrongImages, labels: dict[str, str]) -> dict[str, Any]:
         }
         for image in found.images
     ]
-    words = (
-        f"{found.wrong:,} of {found.of:,} test images are wrong in the run of seed {found.seed}; these {len(images)} "
-        "with the greatest loss."
-    )
+    which = "all of them here" if found.wrong == len(images) else f"these {len(images)} with the greatest loss"
+    words = f"{found.wrong:,} of {found.of:,} test images are wrong in the run of seed {found.seed}; {which}."
     return {"title": labels[found.subject], "words": words, "images": images}
 
 

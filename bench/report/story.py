@@ -44,6 +44,7 @@ STATUS_WORDS = {
     "interrupted": "were interrupted",
 }
 SCALES = ((1e18, "quintillion"), (1e15, "quadrillion"), (1e12, "trillion"), (1e9, "billion"))
+RISING = 0.02  # of accuracy in the last quarter: more than seeds differ by, so that it was not yet at its end
 UNDER_TRAINED = 0.5  # of the fewest samples behind a figure of references.csv: below it, it is another question
 
 
@@ -335,7 +336,9 @@ CLAIM_WORDS = {"holds": "holds", "does not hold": "does not hold", "open": "stay
 def _claims(told: list[Pair]) -> str:
     words = [CLAIM_WORDS[pair.words["claim"]] for pair in told]
     if len(words) == 1:
-        return f"{words[0]} here"
+        # it is one question of its own, while better and worse are asked of all pairs at once
+        alone = told[0].tests > 1 and words[0] == "holds" and told[0].words["verdict"] == NO_VERDICT
+        return f"{words[0]} here{', by its own intervals and not corrected for the other pairs' * alone}"
     if len(set(words)) == 1:
         return f"{words[0]} under {'either' if 'not' in words[0] else 'both'}"
     by_track = {pair.track: word for pair, word in zip(told, words, strict=True)}
@@ -357,6 +360,7 @@ def caveats(told: Sequence[Pair], comparisons: Sequence[Comparison]) -> list[str
         found.append(f"The images are {content}, so that the figures are not to be held against published ones.")
     if any(run["environment"].get("dirty") for run in runs):
         found.append("The code had changes that no commit holds, so that nobody can run exactly the same again.")
+    found += _still_rising(sides)
     found += _timing(runs, comparisons)
     if all(run["spec"]["device"] == "cpu" for run in runs):
         found.append(
@@ -395,6 +399,27 @@ def _under_trained(pair: Pair, sides: Iterable[Side]) -> list[str]:
         f"No run was trained on more than {most:,} images, repeats counted: {said} % of the "
         f"{min(published) / 1e6:.3g} million behind the shortest training for {display_name(base)} in "
         "results/references.csv. This is the start of a training, and does not show what either model can reach."
+    ]
+
+
+def _still_rising(sides: Iterable[Side]) -> list[str]:
+    """Models whose validation accuracy rose by more than RISING over the last quarter of their training."""
+    rises: dict[str, float] = {}
+    for side in sides:
+        gained = []
+        for run in side.runs:
+            history, end = run["history"], run["history"][-1]
+            before = [epoch for epoch in history if epoch["samples_seen"] <= 0.75 * end["samples_seen"]]
+            if before:
+                gained.append(end["val_accuracy"] - before[-1]["val_accuracy"])
+        if gained and (rise := sum(gained) / len(gained)) > RISING:
+            rises[side.model] = max(rise, rises.get(side.model, 0.0))
+    if not rises:
+        return []
+    told = _and([f"{model} (by {100 * rise:.1f} points)" for model, rise in rises.items()])
+    return [
+        f"Over the last quarter of the training the validation accuracy of {told} still rose: a longer budget may turn "
+        "the verdict round."
     ]
 
 

@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("SEVIT_KILLS", "2"))
 def test_kill_9_at_random_moments(bench: Bench, here: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
     """Parent or child, anywhere in a sweep of two models: nothing finished is lost or done twice, no child is left."""
     names = f"--models={factory}:fine,{factory}:fine_too"
-    sweep = [*words, names, "--epochs=300"]
+    sweep = [*words, names, "--epochs=150"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     begin = time.monotonic()
     done = bench(*sweep, "--results", whole)
