@@ -8,8 +8,11 @@ unfused, as eager mode runs them); the longest of these times names the bound.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +170,20 @@ def group_of(operator: str) -> str:
     return next((group for group, pieces in GROUPS if any(piece in plain for piece in pieces)), "elementwise")
 
 
+@contextlib.contextmanager
+def _errors_unseen() -> Iterator[None]:
+    """Torch's profiler writes that it starts and stops to the terminal; what goes wrong is raised all the same."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def explain(step: Callable[[], object], device: torch.device, steps: int = 3) -> dict[str, float]:
     """Seconds of one step by group of operators, the largest first, from torch's profiler.
 
@@ -178,7 +195,7 @@ def explain(step: Callable[[], object], device: torch.device, steps: int = 3) ->
     cuda = device.type == "cuda"
     step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiler:
+    with _errors_unseen(), profile(activities=activities) as profiler:
         for _ in range(steps):
             step()
     seconds: Counter[str] = Counter()

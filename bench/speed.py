@@ -17,6 +17,7 @@ from bench import environment, presets, recipes, settings, tune
 from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import Outcome, call
 from bench.files import write_atomically
+from bench.pair_table import VERDICTS, write_verdicts
 from bench.progress import Display, make_console
 from bench.schema import Record
 from bench.session import Found, child_session, explain_model, try_model
@@ -54,6 +55,8 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
         display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
     if len(sessions) > 1:
         display.line(render_settings(sessions, display.console.width).rstrip() + "\n")
+    if (store.root / VERDICTS).exists():  # its speeds may be this session's now
+        write_verdicts(store)
     for path in [store.root / "speed.csv", *draw(sessions, store)] if sessions else []:
         display.line(f"wrote {path}")
     fine = len(sessions) == len(specs) and not any(session["failures"] for session in sessions)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 # A worker gets a file at a time; of the long ones none may be left for the end, when it would run alone.
-LONG = ["readme", "processes", "kill", "cli", "runs", "speed", "search"]
+LONG = ["readme", "processes", "kill", "cli", "runs", "speed", "search", "report_browser", "static"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

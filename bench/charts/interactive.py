@@ -24,8 +24,8 @@ BARS_SHARE = 0.8  # of a row that bars take
 
 
 def escape(text: str) -> str:
-    """A text that plotly shows as it is: no tags, no entities, no formula."""
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
+    """A text that plotly shows as it is: no tags, no entities, no formula, no place for a value."""
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;"), ("%", "&#37;")):
         text = text.replace(character, entity)
     return text
 
@@ -88,14 +88,15 @@ def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
     look = chart.looks.get(series.model, Look(GREY, "circle", 0))
     shade = COLOURS[series.shade % len(COLOURS)] if series.shade is not None else look.colour
     shade = GREY if series.thin else shade
+    same = _same_lines([mark.hover for mark in series.marks])  # said once: a page may hold thousands of marks
     common: dict[str, Any] = {
         "name": escape(series.name),
         "showlegend": bool(series.name),
         "meta": {"model": series.model, "thin": series.thin},
         "x": [_number(mark.x) for mark in series.marks],
         "y": [_number(mark.y) for mark in series.marks],
-        "customdata": ["<br>".join(map(escape, mark.hover)) for mark in series.marks],
-        "hovertemplate": "%{customdata}<extra></extra>",
+        "customdata": ["<br>".join(map(escape, mark.hover[len(same) :])) for mark in series.marks],
+        "hovertemplate": "<br>".join([*map(escape, same), "%{customdata}<extra></extra>"]),
         "opacity": 0.35 if series.faint else 1.0,
     }
     if not any(mark.hover for mark in series.marks):
@@ -108,6 +109,16 @@ def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
         return [_ranges(series, common, shade)]
     sized = any(mark.area != 1.0 for other in chart.series for mark in other.marks)
     return [_scatter(series, common, shade, look, sized)]
+
+
+def _same_lines(texts: Sequence[Sequence[str]]) -> list[str]:
+    """The first lines that all of these share; each keeps one of its own."""
+    same = []
+    for lines in zip(*(text[:-1] for text in texts), strict=False):
+        if len(set(lines)) > 1:
+            break
+        same.append(lines[0])
+    return same
 
 
 def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look, sized: bool) -> dict[str, Any]:
@@ -124,8 +135,8 @@ def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look, siz
     if marked:
         trace["marker"] = {
             "color": shade,
-            "symbol": [_symbol(mark, look, series) for mark in series.marks],
-            "size": [_size(mark, series, sized) for mark in series.marks],
+            "symbol": _once([_symbol(mark, look, series) for mark in series.marks]),
+            "size": _once([_size(mark, series, sized) for mark in series.marks]),
             "line": {"width": 1.5, "color": shade},
         }
     for axis in "xy":
@@ -135,6 +146,11 @@ def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look, siz
         # the page puts them where nothing stands yet, or leaves them out: pointing at a mark names it
         trace["meta"] = {**trace["meta"], "labels": [escape(mark.label) for mark in series.marks]}
     return trace
+
+
+def _once(values: list[Any]) -> Any:
+    """The value of all, or the list of them."""
+    return values[0] if values and len(set(values)) == 1 else values
 
 
 def _symbol(mark: Mark, look: Look, series: Series) -> str:
@@ -219,4 +235,5 @@ def _ranges(series: Series, common: dict[str, Any], shade: str) -> dict[str, Any
 
 
 def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    """Seven digits, which is more than a screen shows."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None

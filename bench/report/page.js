@@ -3,9 +3,26 @@
 (() => {
   const root = document.documentElement;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const charts = JSON.parse(document.getElementById("data").textContent);
+  let charts = [];
   const state = { sort: "", filters: {}, models: new Set(), switches: {} };
   root.classList.add("script");
+
+  // Plotly and the charts lie packed in the page: reading them takes over a second, and nothing else waits for that.
+  async function unpacked(id) {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
+  let library = null;
+  function loaded() {
+    library ||= (async () => {
+      charts = JSON.parse(await unpacked("data"));
+      const script = document.createElement("script");
+      script.textContent = await unpacked("plotly");
+      document.head.append(script);  // its hash is in the page's policy
+    })();
+    return library;
+  }
 
   // --- the address ---------------------------------------------------------------------------------------------------
 
@@ -143,7 +160,7 @@
     for (const radio of all(".switch input", figure)) radio.checked = radio.value === current.dataset.word;
     figure.querySelector("h4").textContent = current.dataset.title;
     plot.setAttribute("aria-label", `${current.dataset.title}. ${current.querySelector("figcaption").textContent}`);
-    return charts[Number(current.dataset.chart)];
+    return Number(current.dataset.chart);
   }
 
   function wrapped(text, most) {
@@ -180,7 +197,13 @@
   }
 
   async function draw(plot) {
-    const chart = currentChart(plot);
+    try {
+      await loaded();
+    } catch {
+      root.classList.add("stills");  // a browser that cannot unpack them has the still images
+      return;
+    }
+    const chart = charts[currentChart(plot)];
     const data = painted(chart.data).map(withHighlight);
     const config = { displayModeBar: false, responsive: true, doubleClick: "reset", showTips: false };
     await Plotly.react(plot, data, layoutOf(painted(chart.layout), data, plot), config);
@@ -225,7 +248,7 @@
       trace.x.forEach((x, i) => {
         if (x === null || trace.y[i] === null) return;
         const [px, py] = [xaxis.d2p(x), yaxis.d2p(trace.y[i])];
-        const size = trace.marker ? trace.marker.size[i] : 0, half = Math.max(3, size / 2);
+        const sizes = trace.marker ? trace.marker.size : 0, size = Array.isArray(sizes) ? sizes[i] : sizes, half = Math.max(3, size / 2);
         if (!trace.mode.includes("lines") || (trace.meta.labels && trace.meta.labels[i])) {
           taken.push([px - half, py - half, px + half, py + half]);
         }
@@ -385,4 +408,5 @@
   if (location.hash.startsWith("#?")) writeAddress();
   plots.forEach((plot) => seen.observe(plot));
   root.dataset.ready = "yes";
+  if (plots.length) (window.requestIdleCallback || setTimeout)(() => setTimeout(() => loaded().catch(() => {}), 500));
 })();
