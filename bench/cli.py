@@ -93,7 +93,9 @@ def make_parser() -> Parser:
     timer.add_argument("--explain", metavar="MODEL", help="where a training step of one model spends its time")
     timer.add_argument("--recipe", default="shared", metavar="NAME", help="whose training step; default shared")
     timer.add_argument("--batch-size", type=int, metavar="N", help="of the training step, instead of the recipe's")
-    timer.add_argument("--batch-sizes", metavar="LIST", help="of inference; default 1,8,32,128, on CUDA up to 2048")
+    timer.add_argument(
+        "--batch-sizes", metavar="LIST", help="of inference; default 1,8,32,128, on CUDA to 2048, and the step's"
+    )
     timer.add_argument("--image-size", type=int, default=32, metavar="PX")
     timer.add_argument("--num-classes", type=int, default=10, metavar="N")
     timer.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
