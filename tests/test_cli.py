@@ -131,8 +131,12 @@ def test_table_plot_and_cost_commands(swept: Path, tmp_path: Path, capsys: pytes
     for style in ("text", "markdown", "latex", "csv"):
         assert main(["table", "--results", str(swept), "--format", style]) == 0
         assert "resnet20" in capsys.readouterr().out
-    assert main(["plot", "--results", str(swept), "--results", str(swept), "--out", str(tmp_path / "p")]) == 0
-    assert len(list((tmp_path / "p").iterdir())) == 10
+    plot = ["plot", "--results", str(swept), "--results", str(swept), "--out", str(tmp_path / "p")]
+    assert main([*plot, "--formats", "svg,png", "--widths", "1"]) == 0
+    drawn = {kind: {path.stem for path in (tmp_path / "p").glob(f"*.{kind}")} for kind in ("svg", "png", "txt", "pdf")}
+    assert drawn["svg"] == drawn["png"] == {f"{stem}-1col" for stem in drawn["txt"]}
+    assert {path.stem for path in (swept / "plots").glob("*.txt")} < drawn["txt"], "a sweep's end draws some of them"
+    assert not drawn["pdf"]
     capsys.readouterr()
     assert main(["cost", "seresnet", "--by-module"]) == 0
     printed = capsys.readouterr().out
