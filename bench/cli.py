@@ -304,14 +304,15 @@ def time_models(arguments: argparse.Namespace) -> int:
 
 
 def open_stores(paths: list[Path] | None, even_empty: bool = False) -> list[Store]:
-    """Stores to read. Raises UserError for a directory that is not there or, unless `even_empty`, has no records."""
+    """Stores to read; `even_empty`: also one without runs. Raises UserError for what is not there, or is no store."""
     from bench.store import Store
 
     stores = [Store(path) for path in paths or [Path(DEFAULT_STORE)]]
     for store in stores:
         if not store.root.is_dir():
             raise UserError(f"no store '{store.root}'; run_bench.py writes one, --results DIR names another")
-        if not even_empty and not any(store.root.glob("runs/*/record.json")):
+        begun = even_empty and any((store.root / folder).is_dir() for folder in ("runs", "speed"))
+        if not begun and not any(store.root.glob("runs/*/record.json")):
             raise UserError(f"the store '{store.root}' holds no runs yet")
     return stores
 
@@ -414,10 +415,12 @@ def _among(text: str, choices: tuple[str, ...], flag: str) -> tuple[str, ...]:
 def report(arguments: argparse.Namespace) -> int:
     """Write one or more stores as a page that needs no network."""
     stores = open_stores(arguments.results, even_empty=True)
+    from bench.progress import Display, make_console
     from bench.report.page import size_words, write
 
     path = arguments.out or stores[0].root / "report.html"
-    size = write(stores, path, arguments.images)
+    with Display(make_console()) as display:
+        size = write(stores, path, arguments.images, display.progress)
     print(f"wrote {inert_line(str(path))}, {size_words(size)}; it opens from the disk, without a network")
     return 0
 

@@ -140,7 +140,7 @@ def render(made: list[Pair]) -> str:
             lines += ["", *(f"  {line}" for line in _lines(one))]
         if word := both.get(id(pair)):
             shared, family = (next(p.words["verdict"] for p in group if p.track == track) for track in TRACKS)
-            lines += ["", f"  both tracks: {_sentence(pair, word)} (shared: {shared}; family: {family})"]
+            lines += ["", f"  both tracks: {verdict_words(pair, word)} (shared: {shared}; family: {family})"]
         parts.append("\n".join(lines))
     names = [f"{pair.about['dataset']} {pair.about['content']}" for pair in made]
     parts += dict.fromkeys(warning for name in names for warning in overlap(name, names))
@@ -161,7 +161,8 @@ def title_of(pair: Pair) -> str:
     )
 
 
-def _sentence(pair: Pair, word: str) -> str:
+def verdict_words(pair: Pair, word: str) -> str:
+    """The verdict, with its margin where it says that two are equivalent."""
     if word == "equivalent":
         return f"equivalent within ±{points(pair.margin)}"
     return word
@@ -171,7 +172,7 @@ def _told(pair: Pair) -> str:
     """The verdict with its models."""
     word, a, b = pair.words["verdict"], pair.a.model, pair.b.model
     if word == "equivalent":
-        return f"{a} and {b} are {_sentence(pair, word)}"
+        return f"{a} and {b} are {verdict_words(pair, word)}"
     return word if word == "no verdict" else f"{a} is {word} than {b}"
 
 

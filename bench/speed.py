@@ -22,7 +22,7 @@ from bench.progress import Display, make_console
 from bench.schema import Record
 from bench.session import Found, child_session, explain_model, try_model
 from bench.session_table import render_session, render_settings
-from bench.spec import Recipe, SessionSpec, slug
+from bench.spec import Recipe, SessionSpec
 from bench.store import REFERENCE, Store
 from models import registry
 from models.registry import ModelError
@@ -66,11 +66,12 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
 def draw(sessions: list[Record], store: Store) -> list[Path]:
     """The charts of these sessions as PNG files in the store."""
     from bench.charts import build, static  # seconds of matplotlib, which no refusal needs
+    from bench.tables import load
 
-    charts, _ = build.charts_of([store])
-    stems = tuple(f"speed-{slug(session['id'])}" for session in sessions)
-    mine = [chart for chart in charts if chart.stem.startswith(stems)]
-    written = static.save_all(mine, store.root / "plots", formats=("png",), columns=(2,))
+    found, mine = load([store]), {session["id"] for session in sessions}
+    made = [session for session in found.sessions if session["id"] in mine]
+    charts = build.of_sessions(made, build.common_of(found, [store]))
+    written = static.save_all(charts, store.root / "plots", formats=("png",), columns=(2,))
     return [path for path in written if path.suffix == ".png"]
 
 

@@ -227,6 +227,7 @@ def test_it_prints_with_still_images(browser: Browser, page_of: Callable[[str], 
         printed = page.pdf(format="A4", print_background=True)
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") >= 4
+    assert printed.count(b"/Subtype /Image") >= 10, "the charts are on paper"
 
 
 @pytest.mark.parametrize("name", STORES)

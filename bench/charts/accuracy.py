@@ -148,6 +148,23 @@ def _accuracy(row: Row) -> float:
     return 100 * row.values["accuracy"].value
 
 
+def _chart(comparison: Comparison, key: str, common: Common, prefix: str, models: Sequence[str], **parts: Any) -> Chart:
+    """What all charts of a comparison share, and the `parts` of this one; of a switch its position is one."""
+    position = parts.get("position", "")
+    words = (*parts.pop("words"), common.whole(models), f"{comparison.title}.")
+    return Chart(
+        key=key,
+        stem="-".join(filter(None, (prefix, key, position))),
+        caption=caption(*words),
+        looks=common.of(models),
+        subject=comparison.title,
+        facets=facets_of(comparison.about),
+        command=common.command,
+        switch=key if position else "",
+        **parts,
+    )
+
+
 def _against(comparison: Comparison, measure: Measure, runs: Runs, common: Common, prefix: str) -> Chart | None:
     """Test accuracy against one figure: a mark a model with its interval, its single runs behind it."""
     rows = [row for row in comparison.rows if measure.key in row.values]
@@ -164,27 +181,24 @@ def _against(comparison: Comparison, measure: Measure, runs: Runs, common: Commo
     models = [row.model for row in rows]
     title = measure.axis + (f" (area: parameters, largest {significant(most / 1e6)} million)" if areas else "")
     values = [row.values[measure.key].value for row in rows]
-    return Chart(
-        key=measure.chart,
-        stem=f"{prefix}-{measure.chart}",
+    return _chart(
+        comparison,
+        measure.chart,
+        common,
+        prefix,
+        models,
         title=measure.title,
         x=axis_of(title, values),
         y=Axis("test accuracy and 95 % interval, %"),
         series=tuple(series),
-        caption=caption(
+        words=(
             f"{counted(len(rows), 'model')}, {spread([row.runs for row in rows], 'run')} each.",
             *_of_accuracy(rows),
             _of_figure(rows, measure),
             _of_front(comparison, measure),
             _audit(rows, common) if measure.key == "flops" else "",
             _without(comparison, measure.key, common),
-            common.whole(models),
-            f"{comparison.title}.",
         ),
-        looks=common.of(models),
-        subject=comparison.title,
-        facets=facets_of(comparison.about),
-        command=common.command,
     )
 
 
@@ -342,26 +356,22 @@ def _curves(comparison: Comparison, runs: Runs, position: Position, common: Comm
         return None
     models = list(dict.fromkeys(one.model for one in series))
     numbers = Counter(one.model for one in series)
-    return Chart(
-        key="learning_curves",
-        stem=f"{prefix}-learning_curves-{position.name}",
+    return _chart(
+        comparison,
+        "learning_curves",
+        common,
+        prefix,
+        models,
         title=f"Learning curves by {position.title}",
         x=Axis(position.axis, from_zero=True),
         y=Axis("validation accuracy, %"),
         series=tuple(series),
-        caption=caption(
+        words=(
             "Accuracy on validation images after each look at them; a line is one run, "
             f"{spread(list(numbers.values()), 'run')} of each of {counted(len(models), 'model')}.",
             "Validation images are none of the test images; one line's ups and downs have no interval.",
             _left_out(position, out, sum(map(len, runs.values()))),
-            common.whole(models),
-            f"{comparison.title}.",
         ),
-        looks=common.of(models),
-        subject=comparison.title,
-        facets=facets_of(comparison.about),
-        command=common.command,
-        switch="learning_curves",
         position=position.name,
     )
 
@@ -451,14 +461,17 @@ def _to_target(
     models = [one.model for one in series]
     shares = "; ".join(f"{common.names[model]} {sides[model][1].share}" for model in models)
     never = sum(sides[model][1].diverged for model in models)
-    return Chart(
-        key="time_to_target",
-        stem=f"{prefix}-time_to_target-{position.name}",
+    return _chart(
+        comparison,
+        "time_to_target",
+        common,
+        prefix,
+        models,
         title=f"Runs that reached {100 * target:g} % by {position.title}",
         x=Axis(position.axis, from_zero=True),
         y=Axis(f"runs that reach {100 * target:g} % on validation, Kaplan–Meier estimate, %", from_zero=True),
         series=tuple(series),
-        caption=caption(
+        words=(
             f"The share of runs that stand at {100 * target:g} % validation accuracy or above, a target named before "
             f"the runs, as estimated by Kaplan and Meier. Reached by {shares}.",
             "A run that ended before it got there is kept as censored: it has a mark where it ended, and counts as "
@@ -467,14 +480,7 @@ def _to_target(
             "Seen at validations only, so that a run may have been there a little earlier.",
             f"{counted(other, 'run')} with another target or none left out." if other else "",
             f"Left out: {listed(out)}, whose {position.name} are not known or mean nothing." if out else "",
-            common.whole(models),
-            f"{comparison.title}.",
         ),
-        looks=common.of(models),
-        subject=comparison.title,
-        facets=facets_of(comparison.about),
-        command=common.command,
-        switch="time_to_target",
         position=position.name,
     )
 
@@ -531,25 +537,22 @@ def _throughput(comparison: Comparison, common: Common, prefix: str) -> Chart | 
         series.append(Series("", "bars", tuple(marks), name=name, shade=shade))
     models = [row.model for row in rows]
     blocks = spread([row.values["train_images_per_second"].n for row in rows], "block")
-    return Chart(
-        key="throughput",
-        stem=f"{prefix}-throughput",
+    return _chart(
+        comparison,
+        "throughput",
+        common,
+        prefix,
+        models,
         title="Training and inference speed",
         x=Axis("images/s at the recipe's batch size (median and quartiles of a speed session)", from_zero=True),
         y=Axis("", names=tuple(common.names[model] for model in models)),
         series=tuple(one for one in series if one.marks),
-        caption=caption(
+        words=(
             f"Images/s of whole training steps and of inference at the recipe's batch size: medians of {blocks} of one "
             "speed session in which the models took turns, with quartiles, on images already on the device.",
             "The order is that of accuracy, the best on top.",
             _without(comparison, "train_images_per_second", common),
-            common.whole(models),
-            f"{comparison.title}.",
         ),
-        looks=common.of(models),
-        subject=comparison.title,
-        facets=facets_of(comparison.about),
-        command=common.command,
     )
 
 

@@ -13,7 +13,7 @@ from bench.charts.model import Axis, Chart, Mark, Series, short
 from bench.charts.parts import Common, caption, counted, free, listed, percent_with, spread, told
 from bench.compare import Pair
 from bench.crossed import Difference
-from bench.pair_table import title_of
+from bench.pair_table import title_of, verdict_words
 from bench.spec import slug
 from bench.store import REFERENCE
 from bench.tables import Comparison, Row
@@ -198,9 +198,7 @@ def _difference(pair: Pair, y: float) -> Mark:
 def _of_pair(pair: Pair) -> tuple[str, ...]:
     """A pair's verdict and its two intervals."""
     like, this = pair.like_these, pair.this_set
-    word = (
-        f"equivalent within ±{points(pair.margin)}" if pair.words["verdict"] == "equivalent" else pair.words["verdict"]
-    )
+    word = verdict_words(pair, pair.words["verdict"])
     what = "these two runs, other images" if like.of_runs else "images like these"
     lines = [
         f"{told(pair.a.model)} − {told(pair.b.model)}",

@@ -19,6 +19,7 @@ from bench.charts.parts import Common, free, names_of
 from bench.charts.speed import charts_of_session
 from bench.compare import Pair, pairs_loaded
 from bench.errors import UserError
+from bench.schema import Record
 from bench.spec import slug
 from bench.store import REFERENCE, Store
 from bench.tables import Comparison, Loaded, compare_loaded, load
@@ -99,12 +100,19 @@ def build(
             charts += charts_of_comparison(_told_apart(comparison, titles), by_id, common, prefix)
     charts += data_efficiency(comparisons, common)
     charts += differences(made, common, reference)
-    for session in found.sessions:
-        if session["bounds"]:  # of the `time` command
+    charts += of_sessions(found.sessions, common)
+    return charts, missing_of(charts, found)
+
+
+def of_sessions(sessions: Sequence[Record], common: Common) -> list[Chart]:
+    """The charts of those sessions that the `time` command made."""
+    charts, used = list[Chart](), set[str]()
+    for session in sessions:
+        if session["bounds"]:
             prefix = free(f"speed-{slug(session['id'])}", used)
             used.add(prefix)
             charts += charts_of_session(session, common, prefix)
-    return charts, missing_of(charts, found)
+    return charts
 
 
 def at_a_glance(charts: Sequence[Chart]) -> list[Chart]:

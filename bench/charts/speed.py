@@ -6,13 +6,14 @@ Only of sessions of the `time` command: the short ones after a sweep have a sing
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.charts.model import Axis, Chart, Mark, Series
 from bench.charts.parts import Common, caption, counted, listed, percent_of, told
 from bench.schema import Record
 from bench.session_table import significant, why_ended
+from bench.stats import Interval
 from bench.store import speed_rows
 
 PART_SHADES = (2, 1, 3, 5, 6, 4)  # of COLOURS, the largest part of a step first
@@ -65,82 +66,74 @@ def _chart(session: Record, key: str, common: Common, prefix: str, models: Seque
 def _throughput_vs_batch(session: Record, rows: Sequence[Record], common: Common, prefix: str) -> Chart | None:
     """Inference images/s against the batch size, both on log axes, with quartiles."""
 
-    def mark(row: Record, label: str) -> Mark:
+    def figures(row: Record) -> Interval:
         low, high = (1000 * row["batch_size"] / row[q] for q in ("q3_ms", "q1_ms"))
-        value = row["images_per_second"]
-        hover = _hover(row, f"{significant(value)} images/s", f"{significant(low)} to {significant(high)}")
-        return Mark(row["batch_size"], value, y_low=low, y_high=high, label=label, hover=hover)
+        return Interval(row["images_per_second"], low, high, row["n"])
 
     inference = [row for row in rows if row["kind"] == "inference"]
-    series = _by_batch(session, inference, mark, common)
-    if not series:
-        return None
-    models = [one.model for one in series]
-    return _chart(
+    return _against_batch(
         session,
         "throughput_vs_batch",
         common,
         prefix,
-        models,
+        _by_batch(session, inference, figures, "images/s", common),
         title="Inference speed against batch size",
-        x=_batch_axis(series),
         y=Axis("inference, images/s (median and quartiles)", log=True),
-        series=tuple(series),
-        words=(
-            "Inference images/s at several batch sizes: medians with quartiles.",
-            _blocks(session),
-            _not_measured(session, common),
-        ),
+        what="Inference images/s at several batch sizes: medians with quartiles.",
     )
 
 
 def _latency_vs_batch(session: Record, rows: Sequence[Record], common: Common, prefix: str) -> Chart | None:
     """Milliseconds of a whole batch against its size, both on log axes, with quartiles."""
 
-    def mark(row: Record, label: str) -> Mark:
-        low, high = row["q1_ms"], row["q3_ms"]
-        hover = _hover(row, f"{significant(row['median_ms'])} ms", f"{significant(low)} to {significant(high)}")
-        return Mark(row["batch_size"], row["median_ms"], y_low=low, y_high=high, label=label, hover=hover)
+    def figures(row: Record) -> Interval:
+        return Interval(row["median_ms"], row["q1_ms"], row["q3_ms"], row["n"])
 
-    known = {(row["model"], row["batch_size"]) for row in rows if row["kind"] == "inference"}
+    inference = [row for row in rows if row["kind"] == "inference"]
+    known = {(row["model"], row["batch_size"]) for row in inference}
     single = [row for row in rows if row["kind"] == "latency" and (row["model"], row["batch_size"]) not in known]
-    series = _by_batch(session, [*(row for row in rows if row["kind"] == "inference"), *single], mark, common)
-    if not series:
-        return None
-    models = [one.model for one in series]
-    return _chart(
+    return _against_batch(
         session,
         "latency_vs_batch",
         common,
         prefix,
-        models,
+        _by_batch(session, [*inference, *single], figures, "ms", common),
         title="Latency against batch size",
-        x=_batch_axis(series),
         y=Axis("inference, ms a batch (median and quartiles)", log=True),
-        series=tuple(series),
-        words=(
-            "Milliseconds until a whole batch is classified: medians with quartiles.",
-            _blocks(session),
-            _not_measured(session, common),
-        ),
+        what="Milliseconds until a whole batch is classified: medians with quartiles.",
     )
 
 
-def _by_batch(session: Record, rows: Sequence[Record], mark: Any, common: Common) -> list[Series]:
+def _against_batch(
+    session: Record, key: str, common: Common, prefix: str, series: list[Series], what: str, **parts: Any
+) -> Chart | None:
+    """A line a model over the batch sizes; None without any."""
+    if not series:
+        return None
+    words = (what, _blocks(session), _not_measured(session, common))
+    models = [one.model for one in series]
+    x = _batch_axis(series)
+    return _chart(session, key, common, prefix, models, x=x, series=tuple(series), words=words, **parts)
+
+
+def _by_batch(
+    session: Record, rows: Sequence[Record], figures: Callable[[Record], Interval], unit: str, common: Common
+) -> list[Series]:
     """A line for each model that was timed at two sizes or more."""
     series = []
     for model in session["models"]:
         mine = sorted((row for row in rows if row["model"] == model), key=lambda row: int(row["batch_size"]))
         if len(mine) > 1:
             labels = [""] * (len(mine) - 1) + [common.names[model]]
-            marks = tuple(mark(row, label) for row, label in zip(mine, labels, strict=True))
-            series.append(Series(model, "line", marks))
+            marks = (_at_size(row, figures(row), unit, label) for row, label in zip(mine, labels, strict=True))
+            series.append(Series(model, "line", tuple(marks)))
     return series
 
 
-def _hover(row: Record, value: str, ends: str) -> tuple[str, ...]:
-    quartiles = f"quartiles {ends}, n = {row['n']}"
-    return told(row["model"]), f"batch {row['batch_size']}", value, quartiles
+def _at_size(row: Record, found: Interval, unit: str, label: str) -> Mark:
+    quartiles = f"quartiles {significant(found.low)} to {significant(found.high)}, n = {found.n}"
+    hover = (told(row["model"]), f"batch {row['batch_size']}", f"{significant(found.value)} {unit}", quartiles)
+    return Mark(row["batch_size"], found.value, y_low=found.low, y_high=found.high, label=label, hover=hover)
 
 
 def _batch_axis(series: Sequence[Series]) -> Axis:

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
+from bench import table_formats
 from bench.charts import interactive, static
 from bench.charts.accuracy import facets_of, front_of
 from bench.charts.build import build as build_charts
@@ -33,8 +34,8 @@ from bench.schema import Record
 from bench.session_table import significant
 from bench.spec import slug
 from bench.store import Store
-from bench.table_formats import cell_of, unit_of
-from bench.tables import COLUMNS, Column, Comparison, Loaded, Row, best_row, compare_loaded, load
+from bench.table_formats import lay_out, unit_of
+from bench.tables import COLUMNS, Column, Comparison, Loaded, Row, compare_loaded, load
 
 FOLDER = Path(__file__).parent
 TITLE = "sevit-bench: SE-ResNets and small Vision Transformers on small images"
@@ -48,7 +49,11 @@ SHAPES = {
     "triangle": "M0-5.5L5.5 4.5H-5.5z",
     "diamond": "M0-6L6 0 0 6-6 0z",
 }
-Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # what, how many are done, of how many
+
+
+def unseen(what: str, done: int, of: int) -> None:
+    """Shows nobody how far a page is."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Group:
     figures: tuple[Figure, ...]
 
 
-def build(stores: list[Store], images: str = "all", still: bool = True, say: Say = lambda text: None) -> bytes:
+def build(stores: list[Store], images: str = "all", still: bool = True, progress: Progress = unseen) -> bytes:
     """The page's bytes. `images` is which wrongly classified ones are shown: all, digits or none.
 
     Without `still` the images for readers without a script are left out, which is quicker. The same stores give the
@@ -138,9 +143,9 @@ def build(stores: list[Store], images: str = "all", still: bool = True, say: Say
         heads=_heads(comparisons),
         rows=rows,
         choices=_choices(rows),
-        conditions=[comparison for comparison in comparisons if comparison.notes],
+        conditions=[(one.title, notes) for one in comparisons if (notes := lay_out(one, (), "Bold").notes)],
         first_command=FIRST_COMMAND,
-        groups=_groups(charts, still, say),
+        groups=_groups(charts, _stills(charts, progress) if still else [b""] * len(charts)),
         missing=missing,
         chips=_chips(charts),
         models=[_model(section, labels) for section in models.sections(stores, found, comparisons, images)],
@@ -157,9 +162,9 @@ def build(stores: list[Store], images: str = "all", still: bool = True, say: Say
     return page.encode()
 
 
-def write(stores: list[Store], path: Path, images: str = "all", say: Say = lambda text: None) -> int:
+def write(stores: list[Store], path: Path, images: str = "all", progress: Progress = unseen) -> int:
     """Write the page; returns its size in bytes. Raises UserError where it cannot be written."""
-    content = build(stores, images, say=say)
+    content = build(stores, images, progress=progress)
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -235,8 +240,8 @@ def _table_rows(comparisons: list[Comparison], by_id: Mapping[str, Record]) -> l
     for comparison in comparisons:
         facets = _facets(comparison)
         fronts = {key: front_of(comparison, key) for key in FRONTS}
-        for row in comparison.rows:
-            cells = [_cell(row, column, comparison, fronts) for column in columns]
+        for row, laid in lay_out(comparison, columns, "Bold").rows:
+            cells = [_cell(row, column, cell, fronts) for column, cell in zip(columns, laid, strict=True)]
             runs = f"{row.family}, {row.runs} run{'s' * (row.runs > 1)}"
             where = _conditions_cell(comparison)
             rows.append(TableRow(row.model, runs, {**facets, "family": row.family}, (where, *cells)))
@@ -271,8 +276,7 @@ def _conditions_cell(comparison: Comparison) -> Cell:
     return Cell(data, under, value=f"{data} {under}", number=False)
 
 
-def _cell(row: Row, column: Column, comparison: Comparison, fronts: dict[str, frozenset[str]]) -> Cell:
-    made = cell_of(row, column, comparison, best_row(column, comparison.rows) == row.model)
+def _cell(row: Row, column: Column, made: table_formats.Cell, fronts: dict[str, frozenset[str]]) -> Cell:
     if made.missing:
         return Cell(missing=made.missing)
     front = row.model in fronts.get(column.key, ())
@@ -287,7 +291,16 @@ def _choices(rows: list[TableRow]) -> dict[str, list[str]]:
 # --- charts ----------------------------------------------------------------------------------------------------------
 
 
-def _groups(charts: list[Chart], still: bool, say: Say) -> list[Group]:
+def _stills(charts: list[Chart], progress: Progress) -> list[bytes]:
+    """Each chart as a PNG file, which takes most of the time of a page."""
+    images = []
+    for done, chart in enumerate(charts, 1):
+        images.append(_small(static.to_png(static.draw(chart))))
+        progress("drawing charts", done, len(charts))
+    return images
+
+
+def _groups(charts: list[Chart], stills: list[bytes]) -> list[Group]:
     """Charts of one subject together, those of one switch as one figure, in the order in which they came."""
     groups: dict[str, dict[str, list[tuple[int, Chart]]]] = {}
     for index, chart in enumerate(charts):
@@ -295,18 +308,15 @@ def _groups(charts: list[Chart], still: bool, say: Say) -> list[Group]:
     made = []
     for subject, figures in groups.items():
         first = next(iter(figures.values()))[0][1]
-        made.append(Group(subject, dict(first.facets), tuple(_figure(found, still, say) for found in figures.values())))
+        made.append(Group(subject, dict(first.facets), tuple(_figure(found, stills) for found in figures.values())))
     return made
 
 
-def _figure(found: list[tuple[int, Chart]], still: bool, say: Say) -> Figure:
+def _figure(found: list[tuple[int, Chart]], stills: list[bytes]) -> Figure:
     chart = found[0][1]
     positions = []
     for index, one in found:
-        image = ""
-        if still:
-            say(f"drawing {one.title}")
-            image = base64.b64encode(_small(static.to_png(static.draw(one)))).decode()
+        image = base64.b64encode(stills[index]).decode()
         positions.append(Position(one.position, one.title, index, image, _caption(one), facts_of(one)))
     return Figure(f"chart-{found[0][0]}", chart.switch or chart.key, chart.title, tuple(positions))
 
