@@ -26,3 +26,7 @@ class Diverged(Exception):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a sweep as Ctrl-C does, with an exit code of its own."""
+
+
+class Unfit(Exception):
+    """This machine is not what the driver is: no fault of the run, which another machine may do."""

@@ -14,7 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,15 @@ from bench import environment
 from bench.budget import Course, samples_for
 from bench.checkpoint import SHARE, Checkpoints
 from bench.cost import Audit, Cost, ModuleCost, count
-from bench.data import datasets
-from bench.data.cache import Say
-from bench.data.datasets import Dataset
-from bench.data.fetch import Progress, silent
+from bench.data.datasets import Dataset, DataSource
 from bench.data.loader import Batches, HeldOut
-from bench.errors import Diverged
+from bench.errors import Diverged, Unfit, UserError
 from bench.files import cache_dir, from_json, sha256, to_json, write_atomically
 from bench.recipes import length
 from bench.schema import SCHEMA, Record
 from bench.session import build, synchroniser
 from bench.settings import keep_compiled_code
-from bench.spec import Recipe, RunSpec, SessionSpec, content_id, slug, to_dict
+from bench.spec import ALONE, Company, Recipe, RunSpec, SessionSpec, content_id, slug, to_dict
 from bench.status import one_line
 from bench.step import Note, arrange, make_optimizer, make_step, random_streams, set_random_streams
 from bench.store import REFERENCE, Store, history_csv, now, shared_device
@@ -50,31 +47,6 @@ from models.drop_path import set_drop_path
 from models.registry import ModelError
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """How a child process finds the data again: the arguments of datasets.load."""
-
-    name: str
-    data_dir: Path
-    image_size: int | None
-    train_fraction: float
-
-    def load(self, progress: Progress = silent, say: Say = lambda text: None) -> Dataset:
-        """Raises UserError as datasets.load does."""
-        return datasets.load(self.name, self.data_dir, self.image_size, self.train_fraction, progress, say)
-
-
-@dataclass(frozen=True)
-class Company:
-    """How many runs train on the device at once, and how many threads one alone would have (CPU)."""
-
-    runs: int = 1
-    threads_alone: int | None = None
-
-
-ALONE = Company()
 
 
 def build_model(spec: RunSpec, note: Note = lambda text: None) -> nn.Module:
@@ -169,10 +141,10 @@ def run_one(
     any step raises.
     """
     if dataset.ref != spec.data:
-        raise RuntimeError(f"the data of '{spec.data.name}' changed since the sweep was planned")
+        raise Unfit(f"the data of '{spec.data.name}' are not those that the sweep was planned with")
     started, begin = now(), time.perf_counter()
     if registry.source_hash(spec.model) != spec.model_source:
-        raise RuntimeError(f"the file behind '{spec.model}' changed since the sweep was planned")
+        raise Unfit(f"the file behind '{spec.model}' is not the one that the sweep was planned with")
     device = torch.device(spec.device)
     environment.fix_numerics(spec.deterministic)
     if spec.setting.compile_mode:
@@ -517,16 +489,29 @@ def child_run(
     company: Company = ALONE,
     target: float | None = None,
 ) -> None:
-    """What a child process does for one run, as the only one: nothing, where another has done it meanwhile."""
+    """What a child process does for one run, as the only one: nothing, where another has done it meanwhile.
+
+    The run is that of the device that is here: its first event says its name.
+    """
     store = Store(root)
+    spec = replace(spec, device_name=environment.device_name(torch.device(spec.device)))  # whatever was expected
+    report({"event": "placed", "run_id": spec.run_id, "device_name": spec.device_name})
     with store.claim(spec.run_id):
         if again or not store.is_done(spec):
-            run_one(spec, source.load(), store, report, company=company, target=target)
+            run_one(spec, data_here(source), store, report, company=company, target=target)
+
+
+def data_here(source: DataSource) -> Dataset:
+    """The data on this machine. Raises Unfit where it cannot have them: the model is not to blame."""
+    try:
+        return source.load()
+    except UserError as error:
+        raise Unfit(str(error)) from error
 
 
 def child_trial(report: Report, spec: RunSpec, source: DataSource) -> None:
     """What a child process does for one trial of a search; its last event is what was found."""
-    report({"event": "trial", **run_trial(spec, source.load(), report)})
+    report({"event": "trial", **run_trial(spec, data_here(source), report)})
 
 
 def training_images(spec: RunSpec, train_images: int) -> int | None:

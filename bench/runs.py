@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 
-from bench.data.datasets import Dataset
+from bench.data.datasets import Dataset, DataSource
 from bench.executors.local import GRACE_SECONDS, Outcome, call
 from bench.progress import Display
-from bench.runner import ALONE, Company, DataSource, child_run, failure_record, save_traceback
+from bench.runner import child_run, failure_record, save_traceback
 from bench.schema import Record
-from bench.spec import RunSpec
+from bench.spec import ALONE, Company, RunSpec
 from bench.store import LOOK_SECONDS, Store, now, shared_device
 
 BUSY = "being run by"

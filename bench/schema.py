@@ -20,7 +20,7 @@ from bench.spec import LATER_DEFAULTS, DataRef, Recipe, RunSpec, Setting
 Record = dict[str, Any]
 
 SCHEMA = 2  # of record.json and of speed sessions; raise it, and add to MIGRATIONS, when a field changes its meaning
-STATUSES = ("ok", "oom", "diverged", "failed", "timeout", "killed", "interrupted")
+STATUSES = ("ok", "oom", "diverged", "failed", "timeout", "killed", "interrupted", "lost")
 
 
 KINDS = {"samples": "session", "candidates": "tuning", "trials": "search"}  # by a field that only they have

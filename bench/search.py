@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from bench.budget import Budget, parse_budget
+from bench.data.datasets import DataSource
 from bench.errors import UserError
 from bench.executors.local import call
 from bench.progress import Display
 from bench.recipes import LRS, length
-from bench.runner import DataSource, child_trial
+from bench.runner import child_trial
 from bench.schema import SCHEMA, Record
 from bench.spec import RunSpec, content_id, slug, spec_id, to_dict
 from bench.store import Store, now, search_samples

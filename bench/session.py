@@ -18,6 +18,7 @@ from torch import nn
 
 from bench import energy, environment, limits
 from bench.cost import train_flops
+from bench.executors import host
 from bench.schema import SCHEMA, Record
 from bench.settings import keep_compiled_code
 from bench.spec import SessionSpec, content_id, slug
@@ -32,7 +33,6 @@ Report = Callable[[dict[str, Any]], None]
 TaskName = tuple[str, str, int]  # model, kind, batch size
 
 SAMPLE_SECONDS = {"cpu": 0.2, "cuda": 0.1}
-LOOK_SECONDS = 0.5  # at the CPU's load before a session
 TWICE_PAIRS = 2  # samples at once and twice the batch, in turns
 
 
@@ -114,7 +114,7 @@ def time_models(spec: SessionSpec, found: Found, store: Store, report: Report) -
     started, device = now(), torch.device(spec.device)
     environment.fix_numerics(spec.deterministic)
     facts = environment.describe(device)
-    load, before = cpu_load(), energy.gpu_state(device)
+    load, before = host.cpu_load(), energy.gpu_state(device)
     models: dict[str, nn.Module] = {}
     tasks: list[Task] = []
     build_seconds = {}
@@ -191,22 +191,6 @@ def child_session(report: Report, spec: SessionSpec, found: Found, root: Path) -
     store = Store(root)
     with store.claim_timing():
         time_models(spec, found, store, report)
-
-
-def cpu_load() -> float | None:
-    """The share of all cores that others keep busy while this process sleeps; None where /proc does not say."""
-
-    def busy_and_all() -> tuple[int, int]:
-        user, nice, system, idle, iowait, *rest = (int(x) for x in Path("/proc/stat").read_text().split()[1:9])
-        return user + nice + system + sum(rest), user + nice + system + idle + iowait + sum(rest)
-
-    try:
-        before = busy_and_all()
-        time.sleep(LOOK_SECONDS)
-        after = busy_and_all()
-    except (OSError, ValueError):
-        return None
-    return (after[0] - before[0]) / max(1, after[1] - before[1])
 
 
 def _limits(

@@ -104,6 +104,17 @@ class RunSpec:
 
 
 @dataclass(frozen=True)
+class Company:
+    """How many runs train on the device at once, and how many threads one alone would have (CPU)."""
+
+    runs: int = 1
+    threads_alone: int | None = None
+
+
+ALONE = Company()
+
+
+@dataclass(frozen=True)
 class SessionSpec:
     """One speed session: models under one set of conditions. Images are random, so that no data set is needed."""
 

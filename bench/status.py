@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from bench.errors import Busy, Diverged, Interrupted
+from bench.errors import Busy, Diverged, Interrupted, Unfit
 from bench.files import inert
 
 
 def status_of(error: BaseException) -> str:
-    """Expected failures by name: oom, diverged, interrupted, busy, else failed."""
+    """Expected failures by name: oom, diverged, interrupted, busy, unfit, else failed."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return "oom"
     # torch's CPU allocator, and the C++ library beneath it, raise a plain RuntimeError
     if isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "std::bad_alloc")):
         return "oom"
-    named = {Diverged: "diverged", Interrupted: "interrupted", Busy: "busy"}
+    named = {Diverged: "diverged", Interrupted: "interrupted", Busy: "busy", Unfit: "unfit"}
     return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
 
 

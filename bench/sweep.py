@@ -15,7 +15,7 @@ import torch
 from bench import environment, presets, recipes, search, settings, tables, tune
 from bench.budget import parse_budget
 from bench.data import datasets
-from bench.data.datasets import Dataset
+from bench.data.datasets import Dataset, DataSource
 from bench.errors import EXIT_FAILED, UserError
 from bench.executors.local import call
 from bench.live import make_display
@@ -23,7 +23,6 @@ from bench.presets import PRESETS, Preset
 from bench.progress import Display, Job, duration, make_console
 from bench.provenance import content_words
 from bench.runner import (
-    DataSource,
     child_estimate,
     child_probe,
     known_seconds,

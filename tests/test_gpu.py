@@ -180,9 +180,10 @@ def test_a_device_assert_ends_one_run(
 
 def test_a_continued_run_goes_on_from_its_checkpoint(tiny_npz: Path, tmp_path: Path) -> None:
     """On a GPU the same history up to the kernels' own order of sums."""
+    from bench.data.datasets import DataSource
     from bench.errors import Interrupted
     from bench.recipes import smoke
-    from bench.runner import DataSource, run_one
+    from bench.runner import run_one
     from bench.spec import RunSpec, Setting
     from bench.store import Store
 

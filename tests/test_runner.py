@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bench import runner, schema, session
+from bench.data.datasets import DataSource
 from bench.errors import Diverged
 from bench.recipes import smoke
-from bench.runner import DataSource, run_one, session_of
+from bench.runner import run_one, session_of
 from bench.spec import RunSpec, Setting
 from bench.status import status_of
 from bench.store import Store, sessions_of

@@ -15,11 +15,11 @@ import torch
 
 from bench import search
 from bench.budget import Budget
-from bench.data.datasets import Arrays
+from bench.data.datasets import Arrays, DataSource
 from bench.errors import UserError
 from bench.progress import Display, make_console
 from bench.recipes import LRS, in_track, parse_tracks, shared
-from bench.runner import DataSource, run_trial
+from bench.runner import run_trial
 from bench.spec import RunSpec, Setting
 from bench.store import Store, search_samples
 from tests import synthetic

@@ -250,6 +250,21 @@ def from_digits() -> Arrays:
     return Arrays(images[train], labels[train], images[test], labels[test], tuple("0123456789"), (note,))
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """How any process finds the data again: the arguments of `load`. `data_dir`: None is each machine's own default."""
+
+    name: str
+    data_dir: Path | None
+    image_size: int | None
+    train_fraction: float
+
+    def load(self, progress: Progress = silent, say: Say = lambda text: None) -> Dataset:
+        """Raises UserError as `load` does."""
+        where = self.data_dir or default_data_dir()
+        return load(self.name, where, self.image_size, self.train_fraction, progress, say)
+
+
 def default_data_dir() -> Path:
     """SEVIT_DATA, or an ordinary cache directory."""
     return Path(os.environ.get("SEVIT_DATA") or cache_dir())

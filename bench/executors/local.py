@@ -1,4 +1,4 @@
-"""One child process a run. Example: outcome = call(child_run, (spec, source, root), on_event, timeout=3600)
+"""One child process a task. Example: outcome = call(child_run, (spec, source, root), on_event, timeout=3600)
 
 A child that runs out of memory, breaks its CUDA context, hangs or is killed ends alone. Its progress and its failure
 come back as events through a pipe. It never outlives this process: a second pipe, which only ever ends, tells it.
@@ -7,6 +7,7 @@ come back as events through a pipe. It never outlives this process: a second pip
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import multiprocessing
 import os
@@ -14,11 +15,12 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.errors import Busy, Interrupted
@@ -29,6 +31,8 @@ EVERY_SECONDS = 0.2  # between two reports of steps: a GPU makes thousands a sec
 LOOK_SECONDS = 1.0  # between two looks at whether the child is alive
 FREQUENT = ("step", "tick")
 EXIT_ORPHANED = 70
+NOTHING: Mapping[str, str] = MappingProxyType({})
+STARTING = threading.Lock()  # the environment belongs to all threads of a process
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,17 @@ class Outcome:
 
 
 def call(
-    function: Callable[..., None],
+    function: Callable[..., None] | str,
     args: tuple[Any, ...],
     on_event: Callable[[dict[str, Any]], None],
     timeout: float | None = None,
     grace: float = GRACE_SECONDS,
     stop: threading.Event | None = None,
+    environment: Mapping[str, str] = NOTHING,
 ) -> Outcome:
-    """Run function(report, *args) in a fresh process and wait, at most `timeout` seconds.
+    """Run function(report, *args) in a fresh process with more `environment`, and wait, at most `timeout` seconds.
+
+    `function` may be named, module:function: then this process need not import what only the child needs.
 
     `report` sends an event, and raises Interrupted once the child was asked to stop. KeyboardInterrupt asks it to,
     waits `grace` seconds for it, ends it and goes on; another one ends it at once. So does the timeout. `stop` is for
@@ -86,7 +93,7 @@ def call(
             else:
                 on_event(event)
 
-    with _no_interrupt():
+    with _no_interrupt(), _surrounded(environment):
         process.start()
     sender.close()
     life.close()
@@ -171,7 +178,31 @@ def _no_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _child(sender: Connection, life: Connection, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+@contextlib.contextmanager
+def _surrounded(environment: Mapping[str, str]) -> Iterator[None]:
+    """A process that is started meanwhile inherits these variables; no other start comes in between."""
+    with STARTING:
+        before = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def _named(function: Callable[..., None] | str) -> Callable[..., None]:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    found: Callable[..., None] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _child(sender: Connection, life: Connection, function: Callable[..., None] | str, args: tuple[Any, ...]) -> None:
     stopped = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks this process to stop
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
@@ -191,7 +222,7 @@ def _child(sender: Connection, life: Connection, function: Callable[..., None], 
         sender.send(event)
 
     try:
-        function(report, *args)
+        _named(function)(report, *args)
     except Exception as error:
         from bench.status import one_line, status_of
 

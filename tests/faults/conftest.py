@@ -10,9 +10,10 @@ import pytest
 from hypothesis import settings
 
 from bench import session
+from bench.data.datasets import DataSource
 from bench.pair_table import write_verdicts
 from bench.recipes import smoke
-from bench.runner import DataSource, run_one, session_of
+from bench.runner import run_one, session_of
 from bench.spec import RunSpec, Setting
 from bench.store import Store
 

@@ -14,10 +14,10 @@ import pytest
 
 from bench.check import check, problems
 from bench.cli import main
+from bench.data.datasets import DataSource
 from bench.errors import UserError
 from bench.files import write_atomically
 from bench.recipes import smoke
-from bench.runner import DataSource
 from bench.spec import RunSpec, Setting
 from bench.store import VIEWS, Store
 from bench.sweep import Views

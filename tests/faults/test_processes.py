@@ -218,7 +218,8 @@ def test_a_clock_that_jumps(store: Store, tmp_path: Path, tiny_npz: Path, monkey
     jumps = iter([f"{year}-01-01T00:00:00.000+00:00" for year in (2031, 1999, 2040, 1970, 2026)])
     monkeypatch.setattr(runner, "now", lambda: next(jumps))
     monkeypatch.setattr(time, "time", lambda: random.uniform(-1e9, 4e9))
-    from bench.runner import DataSource, run_one
+    from bench.data.datasets import DataSource
+    from bench.runner import run_one
 
     source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
     before = learned(store.root)

@@ -14,9 +14,10 @@ from torch import nn
 
 from bench import checkpoint, runner
 from bench.checkpoint import Checkpoints
+from bench.data.datasets import DataSource
 from bench.errors import Diverged, Interrupted
 from bench.recipes import smoke
-from bench.runner import DataSource, run_one
+from bench.runner import run_one
 from bench.spec import RunSpec, Setting
 from bench.store import Store
 from models import registry
