@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -36,6 +37,34 @@ class Job:
     title: str
     group: str
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How far a sweep is: runs, devices that are at work, seconds that are left where that can be told."""
+
+    done: int
+    failed: int
+    running: int
+    total: int
+    begun_again: int
+    devices: int
+    seconds_left: float | None = None
+
+    def words(self, now: datetime) -> str:
+        """`12 of 24 done, 1 failed, 4 running on 4 devices; about 12 min left, until 14:32`."""
+        parts = [
+            f"{self.done} of {self.total} done",
+            f"{self.failed} failed" if self.failed else "",
+            f"{self.running} running on {self.devices} device{'s' * (self.devices != 1)}",
+            f"{self.begun_again} begun again" if self.begun_again else "",
+        ]
+        text = ", ".join(filter(None, parts))
+        if self.seconds_left is None or not math.isfinite(self.seconds_left):
+            return text
+        end = now + timedelta(seconds=self.seconds_left)
+        day = "" if end.date() == now.date() else f" of {end:%Y-%m-%d}"
+        return f"{text}; about {duration(self.seconds_left)} left, until {end:%H:%M}{day}"
 
 
 class Events(Protocol):
@@ -72,6 +101,8 @@ class Display:
         )
         self._task: Any = None
         self._transfers: dict[str, tuple[Any, float]] = {}
+        self._sweep: Any = None
+        self._told = -math.inf
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -88,6 +119,19 @@ class Display:
     def line(self, text: str) -> None:
         """A line, or several, that stay; what comes from elsewhere cannot move the cursor."""
         self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
+
+    def overall(self, tally: Tally) -> None:
+        """A bar for the whole sweep; where there is no terminal, now and then a line."""
+        words = tally.words(datetime.now())
+        if self._sweep is None:
+            self._sweep = self._bars.add_task("all runs", total=tally.total, note="")
+        self._bars.update(self._sweep, total=tally.total, completed=tally.done + tally.failed, note=words)
+        if tally.done + tally.failed >= tally.total:
+            self._bars.remove_task(self._sweep)
+            self._sweep = None
+        elif not self.console.is_terminal and time.monotonic() - self._told > PLAIN_SECONDS:
+            self._told = time.monotonic()
+            self.line(words)
 
     def progress(self, what: str, done: int, of: int) -> None:
         """A bar of bytes or items, from its first call to its last; where there is no terminal, now and then a line."""

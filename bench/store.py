@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import statistics
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -36,6 +38,10 @@ REFERENCE = "seresnet"  # the model that ratios are to, where it is among those 
 RUN_FILES = ("history.csv", "predictions.npz")  # beside the record, which holds their checksums
 VIEWS = ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv")
 VIEWS_WAIT_SECONDS = 60.0
+# What another machine may send: nothing that leads out of the store, no checkpoints, no views.
+ADOPTED = re.compile(
+    r"runs/[A-Za-z0-9_.-]+/(spec\.json|record\.json|history\.csv|predictions\.npz)|speed/[A-Za-z0-9_.-]+\.(json|txt)"
+)
 LOOK_SECONDS = 2.0  # between two looks at whether another process has finished
 RELEASE_SECONDS = 5.0  # until the kernel has cleared up after a process that was killed
 
@@ -143,6 +149,43 @@ class Store:
         with contextlib.suppress(Busy), self.claim(spec.run_id, RELEASE_SECONDS):
             if not self.is_done(spec):
                 self.write_record(spec, record)
+
+    def adopt(self, files: Iterable[tuple[str, bytes]], again: bool = False) -> None:
+        """Take over what a machine that does not see this disk has found out: files of runs and sessions, by their names.
+
+        A run that is done already stays as it is, unless it was to be done again. Raises ValueError for a name that no
+        machine of ours sends, and Busy.
+        """
+        runs: dict[str, dict[str, bytes]] = {}
+        for name, content in files:
+            if not ADOPTED.fullmatch(name):
+                raise ValueError(f"a worker sent '{name}', which is no file of a store")
+            folder, _, rest = name.partition("/")
+            if folder == "runs":
+                run_id, _, file = rest.partition("/")
+                runs.setdefault(run_id, {})[file] = content
+            else:
+                write_atomically(self.root / name, content)
+        for run_id, found in runs.items():
+            with self.claim(run_id, RELEASE_SECONDS):
+                there = self._believed(self.root / "runs" / run_id / "record.json", run_id)
+                if there is not None and there["status"] == "ok" and not again:
+                    continue
+                for file in sorted(found, key=lambda file: file == "record.json"):  # last of all: the run is done
+                    write_atomically(self.root / "runs" / run_id / file, found[file])
+
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[str]:
+        """A file's name in the store, there as long as this lasts: a machine that finds it sees the same disk.
+
+        A new one each time: a copy of this store on another machine must not look like this one.
+        """
+        name = f"locks/driver-{uuid.uuid4().hex}"
+        write_atomically(self.root / name, b"")
+        try:
+            yield name
+        finally:
+            (self.root / name).unlink(missing_ok=True)
 
     def write_session(self, session_id: str, session: Record) -> None:
         """A finished speed session, with its checksum."""

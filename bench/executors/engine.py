@@ -46,6 +46,7 @@ class Task:
     args: tuple[Any, ...]
     root: Path | None = None
     mark: str = ""  # of the driver's store: who sees this file there sees the same disk
+    home: str = ""  # the driver's machine
     folder: Path | None = None  # the driver's, for far machines that have it, too
     expected: Identity | None = None  # None: the driver's own machine
     share: float = 1.0

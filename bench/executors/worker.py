@@ -81,7 +81,7 @@ def own_root(task: Task) -> Path | None:
         return task.root
     folder = cluster_dir()
     _forget_old(folder)
-    return folder / content_id([str(task.root), task.mark]) / task.name
+    return folder / content_id([task.home, str(task.root), task.expected.code]) / task.name
 
 
 def cluster_dir() -> Path:
