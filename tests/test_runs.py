@@ -4,93 +4,109 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 from bench import runs
+from bench.executors.engine import Answer, Task
+from bench.executors.local import Outcome
+from bench.executors.machine import LocalEngine
+from bench.spec import ALONE, Company
 from bench.store import Store
 from bench.table_formats import render
 from bench.tables import compare, history_frame
-from tests import synthetic
+from tests.engines import HERE
 from tests.faults.processes import children, gone, learned, start
 
 Bench = Callable[..., "CompletedProcess[str]"]
-SPECS = [synthetic.spec("seresnet", seed) for seed in range(6)]
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 6, 9])
-def test_each_once_and_never_more_at_a_time_than_asked(at_once: int) -> None:
-    lock, now, most, gate = threading.Lock(), 0, 0, threading.Barrier(min(at_once, 2))
-
-    def one(spec: runs.RunSpec, stop: threading.Event | None) -> str:
-        nonlocal now, most
-        with lock:
-            now, most = now + 1, max(most, now + 1)
-        gate.wait(timeout=20)  # six runs are an even number: where two may run, two do
-        with lock:
-            now -= 1
-        return f"ok {spec.seed}"
-
-    found = list(runs.each(SPECS, at_once, one, lambda: None))
-    assert sorted(status for _, status in found) == [f"ok {n}" for n in range(6)]
-    assert all(status == f"ok {spec.seed}" for spec, status in found)
-    assert min(at_once, 2) <= most <= at_once
+def local(seats: int) -> LocalEngine:
+    return LocalEngine([replace(HERE, seats=seats)])
 
 
-def test_what_one_raises_ends_the_others_and_is_raised() -> None:
-    ended = []
-
-    def one(spec: runs.RunSpec, stop: threading.Event | None) -> str:
-        assert stop is not None
-        if spec.seed == 1:
-            raise OSError("No space left on device")
-        assert stop.wait(timeout=20), "the others are asked to stop"
-        ended.append(spec.seed)
-        raise KeyboardInterrupt
-
-    with pytest.raises(OSError, match="No space left"):
-        list(runs.each(SPECS, 2, one, lambda: None))
-    assert ended == [0], "nothing new is begun"
+def noted(report: Callable[[dict[str, Any]], None], folder: Path, name: str) -> None:
+    """A task: says that it began, waits to be let go, or to be stopped."""
+    (folder / f"{name}.begun").touch()
+    while not (folder / "go").exists():
+        report({"event": "tick"})
+        time.sleep(0.01)
+    report({"event": "done", "name": name})
 
 
-def test_leaving_early_stops_what_runs() -> None:
-    """As when Ctrl-C reaches the main thread between two results."""
-    seen = threading.Event()
-
-    def one(spec: runs.RunSpec, stop: threading.Event | None) -> str:
-        assert stop is not None
-        if spec.seed == 0:
-            return "ok"
-        assert stop.wait(timeout=20)
-        seen.set()
-        return "interrupted"
-
-    results = runs.each(SPECS, 2, one, lambda: None)
-    assert next(results)[1] == "ok"
-    results.close()
-    assert seen.is_set()
+def begun_all(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.begun"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def test_threads_are_shared_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    with runs.sharing(3, SPECS[0]) as company:
-        assert company == runs.Company(3, 8)
-        assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("2", "PASSIVE")
-    assert (os.environ["OMP_NUM_THREADS"], os.environ.get("OMP_WAIT_POLICY")) == ("8", None)
-    with runs.sharing(3, replace(SPECS[0], deterministic=True)):
-        assert os.environ["OMP_NUM_THREADS"] == "8", "sums in the order that they have alone"
-    with runs.sharing(1, SPECS[0]) as company:
-        assert company == runs.ALONE
-        assert "OMP_WAIT_POLICY" not in os.environ
+def task(folder: Path, name: str, **more: Any) -> Task:
+    return Task(name, "tests.test_runs:noted", (folder, name), **more)
+
+
+def answers(engine: LocalEngine, count: int) -> dict[int, Answer]:
+    found: dict[int, Answer] = {}
+    deadline = time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < deadline
+        found |= {ticket: heard for ticket, heard in engine.events(0.1) if isinstance(heard, Answer)}
+    return found
+
+
+def test_tasks_run_side_by_side_and_answer_each(tmp_path: Path) -> None:
+    engine = local(2)
+    (device,) = engine.devices()
+    engine.start([(n, task(tmp_path, f"task{n}"), device) for n in range(2)])
+    begun_all(tmp_path, 2)  # neither can end before both have begun
+    (tmp_path / "go").touch()
+    found = answers(engine, 2)
+    assert {n: answer.outcome.status for n, answer in found.items()} == {0: "ok", 1: "ok"}
+    assert all(answer.event("done") == {"event": "done", "name": f"task{n}", "n": 0} for n, answer in found.items())
+
+
+def test_stopped_tasks_are_asked_and_answer(tmp_path: Path) -> None:
+    engine = local(2)
+    (device,) = engine.devices()
+    engine.start([(0, task(tmp_path, "only"), device)])
+    begun_all(tmp_path, 1)
+    engine.stop()
+    assert answers(engine, 1)[0].outcome == Outcome("interrupted", "stopped by the user")
+
+
+def test_a_task_has_the_variables_of_its_device_and_its_own(tmp_path: Path) -> None:
+    device = replace(HERE, environment=(("CUDA_VISIBLE_DEVICES", "3"),))
+    engine = LocalEngine([device])
+    words = Task("x", "tests.test_runs:say", ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"))
+    engine.start([(0, replace(words, environment=(("OMP_NUM_THREADS", "5"),)), device)])
+    assert answers(engine, 1)[0].events == ({"event": "said", "values": ["3", "5"], "n": 0},)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "3"
+
+
+def say(report: Callable[[dict[str, Any]], None], *names: str) -> None:
+    report({"event": "said", "values": [os.environ.get(name) for name in names]})
+
+
+def test_threads_are_shared() -> None:
+    device = replace(HERE, threads=8, seats=3)
+    assert runs.circumstances(device, False, False) == (
+        Company(3, 8),
+        {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
+    )
+    assert runs.circumstances(device, False, True)[1]["OMP_NUM_THREADS"] == "8", (
+        "sums in the order that they have alone"
+    )
+    assert runs.circumstances(device, True, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
+    assert runs.circumstances(replace(device, seats=1), False, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
+    gpu = replace(device, type="cuda")
+    assert runs.circumstances(gpu, False, False) == (Company(3), {})
 
 
 def test_mps_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +116,9 @@ def test_mps_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     control.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
-    with runs.sharing(2, replace(SPECS[0], device="cuda")) as company:
+    with runs.mps():
         pipes = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
         assert Path(pipes).is_dir()
-        assert company.runs == 2
     assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
     assert log.read_text() == f"-d {pipes}\n {pipes}\nquit\n"
     assert not Path(pipes).exists()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,12 +17,16 @@ from bench import search
 from bench.budget import Budget
 from bench.data.datasets import Arrays, DataSource
 from bench.errors import UserError
-from bench.progress import Display, make_console
+from bench.executors.engine import Answer, Device, Task
+from bench.executors.local import Outcome
+from bench.progress import Display, Events, make_console
 from bench.recipes import LRS, in_track, parse_tracks, shared
 from bench.runner import run_trial
+from bench.runs import Home
 from bench.spec import RunSpec, Setting
 from bench.store import Store, search_samples
 from tests import synthetic
+from tests.engines import HERE, AtOnce
 
 Bench = Callable[..., CompletedProcess[str]]
 RATES = LRS["adamw"]
@@ -30,38 +34,44 @@ BUDGET = Budget("samples", 640)
 SPEC = synthetic.spec("seresnet", recipe=in_track("shared", "cnn", synthetic.RECIPE, "seresnet"))
 
 
-def trials(best: float, monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**9) -> list[tuple[float, int]]:
-    """Replaces trials by a curve with its peak at `best`; returns those made, as (lr, samples)."""
-    made: list[tuple[float, int]] = []
+Made = list[tuple[float, int]]  # (lr, samples) of the trials that were made
 
-    def try_one(spec: RunSpec, *_: Any) -> search.Trial:
+
+def curve(best: float, made: Made, stop_after: int = 10**9) -> AtOnce:
+    """Trials as if accuracy had its peak at `best`; those made are noted in `made`."""
+
+    def answer(task: Task, device: Device) -> Answer:
         if len(made) == stop_after:
             raise KeyboardInterrupt
-        budget = search.length(spec.recipe)
-        made.append((spec.recipe.lr, round(budget.amount)))
+        spec = task.args[0]
+        samples = round(search.length(spec.recipe).amount)
+        made.append((spec.recipe.lr, samples))
         accuracy = max(0.0, 0.8 - 0.2 * abs(math.log10(spec.recipe.lr / best)))
-        found = {"samples": round(budget.amount), "train_seconds": 1.0, "val_accuracy": accuracy, "val_loss": 1.0}
-        return {**found, "status": "ok", "message": ""}
+        found = {"samples": samples, "train_seconds": 1.0, "val_accuracy": accuracy, "val_loss": 1.0}
+        return Answer(Outcome("ok"), events=({"event": "trial", "n": 0, **found},))
 
-    monkeypatch.setattr(search, "_try", try_one)
-    return made
+    return AtOnce(answer)
 
 
-def find(store: Store) -> dict[str, Any]:
-    source = DataSource("none", Path(), None, 1.0)
-    return search.find(SPEC, BUDGET, source, store, Display(make_console()), None)
+def find(store: Store, engine: AtOnce) -> dict[str, Any]:
+    found, failed = find_all(store, engine, [SPEC])
+    assert not failed, failed
+    return found["seresnet"]
+
+
+def find_all(store: Store, engine: AtOnce, specs: list[RunSpec]) -> Any:
+    source, display = DataSource("none", Path(), None, 1.0), Display(make_console())
+    return search.find_all(specs, "640samples", source, Home(store), engine, display, None)
 
 
 @pytest.mark.parametrize(
     ("best", "chosen", "edge"),
     [(1e-3, 1e-3, False), (3e-3, 3e-3, False), (2e-2, 0.033, True), (1e-2, 1e-2, False), (1e-4, 9e-5, True)],
 )
-def test_the_best_of_a_known_curve_is_found(
-    best: float, chosen: float, edge: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_of_a_known_curve_is_found(best: float, chosen: float, edge: bool, tmp_path: Path) -> None:
     """At the end of the list the next rate beyond is tried; where even that is the best, it is said."""
-    made = trials(best, monkeypatch)
-    found = find(Store(tmp_path))
+    made: Made = []
+    found = find(Store(tmp_path), curve(best, made))
     assert (found["chosen"], found["edge"]) == (pytest.approx(chosen), edge)
     assert len(made) == len(found["trials"]) == search.trials_of(RATES) == 7
     assert [samples for _, samples in made] == [640] * 4 + [1280] * 3
@@ -79,52 +89,85 @@ def test_in_the_middle_the_last_trial_refines() -> None:
     assert search.one_more([trial(3e-4, 0.6), trial(1e-3, 0.5)], RATES) == pytest.approx(9e-5)
 
 
-def test_stopped_after_any_trial_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials(3e-3, monkeypatch)
-    whole = find(Store(tmp_path / "whole"))
+def test_stopped_after_any_trial_it_goes_on(tmp_path: Path) -> None:
+    whole = find(Store(tmp_path / "whole"), curve(3e-3, []))
     for after in range(7):
-        store = Store(tmp_path / str(after))
-        first = trials(3e-3, monkeypatch, stop_after=after)
+        store, first, second = Store(tmp_path / str(after)), Made(), Made()
+        engine = curve(3e-3, first, stop_after=after)
         with pytest.raises(KeyboardInterrupt):
-            find(store)
+            find(store, engine)
+        assert engine.stopped
         assert search.known(SPEC, BUDGET, store) is None
-        second = trials(3e-3, monkeypatch)
-        assert find(store)["trials"] == whole["trials"]
+        assert find(store, curve(3e-3, second))["trials"] == whole["trials"]
         assert (len(first), len(second)) == (after, 7 - after)
         assert search.known(SPEC, BUDGET, store) is not None
 
 
-def test_a_failed_trial_is_a_row_and_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials(1e-3, monkeypatch)
-    fine = search._try
+def test_a_failed_trial_is_a_row_and_never_the_best(tmp_path: Path) -> None:
+    made: Made = []
+    fine = curve(1e-3, made)
 
-    def try_one(spec: RunSpec, *rest: Any) -> search.Trial:
-        if spec.recipe.lr > 2e-3:
-            samples = fine(spec, *rest)["samples"]
-            nothing = {"samples": samples, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
-            return {**nothing, "status": "diverged", "message": "loss"}
-        return fine(spec, *rest)
+    def answer(task: Task, device: Device) -> Answer:
+        good = fine._answer(task, device)
+        return good if task.args[0].recipe.lr <= 2e-3 else Answer(Outcome("diverged", "loss"))
 
-    monkeypatch.setattr(search, "_try", try_one)
-    found = find(Store(tmp_path))
+    found = find(Store(tmp_path), AtOnce(answer))
     assert found["chosen"] == 1e-3
     assert {t["status"] for t in found["trials"]} == {"ok", "diverged"}
-    assert search_samples(found) == 4 * 640 + 3 * 1280, "what diverged was trained too"
+    assert search_samples(found) == sum(t["samples"] for t in found["trials"] if t["status"] == "ok")
     assert Store(tmp_path).search(found["id"]) is not None, "it can be read back"
 
 
+def test_what_diverged_was_trained_too() -> None:
+    class Bar:
+        def line(self, text: str) -> None:
+            assert text == "diverged: loss"
+
+    row = search.as_trial(Answer(Outcome("diverged", "loss")), 512, cast(Events, Bar()))
+    assert (row["samples"], row["val_accuracy"], row["status"]) == (512, None, "diverged")
+
+
 @pytest.mark.parametrize(("status", "sentence"), [("oom", "oom: 5 GB"), ("diverged", "diverged")])
-def test_what_says_nothing_of_a_rate_chooses_none(
-    status: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_says_nothing_of_a_rate_chooses_none(status: str, sentence: str, tmp_path: Path) -> None:
     """A trial that ran out of memory is not kept, and is made again; where all diverge, there is no best."""
-    nothing = {"samples": 64, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
-    monkeypatch.setattr(search, "_try", lambda *_: {**nothing, "status": status, "message": "5 GB"})
-    with pytest.raises(UserError, match=sentence):
-        find(Store(tmp_path))
+    found, failed = find_all(Store(tmp_path), AtOnce(lambda *_: Answer(Outcome(status, "5 GB"))), [SPEC])
+    assert not found
+    assert sentence in failed["seresnet"]
     assert search.known(SPEC, BUDGET, Store(tmp_path)) is None
     kept = Store(tmp_path).searches()
     assert [t["status"] for s in kept for t in s["trials"]] == ["diverged"] * (7 if status == "diverged" else 0)
+
+
+def test_one_model_after_the_other_on_one_device_and_side_by_side_on_two(tmp_path: Path) -> None:
+    """Each model's trials stay in order either way, and the same is found."""
+    specs = [SPEC, replace(SPEC, model="resnet56")]
+    orders, chosen = [], []
+    for count in (1, 2):
+        order: list[str] = []
+        engine = curve(3e-3, [])
+        plain = engine._answer
+
+        def answer(task: Task, device: Device, order: list[str] = order, plain: Any = plain) -> Answer:
+            order.append(task.args[0].model)
+            return plain(task, device)
+
+        devices = [replace(HERE, name=f"device {n}") for n in range(count)]
+        found, failed = find_all(Store(tmp_path / str(count)), AtOnce(answer, devices), specs)
+        assert not failed
+        orders.append(order)
+        chosen.append({model: [t["lr"] for t in record["trials"]] for model, record in found.items()})
+    assert orders[0] == ["seresnet"] * 7 + ["resnet56"] * 7
+    assert orders[1] == ["seresnet", "resnet56"] * 7
+    assert chosen[0] == chosen[1]
+
+
+def test_a_search_made_on_another_device_counts_where_any_will_do(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    find(store, curve(3e-3, []))
+    elsewhere = replace(SPEC, device_name="another CPU")
+    assert search.known(elsewhere, BUDGET, store) is None
+    assert search.known(elsewhere, BUDGET, store, anywhere=True) == search.known(SPEC, BUDGET, store)
+    assert search.known(replace(elsewhere, model="resnet56"), BUDGET, store, anywhere=True) is None
 
 
 def test_one_search_serves_every_budget_of_the_runs() -> None:

@@ -138,7 +138,7 @@ def test_a_candidate_that_ends_its_process_is_left_out(
     assert found == {f"{factory}:choosy": Setting(**record["chosen"])}
     assert record["chosen"]["attention"] != "explicit"
 
-    monkeypatch.setattr(tune, "call", lambda *words, **more: Outcome("failed", "it was to be known already"))
+    monkeypatch.setattr(tune, "call_alone", lambda *words, **more: Outcome("failed", "it was to be known already"))
     assert tune.settings_for(spec, store, Display(make_console())) == found
     assert tune.known_settings(spec, store) == found
     others = [session(f"{factory}:choosy", deterministic=True), session(f"{factory}:simple")]

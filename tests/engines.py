@@ -1,0 +1,44 @@
+"""Engines that train nothing. Example: engine = AtOnce(lambda task, device: Answer(Outcome("ok")))"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from bench.executors.engine import Answer, Device, Heard, Task
+
+HERE = Device("here", "here", "cpu", "some CPU", native_bf16=False, threads=1)
+
+
+class AtOnce:
+    """Answers every task as soon as it is asked, in the order in which they began."""
+
+    def __init__(
+        self, answer: Callable[[Task, Device], Answer], devices: Sequence[Device] = (HERE,), far: bool = False
+    ) -> None:
+        self.far, self.stopped = far, False
+        self._answer, self._devices = answer, list(devices)
+        self._begun: deque[tuple[int, Task, Device]] = deque()
+
+    def devices(self) -> list[Device]:
+        """Always the same."""
+        return self._devices
+
+    def start(self, tasks: Sequence[tuple[int, Task, Device]]) -> None:
+        """Not before somebody listens."""
+        self._begun.extend(tasks)
+
+    def events(self, seconds: float) -> list[Heard]:
+        """One answer."""
+        if not self._begun:
+            return []
+        ticket, task, device = self._begun.popleft()
+        return [(ticket, self._answer(task, device))]
+
+    def stop(self) -> None:
+        """What has not been answered is interrupted, which nobody asks about here."""
+        self.stopped = True
+        self._begun.clear()
+
+    def close(self) -> None:
+        """Nothing to leave."""
