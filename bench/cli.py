@@ -56,7 +56,7 @@ def make_parser() -> Parser:
         "--models", default=DEFAULT_MODELS, metavar="NAMES", help="by commas: names, globs (vit_*), -exclusions"
     )
     run.add_argument("--preset", choices=PRESETS, help="data set, recipe, seeds and budget in one word")
-    run.add_argument("--dataset", metavar="NAME", help="see `list datasets`; also npz:FILE and folder:DIR")
+    run.add_argument("--dataset", metavar="NAMES", help="by commas: see `list datasets`; also npz:FILE and folder:DIR")
     run.add_argument("--recipe", metavar="NAME", help="see `list recipes`; also a .toml file")
     run.add_argument("--seeds", metavar="LIST", help="such as 0 or 0,1,2 or 0-4")
     run.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
@@ -283,10 +283,11 @@ def run(arguments: argparse.Namespace) -> int:
         if text := getattr(arguments, flag):
             parse_budget(text, f"--{flag.replace('_', '-')}")
     check_target(arguments.target)
-    if arguments.cinic_train and arguments.dataset != "cinic10":
+    arguments.datasets = parse_datasets(arguments.dataset) if arguments.dataset else []
+    if arguments.cinic_train and "cinic10" not in arguments.datasets:
         raise UserError("--cinic-train is about --dataset cinic10")
     if arguments.cinic_train == "train+valid":
-        arguments.dataset = "cinic10:train+valid"
+        arguments.datasets = [f"{name}:train+valid" if name == "cinic10" else name for name in arguments.datasets]
     if arguments.trial_budget and not arguments.track:
         raise UserError("--trial-budget is of the searches in a track; add --track shared, family or both")
     arguments.executor = parse_executor(arguments.executor)
@@ -294,6 +295,17 @@ def run(arguments: argparse.Namespace) -> int:
     from bench import sweep
 
     return sweep.run(arguments, names, seeds)
+
+
+def parse_datasets(text: str) -> list[str]:
+    """Names by commas; those in the name of a file or folder stay. Raises UserError for one that is named twice."""
+    own = ("npz:", "folder:")
+    names = [name.strip() for name in text.split(",")]
+    if names[0].startswith(own) and not all(name.startswith(own) for name in names):
+        names = [text]
+    if len(set(names)) < len(names) or not all(names):
+        raise UserError(f"--dataset takes different names by commas, not '{text}'")
+    return names
 
 
 def parse_executor(text: str) -> tuple[str, str]:

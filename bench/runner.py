@@ -544,7 +544,8 @@ def child_costs(report: Report, specs: list[RunSpec]) -> None:
         with contextlib.suppress(Exception):  # the run itself will say what is wrong with it
             flops = counted(build_model(spec), spec).train_flops_2x
             if flops:
-                report({"event": "cost", "model": spec.model, "train_flops": flops})
+                shape = {"num_classes": spec.data.num_classes, "image_size": spec.data.image_size}
+                report({"event": "cost", "model": spec.model, **shape, "train_flops": flops})
 
 
 def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:

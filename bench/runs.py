@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,23 +115,26 @@ class Views:
 
 
 def train_all(
-    todo: list[RunSpec], plan: Plan, home: Home, engine: Engine, display: Display, views: Views, manner: Manner
+    plans: list[Plan], todo: set[str], home: Home, engine: Engine, display: Display, views: Views, manner: Manner
 ) -> tuple[int, dict[str, RunSpec]]:
-    """Every run of `todo` once, here or in another process that has it already.
+    """Every run of the plans whose name is in `todo` once, here or in another process that has it already.
 
     Returns how many did not end well, and by the names that were asked for the runs that are now in the store: they are
     of the devices that took them.
     """
     store, board = home.store, Board(engine, display, manner.retries)
-    before = {spec.run_id: store.record(spec) for spec in todo}
-    sizes = sizes_of(todo, plan, store) if seats(engine) > 1 else {}
-    asked = {spec.run_id: spec for spec in todo}
+    every = [spec for plan in plans for spec in plan.specs]
+    numbers = {spec.run_id: number for number, spec in enumerate(every, 1)}
+    asked = {spec.run_id: (spec, plan) for plan in plans for spec in plan.specs if spec.run_id in todo}
+    before = {name: store.record(spec) for name, (spec, _) in asked.items()}
+    sizes = sizes_of(list(asked.values()), store) if seats(engine) > 1 else {}
+    named = titles(every)
     placed: dict[str, RunSpec] = {}
     failures = 0
 
     def settle(work: Work, device: Device, answer: Answer, bar: Events) -> None:
         nonlocal failures
-        asked_for = asked[work.name]
+        asked_for = asked[work.name][0]
         store.adopt(answer.files, manner.again)
         spec = as_placed(asked_for, device, answer)
         well = settle_run(spec, before[work.name], work.started, answer, store, manner.again, bar)
@@ -140,20 +144,19 @@ def train_all(
                 store.forget_failure(asked_for)
         failures += not well
 
-    def make(spec: RunSpec) -> Work:
-        number = f"{plan.specs.index(spec) + 1} of {len(plan.specs)}"
+    def make(spec: RunSpec, plan: Plan) -> Work:
         return Work(
             name=spec.run_id,
-            title=f"{spec.model}, seed {spec.seed} ({number})",
-            short=f"{spec.model}, seed {spec.seed}",
+            title=f"{named[spec.run_id]} ({numbers[spec.run_id]} of {len(every)})",
+            short=named[spec.run_id],
             batch_size=spec.recipe.batch_size,
             task=lambda device, alone: task_of(spec, plan.source, device, alone, home, manner),
             before=lambda: taken_meanwhile(spec, before[spec.run_id], store),
             size=sizes.get(group_of(spec), Size(group_of(spec))),
         )
 
-    for spec in todo:
-        board.add(make(spec))
+    for spec, plan in asked.values():
+        board.add(make(spec, plan))
     board.run(settle, views.rebuild_if_due)
     return failures, placed
 
@@ -168,27 +171,50 @@ def group_of(spec: RunSpec) -> str:
     return replace(spec, seed=0).run_id
 
 
-def sizes_of(todo: list[RunSpec], plan: Plan, store: Store) -> dict[str, Size]:
+def titles(every: list[RunSpec]) -> dict[str, str]:
+    """Each run among others: model and seed, and of data, recipe and share of the images what differs between them."""
+    several_data = len({spec.data.name for spec in every}) > 1
+    several_shares = len({spec.data.train_fraction for spec in every}) > 1
+    recipes = defaultdict[str, set[str]](set)
+    for spec in every:
+        recipes[spec.model].add(spec.recipe.name)
+    found = {}
+    for spec in every:
+        parts = [
+            spec.model,
+            f"on {spec.data.name}" if several_data else "",
+            f"recipe {spec.recipe.name}" if len(recipes[spec.model]) > 1 else "",
+            f"{100 * spec.data.train_fraction:g} % of the images" if several_shares else "",
+            f"seed {spec.seed}",
+        ]
+        found[spec.run_id] = ", ".join(filter(None, parts))
+    return found
+
+
+def sizes_of(todo: list[tuple[RunSpec, Plan]], store: Store) -> dict[str, Size]:
     """How much the runs are, by group: FLOPs of a training step times images; seconds, where earlier runs tell.
 
     A model that cannot be counted has no FLOPs, and comes last.
     """
-    groups = {group_of(spec): spec for spec in todo}
-    flops: dict[str, float] = {}
+    groups = {group_of(spec): (spec, len(plan.dataset.train_index)) for spec, plan in todo}
+    flops: dict[tuple[str, int, int], float] = {}
 
     def hear(event: dict[str, Any]) -> None:
-        flops[event["model"]] = event["train_flops"]
+        flops[event["model"], event["num_classes"], event["image_size"]] = event["train_flops"]
 
-    one_each = {spec.model: spec for spec in groups.values()}
+    one_each = {_shape(spec): spec for spec, _ in groups.values()}
     call(child_costs, (list(one_each.values()),), hear, grace=0)
     known, sizes = store.runs(), {}
-    for group, spec in groups.items():
-        images = training_images(spec, len(plan.dataset.train_index))
-        amount = flops[spec.model] * images if images and spec.model in flops else None
-        if length(spec.recipe).kind == "flops":
-            amount = length(spec.recipe).amount
-        sizes[group] = Size(group, amount, known_seconds(spec, len(plan.dataset.train_index), known)[0])
+    for group, (spec, train_images) in groups.items():
+        images, budget = training_images(spec, train_images), length(spec.recipe)
+        amount = flops[_shape(spec)] * images if images and _shape(spec) in flops else None
+        amount = budget.amount if budget.kind == "flops" else amount
+        sizes[group] = Size(group, amount, known_seconds(spec, train_images, known)[0])
     return sizes
+
+
+def _shape(spec: RunSpec) -> tuple[str, int, int]:
+    return spec.model, spec.data.num_classes, spec.data.image_size
 
 
 # --- a run as a task -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The learning rate of each model in a track, chosen on validation. Example: found, failed = find_all(specs, …)
+"""The learning rate of each model in a track, chosen on validation. Example: found = find_all([(spec, source)], …)
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): every rate of the recipe's short list is tried for a
 little, the better half again for twice as long. Then every model gets one trial more: where the best stands at the end
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.board import Board, Work
@@ -124,111 +124,102 @@ def known(spec: RunSpec, budget: Budget, store: Store, anywhere: bool = False) -
     return next((one for one in others if one["chosen"] is not None and work_id(one["spec"]) == same), None)
 
 
+def find_all(
+    wanted: list[tuple[RunSpec, DataSource]],
+    first: str,
+    home: Home,
+    engine: Engine,
+    display: Display,
+    timeout: float | None,
+) -> list[Record | str]:
+    """Search, or go on with searches: for each what was found, or why nothing was.
+
+    A model's trials come one after the other, several models' at once where there are several devices; every trial is
+    kept as soon as it is done. A search that another process is at comes last. Raises KeyboardInterrupt.
+    """
+    waiting = [Search(spec, source, first_budget(spec, first)) for spec, source in wanted]
+    ended: dict[str, Record | str] = {}
+    order = [search.name for search in waiting]
+    while waiting:
+        with contextlib.ExitStack() as claims:
+            mine = []
+            for search in waiting:
+                with contextlib.suppress(Busy):
+                    claims.enter_context(home.store.claim(f"search-{search.name}"))
+                    mine.append(search)
+            if not mine:
+                mine = waiting[:1]
+                display.line(f"{mine[0].about}: another process is at this search; waiting")
+                claims.enter_context(home.store.claim(f"search-{mine[0].name}", wait_seconds=math.inf))
+            for search in mine:
+                search.begin(home.store)
+            ended |= _carry_out(mine, home, engine, display, timeout)
+        waiting = [search for search in waiting if search not in mine]
+    return [ended[name] for name in order]
+
+
 @dataclass
 class Search:
     """One model's search as far as it is, and what comes next."""
 
-    record: Record
     spec: RunSpec
+    source: DataSource
     budget: Budget
+    record: Record = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """In the store."""
+        return search_id(self.spec, self.budget)
+
+    @property
+    def about(self) -> str:
+        """For the screen."""
+        return f"{self.spec.model}, recipe {self.spec.recipe.name}"
 
     @property
     def rates(self) -> tuple[float, ...]:
         """The short list."""
         return LRS[self.spec.recipe.optimizer]
 
-    @property
-    def title(self) -> str:
-        """For the screen."""
-        number = len(self.record["trials"]) + 1
-        return f"{self.spec.model}, recipe {self.spec.recipe.name}: trial {number} of {trials_of(self.rates)}"
-
-
-def find_all(
-    specs: list[RunSpec],
-    first: str,
-    source: DataSource,
-    home: Home,
-    engine: Engine,
-    display: Display,
-    timeout: float | None,
-) -> tuple[dict[str, Record], dict[str, str]]:
-    """Search, or go on with searches: (what was found, why nothing was found), by model.
-
-    A model's trials come one after the other, several models' at once where there are several devices; every trial is
-    kept as soon as it is done. A search that another process is at comes last. Raises KeyboardInterrupt.
-    """
-    found, failed, waiting = dict[str, Record](), dict[str, str](), list(specs)
-    budgets = {spec.model: first_budget(spec, first) for spec in specs}
-
-    def claim(spec: RunSpec, seconds: float) -> contextlib.AbstractContextManager[None]:
-        return home.store.claim(f"search-{search_id(spec, budgets[spec.model])}", seconds)
-
-    while waiting:
-        with contextlib.ExitStack() as claims:
-            mine = []
-            for spec in waiting:
-                with contextlib.suppress(Busy):
-                    claims.enter_context(claim(spec, 0.0))
-                    mine.append(spec)
-            if not mine:
-                mine = waiting[:1]
-                display.line(
-                    f"{mine[0].model}, recipe {mine[0].recipe.name}: another process is at this search; waiting"
-                )
-                claims.enter_context(claim(mine[0], math.inf))
-            searches = [begun(spec, budgets[spec.model], home.store) for spec in mine]
-            _carry_out(searches, source, home, engine, display, timeout, failed)
-        found |= {s.spec.model: s.record for s in searches if s.spec.model not in failed}
-        waiting = [spec for spec in waiting if spec not in mine]
-    return found, failed
-
-
-def begun(spec: RunSpec, budget: Budget, store: Store) -> Search:
-    """A search as the store has it, or a new one."""
-    name = search_id(spec, budget)
-    record = store.search(name) or {
-        "schema": SCHEMA,
-        "id": name,
-        "started": now(),
-        "budget": budget.text or f"{budget.amount:g}epochs",
-        "spec": to_dict(for_as_long(spec, budget, spec.recipe.lr)),
-        "trials": [],
-        "chosen": None,
-        "edge": False,
-    }
-    return Search(record, spec, budget)
+    def begin(self, store: Store) -> None:
+        """As the store has it, or anew."""
+        self.record = store.search(self.name) or {
+            "schema": SCHEMA,
+            "id": self.name,
+            "started": now(),
+            "budget": self.budget.text or f"{self.budget.amount:g}epochs",
+            "spec": to_dict(for_as_long(self.spec, self.budget, self.spec.recipe.lr)),
+            "trials": [],
+            "chosen": None,
+            "edge": False,
+        }
 
 
 def _carry_out(
-    searches: list[Search],
-    source: DataSource,
-    home: Home,
-    engine: Engine,
-    display: Display,
-    timeout: float | None,
-    failed: dict[str, str],
-) -> None:
-    """All trials of these searches; into `failed` why one was given up: it says nothing of a rate."""
-    board = Board(engine, display)
-    coming = dict[str, tuple[Search, int, float, list[int]]]()
+    searches: list[Search], home: Home, engine: Engine, display: Display, timeout: float | None
+) -> dict[str, Record | str]:
+    """All trials of these searches: the finished record of each, or why it was given up, by name."""
+    board, ended = Board(engine, display), dict[str, Record | str]()
 
     def go_on(search: Search) -> None:
         record = search.record
         if following := next_trials(record["trials"], search.rates):
             board.add(work(search, *following[0]))
-        elif record["chosen"] is None:
-            if any(t["status"] == "ok" for t in record["trials"] if t["rung"] > 0):
-                record["chosen"], record["edge"] = verdict(record["trials"])
-                home.store.write_search(record)
-            else:
-                about = f"{search.spec.model}, recipe {search.spec.recipe.name}"
-                failed[search.spec.model] = f"{about}: every rate that was tried longest diverged"
+            return
+        if record["chosen"] is None and not any(t["status"] == "ok" for t in record["trials"] if t["rung"] > 0):
+            ended[search.name] = f"{search.about}: every rate that was tried longest diverged"
+            return
+        if record["chosen"] is None:
+            record["chosen"], record["edge"] = verdict(record["trials"])
+            home.store.write_search(record)
+        ended[search.name] = record
 
     def work(search: Search, rung: int, lr: float) -> Work:
         spec = for_as_long(search.spec, _longer(search.budget, rung), lr)
+        number = len(search.record["trials"]) + 1
+        title = f"{search.about}: trial {number} of {trials_of(search.rates)}, lr {lr:g}"
         steps = [0]
-        coming[spec.run_id] = (search, rung, lr, steps)
 
         def hear(event: dict[str, Any]) -> None:
             if event["event"] == "step":
@@ -238,26 +229,29 @@ def _carry_out(
             surroundings = circumstances(device, alone, spec.deterministic)[1]
             shared = {"share": 1.0 if alone else 1.0 / device.seats, "environment": tuple(surroundings.items())}
             here = replace(spec, device_name=device.kind or spec.device_name)
-            return home.task(spec.run_id, reference(child_trial), (here, source), timeout=timeout, **shared)
+            return home.task(spec.run_id, reference(child_trial), (here, search.source), timeout=timeout, **shared)
 
+        name = f"{search.name} {number}"
+        coming[name] = (search, rung, lr, steps)
         turn = searches.index(search)  # where there is one device, one search after the other
-        title = f"{search.title}, lr {lr:g}"
-        return Work(spec.run_id, title, title, spec.recipe.batch_size, task, turn=turn, hear=hear)
+        return Work(name, title, title, spec.recipe.batch_size, task, turn=turn, hear=hear)
 
     def settle(work: Work, device: Device, answer: Answer, bar: Events) -> None:
-        search, rung, lr, steps = coming[work.name]
+        search, rung, lr, steps = coming.pop(work.name)
         trial = as_trial(answer, steps[0] * work.batch_size, bar)
-        if trial["status"] not in ("ok", "diverged"):
+        if trial["status"] not in ("ok", "diverged"):  # which says nothing of the rate
             why = f"{trial['status']}: {trial['message']}; the same command tries it again"
-            failed[search.spec.model] = f"{work.title}: {why}"
+            ended[search.name] = f"{work.title}: {why}"
             return
         search.record["trials"].append({"lr": lr, "rung": rung, **trial})
         home.store.write_search(search.record)
         go_on(search)
 
+    coming = dict[str, tuple[Search, int, float, list[int]]]()
     for search in searches:
         go_on(search)
     board.run(settle)
+    return ended
 
 
 def _longer(budget: Budget, rung: int) -> Budget:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from bench.presets import PRESETS, Preset
 from bench.progress import Display, Job, duration, make_console
 from bench.provenance import content_words
 from bench.runner import child_estimate, child_probe, known_seconds, session_of
-from bench.runs import Home, Manner, Plan, Views, circumstances, mps, seats, train_all
+from bench.runs import Home, Manner, Plan, Views, circumstances, group_of, mps, seats, titles, train_all
 from bench.schema import Record
 from bench.session_table import render_settings
 from bench.settings import SETTINGS
@@ -74,12 +75,12 @@ def carry_out(
     if arguments.setting == "tuned":
         plans, tried = with_best_settings(plans, arguments, store, display)
     plans = [on_whichever_device(plan, engine, store) for plan in plans]
-    untried = [name for name in names if name not in tried and _wanted(name, plans, store, arguments.rerun)]
-    probe(untried, plans[0], arguments.run_timeout, display)
+    for plan in one_per_shape(plans):
+        untried = [name for name in names if name not in tried and _wanted(name, plans, store, arguments.rerun)]
+        probe(untried, plan, arguments.run_timeout, display)
     if not arguments.dry_run:
         store.check_writable()
-    searched = [with_best_lr(plan, arguments, home, engine, display) for plan in plans]
-    plans, failures = [plan for plan, _ in searched if plan.specs], sum(lost for _, lost in searched)
+    plans, failures = with_best_lr(plans, arguments, home, engine, display)
     plans = [on_whichever_device(plan, engine, store) for plan in plans]  # their learning rates are known now
     if arguments.dry_run:
         return show_plans(plans, arguments.rerun, store, engine, display)
@@ -87,20 +88,12 @@ def carry_out(
         return EXIT_FAILED
     views, timed = Views(store), True
     manner = Manner(arguments.run_timeout, arguments.rerun, arguments.target, arguments.retries)
-    display.planned(*announcement(plans, store, manner, engine))
+    todo = announce(plans, arguments, store, engine, display)
     try:
-        for number, plan in enumerate(plans):
-            todo = [spec for spec in plan.specs if arguments.rerun or not store.is_done(spec)]
-            if done := len(plan.specs) - len(todo):
-                display.line(f"{done} of {len(plan.specs)} runs are done already (--rerun repeats them)")
-            if todo:
-                display.line(describe(plan, engine))
-            if other := sum(_named(spec, store) not in (None, arguments.target) for spec in plan.specs):
-                display.line(f"{other} of them were begun with another --target, which stays theirs")
-            with display:
-                lost, placed = train_all(todo, plan, home, engine, display, views, manner)
-            failures += lost
-            plans[number] = replace(plan, specs=[placed.get(spec.run_id, spec) for spec in plan.specs])
+        with display:
+            lost, placed = train_all(plans, todo, home, engine, display, views, manner)
+        failures += lost
+        plans = [replace(plan, specs=[placed.get(spec.run_id, spec) for spec in plan.specs]) for plan in plans]
         for plan in plans:
             with display:
                 timed &= time_if_needed(plan.specs, home, engine, display, arguments.timing_limit, arguments.rerun)
@@ -108,6 +101,29 @@ def carry_out(
         views.rebuild()
     drawn = finish(plans, store, display)
     return EXIT_FAILED if failures or not (timed and drawn) else 0
+
+
+def announce(
+    plans: list[Plan], arguments: argparse.Namespace, store: Store, engine: Engine, display: Display
+) -> set[str]:
+    """Say under which conditions what is to be done; returns the names of the runs that are missing."""
+    todo: set[str] = set()
+    for plan in plans:
+        missing = {spec.run_id for spec in plan.specs if arguments.rerun or not store.is_done(spec)}
+        if missing:
+            display.line(describe(plan, engine))
+        if done := len(plan.specs) - len(missing):
+            display.line(f"{done} of {len(plan.specs)} runs are done already (--rerun repeats them)")
+        if other := sum(_named(spec, store) not in (None, arguments.target) for spec in plan.specs):
+            display.line(f"{other} of them were begun with another --target, which stays theirs")
+        todo |= missing
+    display.planned(*announcement(plans, todo, store, engine))
+    return todo
+
+
+def one_per_shape(plans: list[Plan]) -> list[Plan]:
+    """A plan for each number of classes and image size: a model that fits one may not fit another."""
+    return list({(plan.dataset.ref.num_classes, plan.dataset.ref.image_size): plan for plan in plans}.values())
 
 
 # --- where -----------------------------------------------------------------------------------------------------------
@@ -198,7 +214,7 @@ def _wanted(name: str, plans: list[Plan], store: Store, again: bool) -> bool:
 def make_plans(
     arguments: argparse.Namespace, names: list[str], seeds: list[int] | None, engine: Engine, display: Display
 ) -> list[Plan]:
-    """From arguments to specs, a plan for each share of the data and each track, each checked.
+    """From arguments to specs, a plan for each data set, share of it and track, each checked.
 
     What needs no data comes before data are fetched. Raises UserError and ModelError.
     """
@@ -219,8 +235,8 @@ def make_plans(
     named = [(name, registry.source_hash(name)) for name in names]
     where = (device.type, device.kind)
     plans = []
-    for fraction in arguments.train_fraction:
-        source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
+    for name, fraction in itertools.product(arguments.datasets or [preset.dataset], arguments.train_fraction):
+        source = DataSource(name, data_dir, arguments.image_size, fraction)
         with display:
             dataset = source.load(display.progress, display.line)
         for own in tracked.values():
@@ -293,40 +309,45 @@ def with_best_settings(
 
 
 def with_best_lr(
-    plan: Plan, arguments: argparse.Namespace, home: Home, engine: Engine, display: Display
-) -> tuple[Plan, int]:
-    """In a track, the plan with each model's own learning rate; searched for unless it is known, or --dry-run.
+    plans: list[Plan], arguments: argparse.Namespace, home: Home, engine: Engine, display: Display
+) -> tuple[list[Plan], int]:
+    """In a track, the plans with each model's own learning rate; searched for unless it is known, or --dry-run.
 
     Models whose search failed are left out; returns how many, too.
     """
-    if not plan.specs[0].recipe.track:
-        return plan, 0
-    each = {spec.model: spec for spec in plan.specs}
-    chosen, unknown = dict[str, float](), list[RunSpec]()
-    for model, spec in each.items():
-        found = search.known(spec, search.first_budget(spec, arguments.trial_budget), home.store, engine.far)
-        if found is not None:
-            chosen[model] = found["chosen"]
-        elif arguments.dry_run:
-            trials = search.trials_of(recipes.LRS[spec.recipe.optimizer])
-            display.line(f"{model}: the lr of recipe {spec.recipe.name} is looked for first, in {trials} trials")
-        else:
-            unknown.append(spec)
+    chosen, unknown = dict[str, float](), list[tuple[RunSpec, DataSource]]()
+    for plan in plans:
+        for spec in {spec.model: spec for spec in plan.specs if spec.recipe.track}.values():
+            found = search.known(spec, search.first_budget(spec, arguments.trial_budget), home.store, engine.far)
+            if found is not None:
+                chosen[group_of(spec)] = found["chosen"]
+            elif arguments.dry_run:
+                trials = search.trials_of(recipes.LRS[spec.recipe.optimizer])
+                display.line(
+                    f"{spec.model}: the lr of recipe {spec.recipe.name} is looked for first, in {trials} trials"
+                )
+            else:
+                unknown.append((spec, plan.source))
+    lost: set[str] = set()
     with display:
-        made, failed = search.find_all(
-            unknown, arguments.trial_budget, plan.source, home, engine, display, arguments.run_timeout
-        )
-    for model, record in made.items():
-        display.line(f"  {search.describe(record)}")
-        chosen[model] = record["chosen"]
-    for model, why in failed.items():  # one model's failure is not the others'
-        display.line(f"  {why}; {model} is left out")
-    specs = [
-        replace(s, recipe=replace(s.recipe, lr=chosen.get(s.model, s.recipe.lr)))
-        for s in plan.specs
-        if s.model not in failed
-    ]
-    return replace(plan, specs=specs), len(failed)
+        made = search.find_all(unknown, arguments.trial_budget, home, engine, display, arguments.run_timeout)
+    for (spec, _), record in zip(unknown, made, strict=True):
+        if isinstance(record, str):  # one model's failure is not the others'
+            display.line(f"  {record}; {spec.model} is left out")
+            lost.add(group_of(spec))
+        else:
+            display.line(f"  {search.describe(record)}")
+            chosen[group_of(spec)] = record["chosen"]
+
+    def as_found(plan: Plan) -> Plan:
+        kept = [spec for spec in plan.specs if group_of(spec) not in lost]
+        return replace(plan, specs=[_at(spec, chosen.get(group_of(spec), spec.recipe.lr)) for spec in kept])
+
+    return [plan for plan in map(as_found, plans) if plan.specs], len(lost)
+
+
+def _at(spec: RunSpec, lr: float) -> RunSpec:
+    return replace(spec, recipe=replace(spec.recipe, lr=lr))
 
 
 def choose_preset(arguments: argparse.Namespace, device_type: str, display: Display) -> Preset:
@@ -413,35 +434,24 @@ def devices_words(every: list[Device]) -> str:
     return " and ".join(f"{count} x {kind}" for kind, count in counts.items())
 
 
-def announcement(plans: list[Plan], store: Store, manner: Manner, engine: Engine) -> tuple[str, list[Job], int]:
+def announcement(plans: list[Plan], todo: set[str], store: Store, engine: Engine) -> tuple[str, list[Job], int]:
     """What Display.planned is told: the conditions in a few words, the runs that are missing, how many at once."""
     every = [spec for plan in plans for spec in plan.specs]
     shared = any(device.seats > 1 for device in engine.devices())
     known = [] if shared else store.runs()  # what runs took alone says nothing of several at once
     seconds: dict[str, float | None] = {}
-    jobs = []
+    jobs, named = [], titles(every)
     for plan in plans:
         for spec in plan.specs:
-            group = replace(spec, seed=0).run_id  # seeds take equally long
+            group = group_of(spec)
             if group not in seconds:
                 seconds[group] = known_seconds(spec, len(plan.dataset.train_index), known)[0]
-            if manner.again or not store.is_done(spec):
-                jobs.append(Job(spec.run_id, run_title(spec, every), group, seconds[group]))
-    first = every[0]
+            if spec.run_id in todo:
+                jobs.append(Job(spec.run_id, named[spec.run_id], group, seconds[group]))
+    data = ", ".join(dict.fromkeys(spec.data.name for spec in every))
     used = ", ".join(dict.fromkeys(spec.recipe.name for spec in every))
-    about = f"{first.data.name} · recipe {used} · {first.setting.name} · {devices_words(engine.devices())}"
+    about = f"{data} · recipe {used} · {every[0].setting.name} · {devices_words(engine.devices())}"
     return about, jobs, seats(engine)
-
-
-def run_title(spec: RunSpec, every: list[RunSpec]) -> str:
-    """A run among others: model and seed, and of recipe and share of the data what differs between them."""
-    recipes_differ = len({other.recipe.name for other in every if other.model == spec.model}) > 1
-    shares_differ = len({other.data.train_fraction for other in every}) > 1
-    parts = [
-        f"recipe {spec.recipe.name}" if recipes_differ else "",
-        f"{100 * spec.data.train_fraction:g} % of the images" if shares_differ else "",
-    ]
-    return ", ".join(filter(None, (spec.model, *parts, f"seed {spec.seed}")))
 
 
 def augmentation(recipe: Recipe) -> str:
