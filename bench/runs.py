@@ -140,8 +140,10 @@ def train_all(
                 store.forget_failure(asked_for)
         failures += not well
 
+    numbers = {spec: number for number, spec in enumerate(plan.specs, start=1)}
+
     def make(spec: RunSpec) -> Work:
-        number = f"{plan.specs.index(spec) + 1} of {len(plan.specs)}"
+        number = f"{numbers[spec]} of {len(plan.specs)}"
         return Work(
             name=spec.run_id,
             title=f"{spec.model}, seed {spec.seed} ({number})",

@@ -420,28 +420,35 @@ def announcement(plans: list[Plan], store: Store, manner: Manner, engine: Engine
     known = [] if shared else store.runs()  # what runs took alone says nothing of several at once
     seconds: dict[str, float | None] = {}
     jobs = []
+    titles = run_titles(every)
     for plan in plans:
         for spec in plan.specs:
             group = replace(spec, seed=0).run_id  # seeds take equally long
             if group not in seconds:
                 seconds[group] = known_seconds(spec, len(plan.dataset.train_index), known)[0]
             if manner.again or not store.is_done(spec):
-                jobs.append(Job(spec.run_id, run_title(spec, every), group, seconds[group]))
+                jobs.append(Job(spec.run_id, titles[spec], group, seconds[group]))
     first = every[0]
     used = ", ".join(dict.fromkeys(spec.recipe.name for spec in every))
     about = f"{first.data.name} · recipe {used} · {first.setting.name} · {devices_words(engine.devices())}"
     return about, jobs, seats(engine)
 
 
-def run_title(spec: RunSpec, every: list[RunSpec]) -> str:
-    """A run among others: model and seed, and of recipe and share of the data what differs between them."""
-    recipes_differ = len({other.recipe.name for other in every if other.model == spec.model}) > 1
-    shares_differ = len({other.data.train_fraction for other in every}) > 1
-    parts = [
-        f"recipe {spec.recipe.name}" if recipes_differ else "",
-        f"{100 * spec.data.train_fraction:g} % of the images" if shares_differ else "",
-    ]
-    return ", ".join(filter(None, (spec.model, *parts, f"seed {spec.seed}")))
+def run_titles(every: list[RunSpec]) -> dict[RunSpec, str]:
+    """Runs among each other: model and seed, and of recipe and share of the data what differs between them."""
+    recipes_of: dict[str, set[str]] = {}
+    for spec in every:
+        recipes_of.setdefault(spec.model, set()).add(spec.recipe.name)
+    shares_differ = len({spec.data.train_fraction for spec in every}) > 1
+
+    def title(spec: RunSpec) -> str:
+        parts = [
+            f"recipe {spec.recipe.name}" if len(recipes_of[spec.model]) > 1 else "",
+            f"{100 * spec.data.train_fraction:g} % of the images" if shares_differ else "",
+        ]
+        return ", ".join(filter(None, (spec.model, *parts, f"seed {spec.seed}")))
+
+    return {spec: title(spec) for spec in every}
 
 
 def augmentation(recipe: Recipe) -> str:
