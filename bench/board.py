@@ -118,10 +118,10 @@ class Board:
         try:
             while self._waiting or self._later or self._alone or self._running:
                 self._begin(settle)
+                if self._now() >= self._tell_next:  # now that the seats are taken, of which the time left is reckoned
+                    self._tell()
                 self._listen(settle, WAIT_SECONDS)
                 meanwhile()
-                if self._now() >= self._tell_next:
-                    self._tell()
             self._tell()
         except BaseException:
             self._wind_up(settle)
