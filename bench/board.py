@@ -232,6 +232,7 @@ class Board:
 
     def _leave(self, ticket: int) -> _Running:
         running = self._running.pop(ticket)
+        self._seen = self._now()
         self._used[running.device.name] -= running.device.seats if running.work.alone else 1
         return running
 
