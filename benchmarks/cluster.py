@@ -1,12 +1,12 @@
-"""How well is a cluster used, and what does handing out work cost? Example: python benchmarks/cluster.py --out cluster.png
+"""How well is a cluster used, what does handing out work cost? Example: python benchmarks/cluster.py --out cluster.png
 
 The simulation drives the real board (bench/board.py) with an engine whose clock jumps from one end to the next: 15
 models x 5 data sets x 5 seeds x 2 tracks on 1 to 256 devices, with the seconds that models took in the stores under
-results/reference, where they were measured, and by their FLOPs elsewhere. `ideal` is what no schedule can beat: all work
-divided by all devices, or the longest run. Beside longest first stand two other orders: the runs as they are named, seed
-by seed, and one plan (a data set in a track) after the other, longest first within each.
+results/reference where they were measured, and by their FLOPs elsewhere. `ideal` is what no schedule can beat: all
+work divided by all devices, or the longest run. Beside longest first stand two other orders: the runs as they are
+named, seed by seed, and one plan (a data set in a track) after the other, longest first within each.
 
-With --overhead, so many runs that do nothing go through everything that hands out real ones: board, store, views, lines.
+With --overhead, runs that do nothing go through everything that hands out real ones: board, store, views, lines.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ from bench.executors.local import Outcome  # noqa: E402
 from bench.forecast import Size  # noqa: E402
 from bench.progress import Display, Events, Tally  # noqa: E402
 from bench.recipes import shared  # noqa: E402
-from bench.schema import Record  # noqa: E402
 from bench.spec import RunSpec  # noqa: E402
 from bench.store import Store, quartiles, seconds_per_call, shared_device  # noqa: E402
 from tests import synthetic  # noqa: E402
@@ -133,7 +132,7 @@ class Job:
 
 
 def comparison(found: Measured) -> list[Job]:
-    """All runs, seed by seed. What the board is told are FLOPs, as before a first sweep; how long they take, it is not."""
+    """All runs, seed by seed. The board is told FLOPs, as before a first sweep, not how long they take."""
     epochs = shared().epochs
     jobs = []
     for seed, data, track, model in itertools.product(range(SEEDS), DATA_SETS, TRACKS, TRAIN_MFLOPS):
@@ -291,7 +290,9 @@ def simulate(jobs: Sequence[Job], speeds: Sequence[float], order: str, failures:
             if plan in ("", job.plan):
                 sweep.add(as_work(job, known=order != "as named"))
         sweep.run(settle)
-    return Result(engine.last_end, 1 - engine.worked / (len(speeds) * engine.last_end), ends, engine.lost, engine.worked)
+    return Result(
+        engine.last_end, 1 - engine.worked / (len(speeds) * engine.last_end), ends, engine.lost, engine.worked
+    )
 
 
 def as_work(job: Job, known: bool) -> Work:
@@ -388,7 +389,7 @@ def simulation(out: Path | None, draws: int, mean_hours: float) -> None:
     mixed = sweep_over(lucky, DEVICES[1:], ORDERS[:2], lambda count: [1.0, 0.5] * (count // 2))
     print(f"\nevery second device at half the speed\n{table(mixed, ORDERS[:2])}")
     print(
-        f"\na device is lost once in {mean_hours:g} h of work and back after {REPAIR_SECONDS / 60:g} min, a run is begun "
+        f"\na device is lost once in {mean_hours:g} h of work and back after {REPAIR_SECONDS / 60:g} min, a run begun "
         f"again at most {board.RETRIES} times; longest first\n{failure_table(lucky, DEVICES[::2], mean_hours)}"
     )
     if out:
@@ -399,35 +400,51 @@ def simulation(out: Path | None, draws: int, mean_hours: float) -> None:
 def describe(found: Measured, jobs: Sequence[Job]) -> str:
     """Where the run times come from."""
     known = ", ".join(f"{model} {1 / found.seconds_of(model):.0f}" for model in TRAIN_MFLOPS if model in found.counts)
-    others = ", ".join(f"{model} {1 / found.seconds_of(model):.0f}" for model in TRAIN_MFLOPS if model not in found.counts)
+    others = ", ".join(
+        f"{model} {1 / found.seconds_of(model):.0f}" for model in TRAIN_MFLOPS if model not in found.counts
+    )
     hours = sorted(job.seconds / HOUR for job in jobs)
     return (
-        f"{len(jobs)} runs: {len(TRAIN_MFLOPS)} models x {', '.join(DATA_SETS)} x {SEEDS} seeds x {len(TRACKS)} tracks, "
-        f"{shared().epochs} epochs each\n"
-        f"images/s measured on two CPU cores ({REFERENCE.relative_to(ROOT)}; medians of {min(found.counts.values())} to "
-        f"{max(found.counts.values())} runs and sessions): {known}\n"
+        f"{len(jobs)} runs: {len(TRAIN_MFLOPS)} models x {', '.join(DATA_SETS)} x {SEEDS} seeds x "
+        f"{len(TRACKS)} tracks, {shared().epochs} epochs each\n"
+        f"images/s measured on two CPU cores ({REFERENCE.relative_to(ROOT)}; medians of {min(found.counts.values())} "
+        f"to {max(found.counts.values())} runs and sessions): {known}\n"
         f"reckoned from FLOPs at the median measured speed: {others}\n"
         f"64 px as 32 px: the models' stems grow with the image, their FLOPs stay within 5 %\n"
         f"beside training {found.startup_seconds:.0f} s a run: median of {found.runs} runs, validation as they had it\n"
         f"luck: log-normal, {found.spread:.1%}, from {found.groups} groups of runs that differ in the seed alone\n"
-        f"hours a run: {hours[0]:.1f} to {hours[-1]:.1f}, median {statistics.median(hours):.1f}, in all {sum(hours):,.0f}"
+        f"hours a run: {hours[0]:.1f} to {hours[-1]:.1f}, median {statistics.median(hours):.1f}, all {sum(hours):,.0f}"
     )
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Makespan against devices with the ideal, and the idle share below."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     from bench.charts.styles import settings
 
-    looks = {"longest first": ("#0072B2", "o", "-"), "as named": ("#D55E00", "s", "--"), "plan by plan": ("#009E73", "^", ":")}
+    looks = {
+        "longest first": ("#0072B2", "o", "-"),
+        "as named": ("#D55E00", "s", "--"),
+        "plan by plan": ("#009E73", "^", ":"),
+    }
     labels = {"as named": "as named, seed by seed", "plan by plan": "one data set and track after the other"}
     with settings("", points=9):
-        figure = Figure(figsize=(6.9, 5.2), dpi=130, layout="constrained")
+        figure = Figure(figsize=(6.9, 5.2), dpi=120, layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         counts = list(dict.fromkeys(row.devices for row in rows))
         best = [statistics.fmean(row.ideal_hours) for row in rows if row.order == ORDERS[0]]
-        above.plot(counts, best, color="0.25", linewidth=1.0, label="ideal: no schedule is faster")
+        under: Any = {
+            "color": "0.82",
+            "linewidth": 6.0,
+            "solid_capstyle": "round",
+            "label": "ideal: no schedule is faster",
+        }
+        above.plot(counts, best, **under)
+        below.plot(
+            counts, [100 * (1 - best[0] / (count * hours)) for count, hours in zip(counts, best, strict=True)], **under
+        )
         for order, (color, marker, line) in looks.items():
             mine = [row for row in rows if row.order == order]
             style: Any = {"color": color, "marker": marker, "linestyle": line, "markersize": 4.5, "linewidth": 1.3}
@@ -436,9 +453,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             below.plot(counts, [100 * statistics.fmean(row.idle) for row in mine], **style)
         above.set(xscale="log", yscale="log", ylabel="hours until all are done")
         above.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        above.yaxis.set_minor_locator(NullLocator())
         above.legend(frameon=False)
-        above.set_title("750 runs on a cluster, simulated with measured run times", loc="left")
-        below.set(xlabel="devices", ylabel="idle share of their time, %", ylim=(0, None))
+        above.set_title("750 runs on a cluster, simulated with the speeds of two CPU cores", loc="left")
+        above.annotate("the longest run", (counts[-1], best[-1]), (0, -18), textcoords="offset points", ha="right")
+        above.set_ylim(0.55 * best[-1], None)
+        below.set(xlabel="devices", ylabel="idle share of their time, %", ylim=(-3, 100))
         below.set_xticks(counts, [str(count) for count in counts])
         below.minorticks_off()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -595,7 +616,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="PNG", help="the plot of the simulation")
     parser.add_argument("--draws", type=int, default=5, help="of luck, of the simulation (5)")
     parser.add_argument("--mean-hours", type=float, default=200.0, help="of work until a device is lost (200)")
-    parser.add_argument("--overhead", type=int, const=10_000, nargs="?", metavar="RUNS", help="that do nothing (10,000)")
+    parser.add_argument(
+        "--overhead", type=int, const=10_000, nargs="?", metavar="RUNS", help="that do nothing (10,000)"
+    )
     parser.add_argument("--ray", action="store_true", help="--overhead through Ray on this machine")
     parser.add_argument("--profile", action="store_true", help="--overhead with what takes the time")
     arguments = parser.parse_args()
