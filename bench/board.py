@@ -10,13 +10,13 @@ import contextlib
 import heapq
 import itertools
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.errors import NotIdle, UserError
-from bench.executors.engine import LOST, REFUSED, UNFIT, Answer, Device, Engine, Task
+from bench.executors.engine import LOST, REFUSED, UNFIT, Answer, Device, Engine, Heard, Task
 from bench.executors.local import GRACE_SECONDS, Outcome
 from bench.executors.worker import not_idle
 from bench.forecast import Forecast, Size, makespan
@@ -30,9 +30,9 @@ DESERTED_SECONDS = 600.0  # without any device, after which a sweep gives up
 TELL_SECONDS = 5.0  # between two reckonings of the time left
 IN_A_ROW = 5  # runs of different models that failed on one device, and none that did not: it is the device
 
-
 ELSEWHERE = "another process"  # where an Answer comes from that `before` gave
 UNKNOWN = Size("")
+TICKETS = itertools.count()  # of all boards: what an engine says late of an earlier one's task is nobody's
 
 
 def _ignore(event: dict[str, Any]) -> None:
@@ -91,7 +91,8 @@ class Board:
         self, engine: Engine, display: Display, retries: int = RETRIES, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._engine, self._display, self._retries, self._now = engine, display, retries, now
-        self._order, self._tickets = itertools.count(), itertools.count()
+        self._order = itertools.count()
+        self._heard: deque[Heard] = deque()  # what the engine said and nobody has looked at yet
         self._waiting: list[tuple[tuple[int, float, float], int, Work]] = []  # a heap, the largest first
         self._later: list[tuple[float, int, Work]] = []  # a heap: busy elsewhere, looked at again then
         self._alone: list[Work] = []  # for a device to themselves, when no others wait
@@ -117,9 +118,11 @@ class Board:
         try:
             while self._waiting or self._later or self._alone or self._running:
                 self._begin(settle)
+                if self._now() >= self._tell_next:  # now that the seats are taken, of which the time left is reckoned
+                    self._tell()
                 self._listen(settle, WAIT_SECONDS)
                 meanwhile()
-                self._tell()
+            self._tell()
         except BaseException:
             self._wind_up(settle)
             raise
@@ -138,16 +141,20 @@ class Board:
         while self._later and self._later[0][0] <= self._now():
             self._wait(heapq.heappop(self._later)[2])
         devices = self._devices()
-        tasks = []
-        for device in self._seats(devices):
-            if not self._waiting:
-                break
-            begun = self._start(heapq.heappop(self._waiting)[2], device, settle)
-            tasks += begun
-        if not self._waiting:
-            idle = [device for device in devices if not self._used[device.name]]
-            for device in idle[: len(self._alone)]:
-                tasks += self._start(self._alone.pop(0), device, settle)
+        tasks: list[tuple[int, Task, Device]] = []
+        try:
+            for device in self._seats(devices):
+                begun = False
+                while self._waiting and not begun:  # what another process has, or has done, takes no seat
+                    begun = self._start(heapq.heappop(self._waiting)[2], device, settle, tasks)
+            for device in [] if self._waiting else devices:
+                begun = self._used[device.name] > 0
+                while self._alone and not begun:
+                    begun = self._start(self._alone.pop(0), device, settle, tasks)
+        except BaseException:
+            for ticket, _, _ in tasks:  # the engine never hears of them, so nobody need wait for their ends
+                self._leave(ticket).closing.close()
+            raise
         if tasks:
             self._engine.start(tasks)
 
@@ -174,12 +181,13 @@ class Board:
                     free[device.name] -= 1
                     yield device
 
-    def _start(self, work: Work, device: Device, settle: Settle) -> list[tuple[int, Task, Device]]:
-        """A seat's work, shown; none where it need not be begun after all."""
+    def _start(self, work: Work, device: Device, settle: Settle, tasks: list[tuple[int, Task, Device]]) -> bool:
+        """A seat's work, shown and put to `tasks`; False where it need not be begun after all."""
         outcome = work.before()
         if outcome is not None and outcome.status == "busy":
             self._put_off(work, outcome.message)
-            return []
+            return False
+        task = work.task(device, work.alone) if outcome is None else None
         work.started = utc_now()
         several = self._several()
         prefix = f"  {work.short}: " if several else "  "
@@ -187,13 +195,15 @@ class Board:
         closing = contextlib.ExitStack()
         bar = closing.enter_context(self._display.run(title, work.batch_size, prefix, work.name))
         running = _Running(work, device, bar, closing, self._now())
-        if outcome is not None:
+        if task is None:
+            assert outcome is not None
             self._end(running, Answer(outcome, ELSEWHERE), settle)
-            return []
-        ticket = next(self._tickets)
+            return False
+        ticket = next(TICKETS)
         self._running[ticket] = running
         self._used[device.name] += device.seats if work.alone else 1
-        return [(ticket, work.task(device, work.alone), device)]
+        tasks.append((ticket, task, device))
+        return True
 
     def _put_off(self, work: Work, who: str) -> None:
         """Another process has it: later again."""
@@ -208,20 +218,23 @@ class Board:
     # --- hear ------------------------------------------------------------------------------------------------------
 
     def _listen(self, settle: Settle, seconds: float) -> None:
-        for ticket, heard in self._engine.events(seconds):
+        self._heard.extend(self._engine.events(seconds))
+        while self._heard:  # one by one: an interruption leaves the others' ends where _wind_up finds them
+            ticket, heard = self._heard.popleft()
             running = self._running.get(ticket)
             if running is None:
                 continue
             if isinstance(heard, Answer):
-                self._leave(ticket)
-                self._judge(running, heard, settle)
+                self._judge(self._leave(ticket), heard, settle)
             else:
                 running.work.hear(heard)
                 running.bar.event(heard)
 
-    def _leave(self, ticket: int) -> None:
+    def _leave(self, ticket: int) -> _Running:
         running = self._running.pop(ticket)
+        self._seen = self._now()
         self._used[running.device.name] -= running.device.seats if running.work.alone else 1
+        return running
 
     def _judge(self, running: _Running, answer: Answer, settle: Settle) -> None:
         """Again, later, elsewhere, alone; or the end."""
@@ -250,19 +263,20 @@ class Board:
         self._wait(running.work)
 
     def _end(self, running: _Running, answer: Answer, settle: Settle) -> None:
-        well = answer.outcome.status == "ok"
+        well, here = answer.outcome.status == "ok", answer.where != ELSEWHERE
         self._counts.done += well
         self._counts.failed += not well
-        if well:
+        if well and here:
             self._forecast.learn(running.work.size, running.device.kind, self._now() - running.begun)
         with running.closing:
             settle(running.work, running.device, answer, running.bar)
-        self._watch(running, well)
+        if here:
+            self._watch(running, answer.outcome.status)
 
-    def _watch(self, running: _Running, well: bool) -> None:
+    def _watch(self, running: _Running, status: str) -> None:
         """Leave out a machine that fails everything while others are there: it would empty the whole list."""
         node, failed = running.device.node, self._in_a_row.setdefault(running.device.node, set())
-        if well:
+        if status in ("ok", "diverged"):  # it did compute
             failed.clear()
             return
         failed.add(running.work.size.group or running.work.name)
@@ -273,20 +287,31 @@ class Board:
 
     def _wind_up(self, settle: Settle) -> None:
         """Ask what runs to save and end, and hear it out; an interruption more leaves it alone."""
-        self._engine.stop()
-        deadline = time.monotonic() + 2 * GRACE_SECONDS
-        while self._running and time.monotonic() < deadline:
-            for ticket, heard in self._engine.events(WAIT_SECONDS):
-                if isinstance(heard, Answer) and ticket in self._running:
-                    running = self._running[ticket]
-                    self._leave(ticket)
-                    self._end(running, heard, settle)
-        for running in self._running.values():
+        deadline = self._now() + 2 * GRACE_SECONDS
+        try:
+            self._engine.stop()
+            while self._running and self._now() < deadline:
+                if not self._heard:
+                    self._heard.extend(self._engine.events(WAIT_SECONDS))
+                while self._heard:
+                    ticket, heard = self._heard.popleft()
+                    if isinstance(heard, Answer) and ticket in self._running:
+                        self._last_words(self._leave(ticket), heard, settle)
+        finally:
+            for running in self._running.values():
+                running.closing.close()
+
+    def _last_words(self, running: _Running, answer: Answer, settle: Settle) -> None:
+        """The end of a run that was stopped."""
+        if answer.outcome.status in ("busy", UNFIT):  # it never began
             running.closing.close()
+            return
+        with contextlib.suppress(Exception):  # what began all this is told; the others' ends matter more than a second
+            self._end(running, answer, settle)
 
     def _tell(self) -> None:
-        if self._several() and self._now() >= self._tell_next:
-            self._tell_next = self._now() + TELL_SECONDS
+        self._tell_next = self._now() + TELL_SECONDS
+        if self._several():
             devices = {running.device.name for running in self._running.values()}
             self._display.overall(
                 Tally(
@@ -340,18 +365,18 @@ def call_alone(engine: Engine, device: Device, task: Task, on_event: Callable[[d
 
     Raises NotIdle where it is not idle, and KeyboardInterrupt after the task has been stopped.
     """
-    in_order, answers = InOrder(on_event), list[Answer]()
+    in_order, answers, mine = InOrder(on_event), list[Answer](), next(TICKETS)
 
     def listen(seconds: float) -> None:
         for ticket, heard in engine.events(seconds):
-            if ticket != -1:
+            if ticket != mine:
                 continue
             if isinstance(heard, Answer):
                 answers.append(heard)
             else:
                 in_order(heard)
 
-    engine.start([(-1, replace(task, whole_host=True), device)])
+    engine.start([(mine, replace(task, whole_host=True), device)])
     try:
         while not answers:
             listen(WAIT_SECONDS)

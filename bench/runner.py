@@ -527,9 +527,9 @@ def known_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> tupl
     budget, images = length(spec.recipe), training_images(spec, train_images)
     if budget.kind == "seconds":
         return budget.amount, "its budget"
+    mine = to_dict(spec)
     for record in reversed(known):
         other, speed = record["spec"], record.get("metrics", {}).get("loop_images_per_second")
-        mine = to_dict(spec)
         same = all(other[k] == mine[k] for k in ("model", "model_source", "device_name", "setting"))
         same = same and other["data"]["image_size"] == spec.data.image_size
         same = same and all(other["recipe"][k] == mine["recipe"][k] for k in ("batch_size", "precision", "optimizer"))

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.forecast import Size
+from bench.store import Store
+from benchmarks import cluster
 from benchmarks.contenders import Over, Task, Turn, best
 from benchmarks.duel import Plan, at_least, at_most, fight
 from benchmarks.scaling import fit, last_stretch, series, verdict
@@ -190,3 +194,70 @@ def test_ours_and_a_plain_loop_finish_a_duel(tiny_npz: Path, tmp_path: Path) -> 
     (start,) = duel["starts"]
     assert all(len(start["seconds"][name]) == 2 for name in ("plain", "ours"))
     assert "n = 2 pairs" in done.stdout
+
+
+# --- a simulated cluster --------------------------------------------------------------------------------------------
+
+
+def jobs_of(lengths: list[float]) -> list[cluster.Job]:
+    """Runs whose FLOPs tell exactly how long they take, in two plans."""
+    return [
+        cluster.Job(f"run {i}", f"plan {i % 2}", Size(f"run {i}", length), length) for i, length in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize("order", cluster.ORDERS)
+def test_on_one_device_nothing_is_idle(order: str) -> None:
+    jobs = cluster.with_luck(jobs_of([5.0, 3.0, 8.0, 1.0]), 0.1, seed=0)
+    found = cluster.simulate(jobs, [1.0], order)
+    assert found.makespan == pytest.approx(sum(job.seconds for job in jobs))
+    assert found.idle == pytest.approx(0, abs=1e-12)
+
+
+def test_orders_by_hand() -> None:
+    """4 1 1 | 3 3; as named 1 3 4 | 1 3, one idle for 4; plan by plan 4 1 and 3, then 3 and 1."""
+    jobs, speeds = jobs_of([1.0, 1.0, 3.0, 3.0, 4.0]), [1.0, 1.0]
+    spans = {order: cluster.simulate(jobs, speeds, order).makespan for order in cluster.ORDERS}
+    assert spans == {"longest first": 6.0, "as named": 8.0, "plan by plan": 7.0}
+    assert cluster.simulate(jobs, speeds, "as named").idle == pytest.approx(4 / 16)
+    assert cluster.ideal(jobs, speeds) == 6.0
+    assert cluster.ideal(jobs, [2.0, 0.5]) == pytest.approx(12 / 2.5)
+    assert cluster.ideal(jobs_of([9.0, 1.0]), [1.0, 0.5]) == 9.0
+    assert cluster.simulate(jobs_of([4.0, 4.0]), [1.0, 0.5], "longest first").makespan == 8.0
+
+
+@pytest.mark.parametrize("devices", [2, 7, 64, 256])
+def test_the_comparison_without_luck_keeps_grahams_bound(devices: int) -> None:
+    jobs = [replace(job, size=Size(job.name, job.seconds)) for job in cluster.comparison(cluster.measured())]
+    assert len(jobs) == len({job.name for job in jobs}) == 750
+    found = cluster.simulate(jobs, [1.0] * devices, "longest first")
+    best = cluster.ideal(jobs, [1.0] * devices)
+    assert best <= found.makespan * (1 + 1e-12)
+    assert found.makespan <= (4 / 3 - 1 / (3 * devices)) * best, "of the ideal even, which is at most the optimum"
+    assert set(found.ends.values()) == {1}
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_with_devices_that_fail_every_run_ends_once(keeps: bool) -> None:
+    jobs = cluster.with_luck(cluster.comparison(cluster.measured()), 0.05, seed=1)
+    found = cluster.simulate(jobs, [1.0] * 16, "longest first", cluster.Failures(100 * cluster.HOUR, keeps))
+    assert found.lost > 50
+    assert {name for name, _ in found.ends} == {job.name for job in jobs}
+    assert set(found.ends.values()) == {1}
+    plain = cluster.simulate(jobs, [1.0] * 16, "longest first")
+    assert (found.worked > 1.1 * plain.worked) is not keeps
+    assert found.makespan > plain.makespan
+
+
+def test_the_flops_of_the_simulation_are_those_of_the_records() -> None:
+    for store in (Store(path) for path in cluster.REFERENCE.iterdir() if (path / "runs").is_dir()):
+        for run in store.runs():
+            flops = run["metrics"]["train_flops_2x"]
+            assert cluster.TRAIN_MFLOPS[run["spec"]["model"]] == round(flops / 1e6)
+
+
+def test_growth_of_the_overhead_is_seen() -> None:
+    begun = [sum(range(n)) / 1e6 for n in range(1001)]  # the n-th takes n microseconds
+    text = cluster.told(begun, took=1.0, writing=0.25, how="by hand")
+    assert "first 0.05, last 0.95" in text
+    assert "0.25 ms of each are the record itself" in text

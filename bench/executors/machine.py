@@ -36,7 +36,9 @@ class LocalEngine:
             threading.Thread(target=self._work, args=words, daemon=True).start()
 
     def events(self, seconds: float) -> list[Heard]:
-        """What was heard. Raises what a thread raised: a fault of ours, or a full disk."""
+        """What was heard. Raises what a thread raised, once: a fault of ours, or a full disk; the others still end."""
+        if self._raised:
+            raise self._raised.pop(0)
         found: list[Heard] = []
         try:
             found.append(self._heard.get(timeout=seconds))
@@ -44,8 +46,6 @@ class LocalEngine:
                 found.append(self._heard.get_nowait())
         except queue.Empty:
             pass
-        if self._raised:
-            raise self._raised[0]
         return found
 
     def stop(self) -> None:
