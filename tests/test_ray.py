@@ -1,0 +1,314 @@
+"""The Ray engine on a cluster of two nodes of one CPU each, all on this machine. Example: pytest tests/test_ray.py"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import UserError
+from bench.executors import local
+from bench.executors.engine import LOST, REFUSED, Answer, Device, Task
+from bench.executors.identity import Identity, identity
+from bench.executors.ray import RayEngine
+
+pytest.importorskip("ray")
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE = 60.0
+
+
+@pytest.fixture(scope="module")
+def expected() -> Identity:
+    return identity()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two nodes of one CPU; what they share with other tests on this machine is theirs alone."""
+    from ray.cluster_utils import Cluster
+
+    place = tmp_path_factory.mktemp("nodes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEVIT_HOST_LOCK", str(place / "host.lock"))
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    """What the engine has said."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def engine(cluster: Any, expected: Identity, said: list[str]) -> Iterator[RayEngine]:
+    engine = RayEngine(cluster.address, None, 2, expected, said.append)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def devices(engine: RayEngine) -> list[Device]:
+    return devices_of(engine, 2)
+
+
+def devices_of(engine: RayEngine, count: int) -> list[Device]:
+    """So many of them, once they are there and have been looked at."""
+
+    def look() -> list[Device] | None:
+        found = engine.devices()
+        if len(found) == count:
+            return found
+        engine.events(0.1)
+        return None
+
+    return until(look)
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """What `look` finds, once it finds something; fails after DEADLINE."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {DEADLINE:g} s")
+
+
+class Sweep:
+    """Tasks under tickets, and what was heard of them."""
+
+    def __init__(self, engine: RayEngine) -> None:
+        self.engine = engine
+        self.events: dict[int, list[dict[str, Any]]] = {}
+        self.answers: dict[int, Answer] = {}
+
+    def start(self, device: Device, function: str, *args: Any, **more: Any) -> int:
+        ticket = len(self.events) + 1
+        self.events[ticket] = []
+        self.engine.start([(ticket, Task(function, f"tests.far_work:{function}", args, **more), device)])
+        return ticket
+
+    def hear(self) -> None:
+        for ticket, heard in self.engine.events(0.5):
+            if isinstance(heard, Answer):
+                assert ticket not in self.answers, "answered twice"
+                self.answers[ticket] = heard
+            else:
+                self.events[ticket].append(heard)
+
+    def answer(self, ticket: int) -> Answer:
+        """Its end."""
+        return until(lambda: self.hear() or self.answers.get(ticket))
+
+    def event(self, ticket: int, kind: str) -> dict[str, Any]:
+        """The first of its kind."""
+        return until(lambda: self.hear() or next((e for e in self.events[ticket] if e["event"] == kind), None))
+
+
+@pytest.fixture
+def sweep(engine: RayEngine) -> Sweep:
+    return Sweep(engine)
+
+
+def gone(pid: int) -> bool:
+    """Whether no such process is left, but for one that nobody has buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_the_nodes_with_the_cpus_that_ray_gives_them(devices: list[Device], said: list[str]) -> None:
+    first, second = devices
+    assert first.node != second.node
+    assert second.name == f"{first.name}#2"  # one host
+    assert [(d.type, d.threads, d.seats, d.environment) for d in devices] == [
+        ("cpu", 1, 2, (("OMP_NUM_THREADS", "1"),))
+    ] * 2
+    assert first.kind
+    assert said == []
+
+
+def test_a_node_that_is_not_what_the_driver_is_is_left_out_with_the_reason(cluster: Any, engine: RayEngine) -> None:
+    said: list[str] = []
+    engine._say, before = said.append, engine._say
+    expected, engine._expected = engine._expected, replace(engine._expected, versions=(("python", "2.7"),))
+    node = cluster.add_node(num_cpus=1)
+    try:
+        until(lambda: engine.devices() and not engine.events(0.1) and said)
+    finally:
+        engine._expected, engine._say = expected, before
+        cluster.remove_node(node)
+    (words,) = said
+    assert words.startswith("left out: ")
+    assert words.endswith(f"python {sys.version.split()[0]}, not 2.7")
+    assert len(devices_of(engine, 2)) == 2
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_heard_and_answered(sweep: Sweep, devices: list[Device]) -> None:
+    tickets = [sweep.start(device, "says", device.name, share=0.5) for device in devices for _ in range(2)]
+    for ticket, device in zip(tickets, [d for d in devices for _ in range(2)], strict=True):
+        answer = sweep.answer(ticket)
+        assert answer.outcome == local.Outcome("ok")
+        began = answer.event("began")
+        assert began is not None
+        assert (began["words"], began["threads"]) == (device.name, "1")
+        assert answer.event("step") is None  # not among what must not be lost
+        assert sweep.event(ticket, "step") == {"event": "step", "step": 1}
+        assert sweep.event(ticket, "began") == began
+
+
+@pytest.mark.parametrize("function", ["raises", "dies"])
+def test_a_child_that_fails_ends_as_it_does_on_the_drivers_machine(
+    function: str, sweep: Sweep, devices: list[Device]
+) -> None:
+    here = local.call(f"tests.far_work:{function}", (), lambda event: None)
+    there = sweep.answer(sweep.start(devices[1], function)).outcome
+    assert (there.status, there.message) == (here.status, here.message)
+    assert there.traceback.splitlines()[-1:] == here.traceback.splitlines()[-1:]
+
+
+def test_files_come_home_where_the_drivers_store_is_not_seen(
+    sweep: Sweep, devices: list[Device], expected: Identity, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    task = {"root": root, "mark": "mark-of-the-store", "expected": expected}
+    answer = sweep.answer(sweep.start(devices[1], "stores", root, **task))
+    assert answer.files == (("runs/a-1/history.csv", b"epoch"), ("runs/a-1/record.json", b"{}"))
+    event = answer.event("root")
+    assert event is not None
+    assert Path(event["root"]).is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert not root.exists()
+
+
+def test_an_unfit_machine_is_an_answer(sweep: Sweep, devices: list[Device], expected: Identity) -> None:
+    other = replace(expected, commit="0" * 40)
+    answer = sweep.answer(sweep.start(devices[0], "says", "", expected=other))
+    assert answer.outcome.status == "unfit"
+    assert "not 0000000000" in answer.outcome.message
+
+
+# --- ends ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_ray_does_not_free_is_refused(
+    sweep: Sweep, devices: list[Device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.executors.ray.ROOM_SECONDS", 0.5)
+    others = sweep.start(devices[1], "works_until_stopped", tmp_path / "saved")
+    sweep.event(others, "began")
+    refused = sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome
+    assert refused.status == REFUSED
+    assert devices[1].name in refused.message
+    assert others not in sweep.answers
+    sweep.engine.stop()
+    assert sweep.answer(others).outcome == local.Outcome("interrupted", "stopped by the user")
+
+
+def test_a_session_gets_the_whole_host(sweep: Sweep, devices: list[Device]) -> None:
+    assert sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome == local.Outcome("ok")
+
+
+def test_stop_lets_what_runs_save_and_what_waits_go(sweep: Sweep, devices: list[Device], tmp_path: Path) -> None:
+    runs = [sweep.start(device, "works_until_stopped", tmp_path / device.node) for device in devices]
+    waits = sweep.start(devices[0], "says", "")
+    pids = [sweep.event(ticket, "began")["pid"] for ticket in runs]
+    sweep.engine.stop()
+    for ticket in (*runs, waits):
+        assert sweep.answer(ticket).outcome == local.Outcome("interrupted", "stopped by the user")
+    assert [int((tmp_path / device.node).read_text()) for device in devices] == pids
+    assert all(map(gone, pids))
+
+
+def test_a_node_may_come_and_be_lost_with_what_runs_there(
+    cluster: Any, engine: RayEngine, sweep: Sweep, devices: list[Device], tmp_path: Path
+) -> None:
+    node = cluster.add_node(num_cpus=1)
+    (new,) = set(devices_of(engine, 3)) - set(devices)
+    lost = sweep.start(new, "works_until_stopped", tmp_path / "saved")
+    waits = sweep.start(new, "says", "")
+    pid = sweep.event(lost, "began")["pid"]
+    cluster.remove_node(node, allow_graceful=False)
+    for ticket in (lost, waits):
+        answer = sweep.answer(ticket)
+        assert answer.outcome.status == LOST
+        assert answer.outcome.message.startswith(f"{new.name}: ")
+        assert answer.where == new.name
+    assert devices_of(engine, 2) == devices
+    until(lambda: gone(pid))
+    late = sweep.start(new, "says", "")
+    assert sweep.answer(late).outcome.status == LOST
+
+
+# --- the driver ------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys
+from pathlib import Path
+from bench.executors.engine import Task
+from bench.executors.identity import identity
+from bench.executors.ray import RayEngine
+engine = RayEngine(sys.argv[1], None, 1, identity(), print)
+while not (devices := engine.devices()):
+    engine.events(0.1)
+engine.start([(1, Task("a", "tests.far_work:works_until_stopped", (Path(sys.argv[2]),)), devices[0])])
+while True:
+    for ticket, heard in engine.events(1.0):
+        if heard["event"] == "began":
+            print(heard["pid"], flush=True)
+"""
+
+
+def test_what_ran_for_a_killed_driver_ends(cluster: Any, devices: list[Device], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DRIVER, cluster.address, str(tmp_path / "saved")]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert driver.stdout is not None
+    try:
+        words = driver.stdout.readline()
+        assert words.strip().isdigit(), words + driver.stdout.read()  # Ray says nothing on the terminal
+        pid = int(words)
+        assert not gone(pid)
+    finally:
+        driver.kill()
+        driver.wait()
+    until(lambda: gone(pid))
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_one_gpu_of_many_machines_is_no_device(expected: Identity) -> None:
+    with pytest.raises(UserError, match="say cuda"):
+        RayEngine("auto", "cuda:1", 1, expected, print)
+
+
+def test_a_cluster_that_is_not_there_is_named(expected: Identity) -> None:
+    with pytest.raises(UserError, match="cannot reach a Ray cluster at 127"):
+        RayEngine("127.0.0.1:1", None, 1, expected, print)
+
+
+def test_without_ray_the_extra_is_named(expected: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="\\[ray\\]"):
+        RayEngine("", None, 1, expected, print)
