@@ -42,7 +42,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        soon = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 300}  # a node that died is missed
+        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1)
         yield cluster
         cluster.shutdown()
@@ -179,14 +181,12 @@ def test_a_task_is_heard_and_answered(sweep: Sweep, devices: list[Device]) -> No
         assert sweep.event(ticket, "began") == began
 
 
-@pytest.mark.parametrize("function", ["raises", "dies"])
-def test_a_child_that_fails_ends_as_it_does_on_the_drivers_machine(
-    function: str, sweep: Sweep, devices: list[Device]
-) -> None:
-    here = local.call(f"tests.far_work:{function}", (), lambda event: None)
-    there = sweep.answer(sweep.start(devices[1], function)).outcome
-    assert (there.status, there.message) == (here.status, here.message)
-    assert there.traceback.splitlines()[-1:] == here.traceback.splitlines()[-1:]
+def test_a_child_that_fails_ends_as_it_does_on_the_drivers_machine(sweep: Sweep, devices: list[Device]) -> None:
+    raises, dies = sweep.start(devices[0], "raises"), sweep.start(devices[1], "dies")
+    assert sweep.answer(dies).outcome == local.Outcome("killed", "its process ended by SIGKILL")
+    outcome = sweep.answer(raises).outcome
+    assert (outcome.status, outcome.message) == ("failed", "ValueError: a fault of the run")
+    assert outcome.traceback.splitlines()[-1] == outcome.message
 
 
 def test_files_come_home_where_the_drivers_store_is_not_seen(
@@ -212,28 +212,22 @@ def test_an_unfit_machine_is_an_answer(sweep: Sweep, devices: list[Device], expe
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_host_that_ray_does_not_free_is_refused(
-    sweep: Sweep, devices: list[Device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bench.executors.ray.ROOM_SECONDS", 0.5)
-    others = sweep.start(devices[1], "works_until_stopped", tmp_path / "saved")
-    sweep.event(others, "began")
-    refused = sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome
-    assert refused.status == REFUSED
-    assert devices[1].name in refused.message
-    assert others not in sweep.answers
-    sweep.engine.stop()
-    assert sweep.answer(others).outcome == local.Outcome("interrupted", "stopped by the user")
-
-
 def test_a_session_gets_the_whole_host(sweep: Sweep, devices: list[Device]) -> None:
     assert sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome == local.Outcome("ok")
 
 
-def test_stop_lets_what_runs_save_and_what_waits_go(sweep: Sweep, devices: list[Device], tmp_path: Path) -> None:
+def test_stop_lets_what_runs_save_and_a_session_is_refused_meanwhile(
+    sweep: Sweep, devices: list[Device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.executors.ray.ROOM_SECONDS", 0.5)
     runs = [sweep.start(device, "works_until_stopped", tmp_path / device.node) for device in devices]
-    waits = sweep.start(devices[0], "says", "")
     pids = [sweep.event(ticket, "began")["pid"] for ticket in runs]
+    refused = sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome
+    assert refused.status == REFUSED
+    assert refused.message.startswith(f"{devices[1].name}: ")
+    waits = sweep.start(devices[0], "says", "")
+    assert not sweep.answers.keys() & {*runs, waits}
+
     sweep.engine.stop()
     for ticket in (*runs, waits):
         assert sweep.answer(ticket).outcome == local.Outcome("interrupted", "stopped by the user")

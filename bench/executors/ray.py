@@ -36,6 +36,7 @@ CONNECT_SECONDS = 10.0  # for an address to take a connection
 PATIENCE_SECONDS = 120.0  # after the last fit node was lost: clusters grow anew
 SILENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what it would print of nodes that died is said in a run's own line
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as from Ray 2.60 on; without it, others warn that it will be so
 }
 STOP_SECONDS = 0.2  # between two moments in which a waiting main thread can be interrupted
@@ -312,7 +313,7 @@ def _interruptible(do: Callable[[threading.Event], Answer]) -> Answer:
     threading.Thread(target=run, daemon=True).start()
     while not over.is_set():
         try:
-            over.wait(STOP_SECONDS)  # Thread.join, interrupted, takes the thread for ended (Python's gh-90882)
+            over.wait(STOP_SECONDS)  # Thread.join, interrupted, takes the thread for ended (bpo-45274)
         except KeyboardInterrupt:
             stop.set()
     if raised:
