@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -41,6 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "disabled"))  # one for all, whoever has a token
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         soon = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 300}  # a node that died is missed
         head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
@@ -255,18 +258,52 @@ def test_a_node_may_come_and_be_lost_with_what_runs_there(
     assert sweep.answer(late).outcome.status == LOST
 
 
+@contextlib.contextmanager
+def node_without(folder: Path, cluster: Any) -> Iterator[None]:
+    """A third node that sees an empty disk where everybody else sees `folder`; skips where that takes more rights."""
+    apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("needs a mount namespace")
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster.address, "--num-cpus=1"]
+    words = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    node = subprocess.Popen([*apart, *start, "--block"], **words)
+    try:
+        yield
+    finally:
+        node.terminate()
+        node.wait(DEADLINE)
+
+
+def test_results_come_home_from_a_disk_that_is_not_shared(
+    cluster: Any, engine: RayEngine, sweep: Sweep, devices: list[Device], expected: Identity, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    (root / "mark").touch()
+    task = {"root": root, "mark": "mark", "expected": expected}
+    with node_without(root, cluster):
+        (far,) = set(devices_of(engine, 3)) - set(devices)
+        away, here = (sweep.start(device, "stores", root, **task) for device in (far, devices[0]))
+        assert sweep.answer(away).files == (("runs/a-1/history.csv", b"epoch"), ("runs/a-1/record.json", b"{}"))
+        assert sweep.answer(here).files == ()
+    seen = [sweep.event(ticket, "root")["root"] for ticket in (away, here)]
+    assert seen[1] == str(root)
+    assert Path(seen[0]).is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert (root / "runs" / "a-1" / "record.json").is_file()
+    devices_of(engine, 2)
+
+
 # --- the driver ------------------------------------------------------------------------------------------------------
 
 DRIVER = """
 import sys
 from pathlib import Path
-from bench.executors.engine import Task
+from bench.executors.engine import Device, Task
 from bench.executors.identity import identity
 from bench.executors.ray import RayEngine
 engine = RayEngine(sys.argv[1], None, 1, identity(), print)
-while not (devices := engine.devices()):
-    engine.events(0.1)
-engine.start([(1, Task("a", "tests.far_work:works_until_stopped", (Path(sys.argv[2]),)), devices[0])])
+device = Device("a node", sys.argv[2], "cpu", "", False, 1)
+engine.start([(1, Task("a", "tests.far_work:works_until_stopped", (Path(sys.argv[3]),)), device)])
 while True:
     for ticket, heard in engine.events(1.0):
         if heard["event"] == "began":
@@ -275,7 +312,7 @@ while True:
 
 
 def test_what_ran_for_a_killed_driver_ends(cluster: Any, devices: list[Device], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", DRIVER, cluster.address, str(tmp_path / "saved")]
+    command = [sys.executable, "-c", DRIVER, cluster.address, devices[0].node, str(tmp_path / "saved")]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert driver.stdout is not None
     try:

@@ -34,7 +34,7 @@ LETTER_SECONDS = 2.0  # between two reports of one run's steps: a cluster has ma
 ROOM_SECONDS = 30.0  # for others' tasks on a host that a session wants to itself
 CONNECT_SECONDS = 10.0  # for an address to take a connection
 PATIENCE_SECONDS = 120.0  # after the last fit node was lost: clusters grow anew
-SILENT = {
+SILENT = {  # unless its user wants to hear Ray
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what it would print of nodes that died is said in a run's own line
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as from Ray 2.60 on; without it, others warn that it will be so
@@ -338,7 +338,8 @@ def _first_environment() -> set[str]:
 
 
 def _import() -> Any:
-    os.environ.update(SILENT)
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
@@ -355,7 +356,7 @@ def _connect(ray: Any, address: str) -> None:
     try:
         if colon:  # Ray itself would try for a minute
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        with _own_sigterm(), warnings.catch_warnings():
+        with _own_sigterm(), _mute(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
             if address:
@@ -363,7 +364,22 @@ def _connect(ray: Any, address: str) -> None:
             ray.init(address=address or "local", **quiet)
     except Exception as error:
         place = f"reach a Ray cluster at {address}" if address else "start Ray on this machine"
-        raise UserError(f"cannot {place}: {_short(error)}") from None
+        token = " (one that was started with a token needs RAY_AUTH_MODE=token here, too)"
+        words = _short(error).partition(". ")[0]  # what follows tells what to pass to Ray
+        raise UserError(f"cannot {place}: {words}{token * ('Failed to connect' in words)}") from None
+
+
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """Nothing reaches the terminal as an error, not even from C++; what matters is raised."""
+    with open(os.devnull, "w") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextlib.contextmanager
