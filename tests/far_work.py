@@ -16,7 +16,8 @@ Report = Callable[[dict[str, Any]], None]
 
 def says(report: Report, words: str) -> None:
     """Two events, and the variables of its process that engines set."""
-    report({"event": "began", "words": words, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()})
+    variables = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    report({"event": "began", "words": words, **variables})
     report({"event": "step", "step": 1})
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from bench.executors import local
 from bench.executors.engine import LOST, REFUSED, Answer, Device, Task
 from bench.executors.identity import Identity, identity
 from bench.executors.ray import RayEngine
+from bench.executors.worker import Look, as_device
 
-pytest.importorskip("ray")
+ray_exceptions = pytest.importorskip("ray.exceptions")
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 60.0
@@ -168,6 +170,89 @@ def test_a_node_that_is_not_what_the_driver_is_is_left_out_with_the_reason(clust
     assert len(devices_of(engine, 2)) == 2
 
 
+class Rays:
+    """Ray, as far as the nodes are concerned, with GPUs that this machine has not."""
+
+    exceptions = ray_exceptions
+
+    def __init__(self, **nodes: dict[str, float]) -> None:
+        self.rows = [
+            {
+                "NodeID": f"{name.encode().hex():0<56}",
+                "NodeManagerHostname": name,
+                "Alive": True,
+                "Resources": dict(resources),
+            }
+            for name, resources in nodes.items()
+        ]
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def init(self, **options: Any) -> None:
+        assert options["address"] == "local"
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.rows
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "0" * 56)
+
+    def remote(self, **options: Any) -> Any:
+        return lambda what: SimpleNamespace(options=lambda **more: self.Remote(self, what, more))
+
+    class Remote:
+        def __init__(self, rays: Rays, what: Any, options: dict[str, Any]) -> None:
+            self.rays, self.what, self.options = rays, what, options
+            self.take = self
+
+        def remote(self, *args: Any) -> Any:
+            self.rays.calls.append((getattr(self.what, "__name__", ""), self.options))
+            return (self.what, args) if args else self
+
+    def wait(self, references: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        return [reference for reference in references if isinstance(reference, tuple)], []
+
+    def get(self, reference: Any) -> Look:
+        """Four GPUs wherever one looks, whatever Ray knows of."""
+        asked, node, name = reference[1][1:4]
+        row = {"type": asked, "kind": "fast", "native_bf16": True, "threads": 8}
+        places = [(index, str(index)) for index in range(4)] if asked == "cuda" else [(None, None)]
+        return Look(name, devices=tuple(as_device({**row, "index": i, "visible": v}, node, name) for i, v in places))
+
+
+def rays(monkeypatch: pytest.MonkeyPatch, asked: str | None, said: list[str], **nodes: dict[str, float]) -> RayEngine:
+    monkeypatch.setitem(sys.modules, "ray", Rays(**nodes))
+    return RayEngine("", asked, 3, Identity("", "", ()), said.append)
+
+
+def test_where_a_node_has_gpus_only_those_count_and_as_many_as_ray_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    engine = rays(monkeypatch, None, said, head={}, a={"CPU": 8.0, "GPU": 2.0}, b={"CPU": 8.0})
+    engine.devices()
+    found = engine.devices()
+    assert [(d.name, d.seats, d.threads, d.environment) for d in found] == [
+        (f"a cuda:{index}", 3, 8, (("OMP_NUM_THREADS", "8"),))
+        for index in range(2)  # not CUDA_VISIBLE_DEVICES, which is Ray's
+    ]
+    assert said == ["left out, as nodes without a GPU: head, b (--device cpu trains on all CPUs)"]
+    task = Task("a", "b:c", ())
+    assert engine._room(replace(task, share=1 / 3), found[0]) == {"num_cpus": 0, "num_gpus": 0.3333}
+    assert engine._room(replace(task, whole_host=True), found[0]) == {"num_cpus": 8.0, "num_gpus": 2}
+
+
+def test_on_cpus_a_device_has_those_that_ray_gives_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = rays(monkeypatch, "cpu", [], head={}, a={"CPU": 8.0, "GPU": 2.0}, b={"CPU": 3.0})
+    engine.devices()
+    a, b = engine.devices()
+    assert (a.threads, b.threads) == (8, 3)
+    assert engine._room(Task("a", "b:c", (), share=1 / 3), a) == {"num_cpus": 2.6666, "num_gpus": 0}
+
+
+def test_where_no_node_is_fit_each_ones_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = rays(monkeypatch, "cuda", [], a={"CPU": 8.0}, b={"CPU": 3.0})
+    with pytest.raises(UserError, match="Ray gives a no GPU; Ray gives b no GPU"):
+        engine.devices()
+
+
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +263,7 @@ def test_a_task_is_heard_and_answered(sweep: Sweep, devices: list[Device]) -> No
         assert answer.outcome == local.Outcome("ok")
         began = answer.event("began")
         assert began is not None
-        assert (began["words"], began["threads"]) == (device.name, "1")
+        assert (began["words"], began["OMP_NUM_THREADS"]) == (device.name, "1")
         assert answer.event("step") is None  # not among what must not be lost
         assert sweep.event(ticket, "step") == {"event": "step", "step": 1}
         assert sweep.event(ticket, "began") == began
@@ -239,10 +324,24 @@ def test_stop_lets_what_runs_save_and_a_session_is_refused_meanwhile(
 
 
 def test_a_node_may_come_and_be_lost_with_what_runs_there(
-    cluster: Any, engine: RayEngine, sweep: Sweep, devices: list[Device], tmp_path: Path
+    cluster: Any,
+    engine: RayEngine,
+    sweep: Sweep,
+    devices: list[Device],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    node = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    node = cluster.add_node(num_cpus=1, num_gpus=2)
     (new,) = set(devices_of(engine, 3)) - set(devices)
+    gpu = replace(new, type="cuda")  # Ray believes in them
+    shares = [({"share": 1.0}, 1), ({"share": 0.5}, 1), ({"whole_host": True}, 2)]
+    for share, count in shares:
+        began = sweep.answer(sweep.start(gpu, "says", "", **share)).event("began")
+        assert began is not None
+        seen = began["CUDA_VISIBLE_DEVICES"].split(",")
+        assert len(seen) == count
+        assert set(seen) <= {"0", "1"}
     lost = sweep.start(new, "works_until_stopped", tmp_path / "saved")
     waits = sweep.start(new, "says", "")
     pid = sweep.event(lost, "began")["pid"]
