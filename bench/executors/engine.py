@@ -31,6 +31,7 @@ class Device:
     threads: int  # of torch, for a run that has the device to itself (CPU)
     seats: int = 1
     environment: tuple[tuple[str, str], ...] = ()  # variables by which a process on the node finds it
+    apart: bool = False  # a queue: every seat becomes a job with a device of its own, and nothing is shared
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,207 @@
+"""What runs within a job of SLURM, or of submitit's stand-ins for it. Example: executor.submit(Job(task, (), folder))
+
+The task goes on in a thread, with a child process; the main thread waits, so that signals are heard in it. Preemption
+and the near end of the time limit arrive as USR2, for which submitit calls `checkpoint`: the child saves and ends, the
+job is requeued under its number, and goes on from what is in the store. What happens is written to a file beside
+submitit's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bench.executors.engine import Answer, Task
+from bench.executors.identity import Identity
+from bench.executors.local import FREQUENT, GRACE_SECONDS, Outcome
+from bench.executors.worker import Look, look, work
+
+EVERY_SECONDS = 5.0  # between two reports of steps: they pass through a disk that many share
+SAVE_SECONDS = 2 * GRACE_SECONDS + 10  # for a child to save and end, and be ended where it does not
+KILL_SECONDS = 60.0  # from SLURM's SIGTERM to its SIGKILL (KillWait, 30 s unless a site says otherwise)
+LAST_TIME = "it was requeued as often as --retries allows"
+Variables = tuple[tuple[str, str | None], ...]  # of a process; None takes one away
+
+
+class Finished(Exception):
+    """Nothing is left that could be saved: the answer is there."""
+
+
+@dataclass
+class Job:
+    """A task as submitit's callable. `patient`: whoever ends this process decides whether it is requeued."""
+
+    task: Task
+    environment: tuple[tuple[str, str], ...]  # of the child
+    folder: Path  # submitit's, on a disk that this machine and the driver's share
+    variables: Variables = ()  # of this process
+    patient: bool = True
+
+    def __post_init__(self) -> None:
+        self._working: _Working | None = None
+
+    def __call__(self) -> Answer:
+        """Carry the task out. Raises what is no fault of the task's; SystemExit where it was ended before its end."""
+        import submitit
+        from submitit.core.utils import UncompletedJobError
+
+        environment = submitit.JobEnvironment()
+        own_process = environment.cluster != "debug"  # whose signals are the driver's
+        surround(self.variables)
+        with event_log(events_path(self.folder, environment.job_id)) as log:
+            working = _Working(self.task, self.environment, log)
+            if own_process:
+                signal.signal(signal.SIGTERM, lambda number, frame: working.stop.set())
+            working.start()
+            self._working = working
+            try:
+                working.join()
+                if self.patient and own_process and working.interrupted:
+                    _wait_for_the_end()
+            except Finished:
+                pass
+            except UncompletedJobError:  # raised by submitit after `checkpoint`, instead of requeueing once more
+                working.answer = Answer(Outcome("timeout", f"its job's time limit is over, and {LAST_TIME}"))
+            except KeyboardInterrupt:
+                working.stop.set()
+                working.join(SAVE_SECONDS)
+                raise
+            if own_process:  # from here on the answer is being written, and nothing may come in between
+                signal.signal(getattr(signal, f"SIG{environment.USR_SIG}"), signal.SIG_IGN)
+            return log.completed(working.result())
+
+    def checkpoint(self) -> Any:
+        """Called by submitit in its signal handler: save, and say how to go on. Raises Finished into `__call__`."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._working is not None and self._working.is_alive():
+            self._working.stop.set()
+            self._working.join(SAVE_SECONDS)
+        elif self._working is not None and not self._working.interrupted:
+            raise Finished
+        return DelayedSubmission(replace(self))
+
+
+class _Working(threading.Thread):
+    """The task's thread. A daemon: a process that exits takes it, and its child, along."""
+
+    def __init__(self, task: Task, environment: tuple[tuple[str, str], ...], log: EventLog) -> None:
+        super().__init__(daemon=True)
+        self.stop = threading.Event()
+        self.answer: Answer | None = None
+        self._error: BaseException | None = None
+        self._task, self._environment, self._log = task, dict(environment), log
+
+    def run(self) -> None:
+        # SLURM may signal a job's whole tree; blocked here, these are in the child too, which is asked by SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2})
+        try:
+            self.answer = work(self._task, self._environment, self._log, self.stop)
+        except KeyboardInterrupt:
+            self.answer = Answer(Outcome("interrupted", "stopped by the user"))
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it is over, and not by itself."""
+        return self.answer is not None and self.answer.outcome.status == "interrupted"
+
+    def result(self) -> Answer:
+        """Raises what the thread raised."""
+        if self._error is not None:
+            raise self._error
+        assert self.answer is not None
+        return self.answer
+
+
+def _wait_for_the_end() -> None:
+    """After SIGTERM, and with all saved: whether the job was cancelled or is to go on elsewhere, SLURM knows.
+
+    The end is a signal: USR2, by which submitit requeues it, or SIGKILL. Raises SystemExit where neither comes.
+    """
+    threading.Event().wait(KILL_SECONDS)
+    raise SystemExit("ended by SIGTERM; what was done is saved")
+
+
+def look_here(variables: Variables, expected: Identity, asked: str | None, node: str, name: str) -> Look:
+    """worker.look, for a job."""
+    surround(variables)
+    return look(expected, asked, node, name)
+
+
+def surround(variables: Variables) -> None:
+    """Give this process variables, or take them away."""
+    for name, value in variables:
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+# --- events, by way of a file ----------------------------------------------------------------------------------------
+
+
+def events_path(folder: Path, job_id: str) -> Path:
+    """Where a job writes what happens."""
+    return folder / f"{job_id}.events"
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """What was written from `offset` on, in whole lines, and how far that is; nothing where there is no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            lines = file.read().splitlines(keepends=True)
+    except OSError:
+        return [], offset
+    found = []
+    for line in lines:
+        if not line.endswith(b"\n"):
+            break
+        offset += len(line)
+        with contextlib.suppress(ValueError):  # a job that was killed may leave half a line
+            if isinstance(event := json.loads(line), dict) and "event" in event:
+                found.append(event)
+    return found, offset
+
+
+class EventLog:
+    """Writes a job's events, those of all its starts: their numbers go on where the start before was ended."""
+
+    def __init__(self, file: BinaryIO, earlier: tuple[dict[str, Any], ...]) -> None:
+        self._file, self._earlier, self._last = file, earlier, 0.0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] in FREQUENT:
+            if time.monotonic() - self._last < EVERY_SECONDS:
+                return
+            self._last = time.monotonic()
+        with contextlib.suppress(OSError, ValueError, TypeError):  # a full disk: events may be lost
+            self._file.write(json.dumps(self._renumbered(event)).encode() + b"\n")
+
+    def completed(self, answer: Answer) -> Answer:
+        """With the events of earlier starts, and SLURM's name for this machine."""
+        events = (*self._earlier, *map(self._renumbered, answer.events))
+        return replace(answer, events=events, where=os.environ.get("SLURMD_NODENAME") or answer.where)
+
+    def _renumbered(self, event: dict[str, Any]) -> dict[str, Any]:
+        return {**event, "n": event["n"] + len(self._earlier)} if "n" in event else event
+
+
+@contextlib.contextmanager
+def event_log(path: Path) -> Iterator[EventLog]:
+    """To go on with a file, which may end in half a line."""
+    earlier = tuple(event for event in read_events(path)[0] if "n" in event)
+    with path.open("ab", buffering=0) as file:
+        if file.tell():
+            file.write(b"\n")
+        yield EventLog(file, earlier)
