@@ -34,8 +34,26 @@ OPTIONS = {
     "array_parallelism": COUNT,
 }
 # States of a job that may still answer (man squeue, "JOB STATE CODES").
-ALIVE: tuple[str, ...] = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING")
-ALIVE += ("RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED", "UPDATE_DB", "POWER_UP_NODE")
+ALIVE = frozenset(
+    [
+        "PENDING",
+        "RUNNING",
+        "CONFIGURING",
+        "COMPLETING",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESIZING",
+        "RESV_DEL_HOLD",
+        "SIGNALING",
+        "SPECIAL_EXIT",
+        "STAGE_OUT",
+        "STOPPED",
+        "SUSPENDED",
+        "UPDATE_DB",
+        "POWER_UP_NODE",
+    ]
+)
 
 
 def parse_options(text: str) -> dict[str, str]:

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 HOME = Path(os.environ["FAKE_SLURM"])
-DEAD = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL")
 
 
 def write(path: Path, text: str) -> None:
@@ -46,6 +45,14 @@ def start(folder: Path) -> None:
     nowhere = subprocess.DEVNULL
     runner = subprocess.Popen(command, start_new_session=True, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     write(folder / "runner", str(runner.pid))
+
+
+def release() -> None:
+    """For tests: start what is pending."""
+    (HOME / "hold").unlink()
+    for folder in sorted((HOME / "jobs").iterdir()):
+        if (folder / "state").read_text() == "PENDING":
+            start(folder)
 
 
 def run(name: str) -> None:
@@ -90,8 +97,9 @@ def scancel(job: str, *words: str) -> None:
     folder = HOME / "jobs" / job
     if not words:
         write(folder / "state", "CANCELLED by 1000")
+    name = words[1].removeprefix("SIG") if words else "TERM"  # scancel takes both spellings
     if (folder / "step").exists():
-        os.kill(int((folder / "step").read_text()), getattr(signal, f"SIG{words[1] if words else 'TERM'}"))
+        os.kill(int((folder / "step").read_text()), signal.Signals["SIG" + name])
 
 
 def scontrol(what: str, job: str) -> None:
