@@ -319,7 +319,7 @@ def test_the_next_driver_joins_jobs_and_takes_answers_and_begins_again_what_died
     tasks = [(i, task(root, f"t{i}", "greet", f"{i}"), DEVICE) for i in range(3)]
     first = make()
     first.start(tasks[:1])
-    wait_for(first.folder / "100_0_result.pkl")  # answered, and not taken
+    wait_for(first._running[0].files.answer)  # and not taken
     (fake.home / "hold").touch()
     first.start(tasks[1:])
     fake.state("101_1", "NODE_FAIL")

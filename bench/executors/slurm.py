@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bench.executors import slurm_queue
 from bench.executors.engine import LOST, REFUSED, UNFIT, Answer, Device, Heard, Task, variables
 from bench.executors.identity import ROOT, Identity
 from bench.executors.local import Outcome, no_interrupt, surrounded
-from bench.executors.slurm_job import Job, events_path, look_here, read_events
+from bench.executors.slurm_job import Files, Job, look_here, read_answer, read_events, read_look
 from bench.executors.slurm_queue import parse_options
 from bench.executors.worker import Look
 from bench.files import from_json, inert, to_json, write_atomically
@@ -50,25 +50,18 @@ class _Running:
 
     task: Task
     job: Any
+    files: Files
     offset: int = 0  # in the file of its events
     dead: float | None = None
 
 
 @dataclass
 class _Told:
-    """The ledger's line for a task: its job, and what else must be equal so that it is the same work."""
+    """The ledger's line for a task: its job, its files, and what must be equal so that it is the same work."""
 
     job: str
+    token: str
     what: str
-
-
-@dataclass
-class _Taken:
-    """An answer that was handed over: it may go once the board has come back, and so has dealt with it."""
-
-    name: str
-    job: Any
-    well: bool
 
 
 @dataclass
@@ -104,7 +97,7 @@ class SlurmEngine:
         self._devices: list[Device] | None = None
         self._running: dict[int, _Running] = {}
         self._heard: list[Heard] = []
-        self._taken: list[_Taken] = []
+        self._taken: list[tuple[_Running, bool]] = []  # answered; and whether well
         self._excluded: list[str] = []  # nodes that are not what the driver is
         self._stopping = False
         self._look_seconds, self._ask_seconds, self._settle_seconds = PACE[self.flavour]
@@ -126,36 +119,31 @@ class SlurmEngine:
 
     def _looked(self) -> list[Device]:
         name = "SLURM" if self.flavour == "slurm" else f"SLURM, {self.flavour},"
-        call = partial(look_here, self._variables(), self.expected, self.asked, "SLURM", name)
+        files = self._files()
+        call = partial(look_here, files, self._variables(), self.expected, self.asked, "SLURM", name)
         (job,) = self._submit([call], alone=False)
+        running = _Running(Task("look", "", ()), job, files)
         if self.flavour == "slurm":
             self.say(f"job {job.job_id} looks at what a node has; it waits in SLURM's queue")
         try:
-            found = self._first_result(job)
+            found = self._first_look(running)
         except BaseException:
             self._cancel(job)
             raise
         if found.wrong:
             raise UserError(f"{found.wrong} (--slurm says which nodes to ask for)")
-        self._remove_files(job, True)
+        self._remove_files(running, well=True)
         return list(found.devices)
 
-    def _first_result(self, job: Any) -> Look:
+    def _first_look(self, running: _Running) -> Look:
         """What the looking job found. Raises UserError where it was ended before."""
         if self.flavour == "debug":
-            found: Look = job.result()
-            return found
-        running = _Running(Task("look", "", ()), job)
+            running.job.result()
         while True:
-            result = self._result(job, self._names())
-            end = None
-            if result is None and time.monotonic() >= self._next_ask:
-                end = self._ends({-1: running}).get(-1)
-            if isinstance(result, Look):
-                return result
-            if result is not None or end is not None:
-                why = (result or Answer(end or Outcome(LOST))).outcome.message
-                raise UserError(f"the job that looks at a node failed: {why} (its log: {job.paths.stderr})")
+            if running.files.answer.name in self._names():
+                return read_look(running.files.answer)
+            if time.monotonic() >= self._next_ask and (end := self._ends({-1: running})):
+                raise UserError(f"no node could be looked at: {end[-1].message} (its log: {running.job.paths.stderr})")
             time.sleep(self._look_seconds)
 
     # --- begin -----------------------------------------------------------------------------------------------------
@@ -169,9 +157,9 @@ class SlurmEngine:
         for group in groups + [[words] for words in left if words[1].whole_host]:
             calls = [self._job(task, device) for _, task, device in group]
             jobs = self._submit(calls, alone=group[0][1].whole_host)
-            for (ticket, task, _), job in zip(group, jobs, strict=True):
-                self._running[ticket] = _Running(task, job)
-                self._ledger[task.name] = _Told(job.job_id, self._what(task))
+            for (ticket, task, _), call, job in zip(group, calls, jobs, strict=True):
+                self._running[ticket] = _Running(task, job, call.files)
+                self._ledger[task.name] = _Told(job.job_id, call.files.token, self._what(task))
             self._write_ledger()
             if self.flavour == "slurm":
                 number = jobs[0].job_id.split("_")[0]
@@ -179,7 +167,10 @@ class SlurmEngine:
 
     def _job(self, task: Task, device: Device) -> Job:
         words = tuple(variables(task, device).items())
-        return Job(task, words, self.folder, self._variables(), patient=self.flavour == "slurm")
+        return Job(task, words, self._files(), self._variables(), patient=self.flavour == "slurm")
+
+    def _files(self) -> Files:
+        return Files(self.folder, uuid.uuid4().hex)
 
     def _variables(self) -> tuple[tuple[str, str | None], ...]:
         """Of a job's process: submitit's local stand-in hides all GPUs from it."""
@@ -213,20 +204,20 @@ class SlurmEngine:
 
     def _join(self, tasks: Sequence[tuple[int, Task, Device]]) -> list[tuple[int, Task, Device]]:
         """Take over those whose jobs still live, or have left an answer; the others are returned."""
-        known = {
-            ticket: _Running(task, self._known_job(self._ledger[task.name].job))
-            for ticket, task, _ in tasks
-            if task.name in self._ledger and self._ledger[task.name].what == self._what(task)
-        }
+        known = {}
+        for ticket, task, _ in tasks:
+            told = self._ledger.get(task.name)
+            if told is not None and told.what == self._what(task):
+                known[ticket] = _Running(task, self._known_job(told.job), Files(self.folder, told.token))
         names = self._names() if known else frozenset()
-        alive = self._states([running.job for running in known.values()]) if known else {}
+        states = self._states([running.job for running in known.values()]) if known else {}
         for ticket, running in known.items():
-            result = self._result(running.job, names)
-            ended = isinstance(result, Answer) and result.outcome.status not in NOT_AN_END
-            if ended or (result is None and (alive is None or alive[running.job.job_id] in slurm_queue.ALIVE)):
+            answer = self._answered(running, names)
+            alive = states is None or states[running.job.job_id] in slurm_queue.ALIVE
+            if alive if answer is None else answer.outcome.status not in NOT_AN_END:
                 self._running[ticket] = running
             else:
-                self._remove_files(running.job, well=False)
+                self._remove_files(running, well=False)
         joined = [ticket for ticket in known if ticket in self._running]
         if joined:
             self.say(f"{len(joined)} of the tasks have jobs of an earlier command, which are joined")
@@ -245,13 +236,13 @@ class SlurmEngine:
             return {}
         try:
             found = from_json((self.folder / "jobs.json").read_bytes())
-            return {name: _Told(row["job"], row["what"]) for name, row in found.items()}
+            return {name: _Told(**row) for name, row in found.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
     def _write_ledger(self) -> None:
         if self.flavour != "debug":
-            rows = {name: {"job": told.job, "what": told.what} for name, told in self._ledger.items()}
+            rows = {name: asdict(told) for name, told in self._ledger.items()}
             write_atomically(self.folder / "jobs.json", to_json(rows))
 
     # --- hear ------------------------------------------------------------------------------------------------------
@@ -274,11 +265,11 @@ class SlurmEngine:
         """At the folder, and now and then at who is still alive."""
         names = self._names()
         for ticket, running in list(self._running.items()):
-            result = self._result(running.job, names)
-            if events_path(self.folder, running.job.job_id).name in names:
+            answer = self._answered(running, names)
+            if running.files.events.name in names:
                 self._hear_events(ticket, running)
-            if isinstance(result, Answer):
-                self._answer(ticket, result)
+            if answer is not None:
+                self._answer(ticket, answer)
         if self._running and time.monotonic() >= self._next_ask:
             for ticket, outcome in self._ends(self._running).items():
                 self._answer(ticket, Answer(outcome))
@@ -287,7 +278,7 @@ class SlurmEngine:
         self._next_look = time.monotonic() + self._look_seconds
 
     def _hear_events(self, ticket: int, running: _Running) -> None:
-        found, running.offset = read_events(events_path(self.folder, running.job.job_id), running.offset)
+        found, running.offset = read_events(running.files.events, running.offset)
         self._heard += [(ticket, event) for event in found]
 
     def _answer(self, ticket: int, answer: Answer) -> None:
@@ -298,27 +289,21 @@ class SlurmEngine:
                 self._excluded.append(answer.where)
             answer = replace(answer, outcome=Outcome(LOST, answer.outcome.message))
         self._heard.append((ticket, answer))
-        self._taken.append(_Taken(running.task.name, running.job, answer.outcome.status == "ok"))
+        self._taken.append((running, answer.outcome.status == "ok"))
 
     def _names(self) -> frozenset[str]:
         """The folder's files. A network disk is asked anew for a list, but not for a file that was not there before."""
         with os.scandir(self.folder) as entries:
             return frozenset(entry.name for entry in entries)
 
-    def _result(self, job: Any, names: frozenset[str]) -> Answer | Look | None:
+    def _answered(self, running: _Running, names: frozenset[str]) -> Answer | None:
         """What a job has left, if it has."""
-        path = job.paths.result_pickle
-        if path.name not in names:
+        if running.files.answer.name not in names:
             return None
         try:
-            kind, found = pickle.loads(path.read_bytes())
-        except (OSError, EOFError, pickle.UnpicklingError, ValueError, AttributeError, ImportError):
-            return None  # not whole yet; where it stays so, its job will be found dead
-        if kind == "success":
-            answer: Answer | Look = found
-            return answer
-        last = next((line for line in reversed(found.splitlines()) if line.strip()), "")
-        return Answer(Outcome("failed", inert(last)[:300], found))
+            return read_answer(running.files.answer)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # its job will be found dead
 
     def _ends(self, running: dict[int, _Running]) -> dict[int, Outcome]:
         """Those that died without an answer: said twice, since an answer may be on its way."""
@@ -356,7 +341,8 @@ class SlurmEngine:
         answer = Answer(Outcome("interrupted", "stopped by the user"))
         try:
             if not self._stopping:
-                answer = running.job.result()
+                running.job.result()
+                answer = read_answer(running.files.answer)
         finally:
             self._hear_events(ticket, running)
             self._answer(ticket, answer)
@@ -398,19 +384,20 @@ class SlurmEngine:
     def _forget_taken(self) -> None:
         if not self._taken:
             return
-        for taken in self._taken:
-            told = self._ledger.get(taken.name)
-            if told is not None and told.job == taken.job.job_id:
-                del self._ledger[taken.name]
+        for running, _ in self._taken:
+            told = self._ledger.get(running.task.name)
+            if told is not None and told.token == running.files.token:
+                del self._ledger[running.task.name]
         self._write_ledger()
-        for taken in self._taken:
-            self._remove_files(taken.job, taken.well)
+        for running, well in self._taken:
+            self._remove_files(running, well)
         self._taken.clear()
 
-    def _remove_files(self, job: Any, well: bool) -> None:
-        """A job's pickles and events; its logs too, where it went well."""
-        paths = [job.paths.result_pickle, job.paths.submitted_pickle, events_path(self.folder, job.job_id)]
-        for path in [*paths, *([job.paths.stdout, job.paths.stderr] if well else [])]:
+    def _remove_files(self, running: _Running, well: bool) -> None:
+        """What a job wrote, and submitit's pickles; the logs too, where it went well."""
+        paths = running.job.paths
+        files = [running.files.answer, running.files.events, paths.result_pickle, paths.submitted_pickle]
+        for path in [*files, *([paths.stdout, paths.stderr] if well else [])]:
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -1,28 +1,31 @@
-"""What runs within a job of SLURM, or of submitit's stand-ins for it. Example: executor.submit(Job(task, (), folder))
+"""What runs within a job of SLURM, or of submitit's stand-ins for it. Example: executor.submit(Job(task, (), files))
 
 The task goes on in a thread, with a child process; the main thread waits, so that signals are heard in it. Preemption
 and the near end of the time limit arrive as USR2, for which submitit calls `checkpoint`: the child saves and ends, the
-job is requeued under its number, and goes on from what is in the store. What happens is written to a file beside
-submitit's.
+job is requeued under its number, and goes on from what is in the store. Its events and its answer are JSON, in files
+beside submitit's: the driver executes nothing that it finds in a folder.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bench.executors.engine import Answer, Task
+from bench.executors.engine import Answer, Device, Task
 from bench.executors.identity import Identity
 from bench.executors.local import FREQUENT, GRACE_SECONDS, Outcome
 from bench.executors.worker import Look, look, work
+from bench.files import inert, write_atomically
 
 EVERY_SECONDS = 5.0  # between two reports of steps: they pass through a disk that many share
 SAVE_SECONDS = 2 * GRACE_SECONDS + 10  # for a child to save and end, and be ended where it does not
@@ -35,28 +38,46 @@ class Finished(Exception):
     """Nothing is left that could be saved: the answer is there."""
 
 
+@dataclass(frozen=True)
+class Files:
+    """Where a job writes, under a name of its own: numbers of jobs come again."""
+
+    folder: Path  # submitit's, on a disk that the job and the driver share
+    token: str
+
+    @property
+    def events(self) -> Path:
+        """A line an event, as they come."""
+        return self.folder / f"{self.token}.events"
+
+    @property
+    def answer(self) -> Path:
+        """Written once, at the end."""
+        return self.folder / f"{self.token}.answer"
+
+
 @dataclass
 class Job:
     """A task as submitit's callable. `patient`: whoever ends this process decides whether it is requeued."""
 
     task: Task
     environment: tuple[tuple[str, str], ...]  # of the child
-    folder: Path  # submitit's, on a disk that this machine and the driver's share
+    files: Files
     variables: Variables = ()  # of this process
     patient: bool = True
 
     def __post_init__(self) -> None:
         self._working: _Working | None = None
 
-    def __call__(self) -> Answer:
-        """Carry the task out. Raises what is no fault of the task's; SystemExit where it was ended before its end."""
+    def __call__(self) -> str:
+        """Carry the task out; the status of its answer. Raises SystemExit where it was ended before its end."""
         import submitit
         from submitit.core.utils import UncompletedJobError
 
         environment = submitit.JobEnvironment()
         own_process = environment.cluster != "debug"  # whose signals are the driver's
         surround(self.variables)
-        with event_log(events_path(self.folder, environment.job_id)) as log:
+        with event_log(self.files.events) as log:
             working = _Working(self.task, self.environment, log)
             if own_process:
                 signal.signal(signal.SIGTERM, lambda number, frame: working.stop.set())
@@ -76,7 +97,9 @@ class Job:
                 raise
             if own_process:  # from here on the answer is being written, and nothing may come in between
                 signal.signal(getattr(signal, f"SIG{environment.USR_SIG}"), signal.SIG_IGN)
-            return log.completed(working.result())
+            answer = log.completed(working.result())
+        write_answer(self.files.answer, answer)
+        return answer.outcome.status
 
     def checkpoint(self) -> Any:
         """Called by submitit in its signal handler: save, and say how to go on. Raises Finished into `__call__`."""
@@ -97,7 +120,6 @@ class _Working(threading.Thread):
         super().__init__(daemon=True)
         self.stop = threading.Event()
         self.answer: Answer | None = None
-        self._error: BaseException | None = None
         self._task, self._environment, self._log = task, dict(environment), log
 
     def run(self) -> None:
@@ -107,8 +129,8 @@ class _Working(threading.Thread):
             self.answer = work(self._task, self._environment, self._log, self.stop)
         except KeyboardInterrupt:
             self.answer = Answer(Outcome("interrupted", "stopped by the user"))
-        except BaseException as error:
-            self._error = error
+        except BaseException as error:  # a fault of ours, or a full disk
+            self.answer = Answer(Outcome("failed", inert(f"{type(error).__name__}: {error}"), traceback.format_exc()))
 
     @property
     def interrupted(self) -> bool:
@@ -116,9 +138,7 @@ class _Working(threading.Thread):
         return self.answer is not None and self.answer.outcome.status == "interrupted"
 
     def result(self) -> Answer:
-        """Raises what the thread raised."""
-        if self._error is not None:
-            raise self._error
+        """Once it is over."""
         assert self.answer is not None
         return self.answer
 
@@ -132,10 +152,10 @@ def _wait_for_the_end() -> None:
     raise SystemExit("ended by SIGTERM; what was done is saved")
 
 
-def look_here(variables: Variables, expected: Identity, asked: str | None, node: str, name: str) -> Look:
+def look_here(files: Files, variables: Variables, expected: Identity, asked: str | None, node: str, name: str) -> None:
     """worker.look, for a job."""
     surround(variables)
-    return look(expected, asked, node, name)
+    write_atomically(files.answer, _as_json(asdict(look(expected, asked, node, name))))
 
 
 def surround(variables: Variables) -> None:
@@ -147,12 +167,32 @@ def surround(variables: Variables) -> None:
             os.environ[name] = value
 
 
-# --- events, by way of a file ----------------------------------------------------------------------------------------
+# --- answers and events, by way of files ----------------------------------------------------------------------------
 
 
-def events_path(folder: Path, job_id: str) -> Path:
-    """Where a job writes what happens."""
-    return folder / f"{job_id}.events"
+def _as_json(found: Any) -> bytes:
+    """Of what may hold numbers of numpy's, which say what they are by `item`."""
+    return json.dumps(found, default=lambda x: x.item() if hasattr(x, "item") else str(x)).encode()
+
+
+def write_answer(path: Path, answer: Answer) -> None:
+    """Atomically, with the content of its files."""
+    files = [(name, base64.b64encode(content).decode()) for name, content in answer.files]
+    write_atomically(path, _as_json({**asdict(replace(answer, files=())), "files": files}))
+
+
+def read_answer(path: Path) -> Answer:
+    """Raises OSError, and ValueError, KeyError or TypeError for what is none."""
+    found = json.loads(path.read_bytes())
+    files = tuple((str(name), base64.b64decode(content)) for name, content in found["files"])
+    return Answer(Outcome(**found["outcome"]), str(found["where"]), tuple(found["events"]), files)
+
+
+def read_look(path: Path) -> Look:
+    """Raises as read_answer does."""
+    found = json.loads(path.read_bytes())
+    devices = [{**row, "environment": tuple(map(tuple, row["environment"]))} for row in found["devices"]]
+    return Look(found["where"], found["wrong"], tuple(Device(**row) for row in devices))
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -185,8 +225,8 @@ class EventLog:
             if time.monotonic() - self._last < EVERY_SECONDS:
                 return
             self._last = time.monotonic()
-        with contextlib.suppress(OSError, ValueError, TypeError):  # a full disk: events may be lost
-            self._file.write(json.dumps(self._renumbered(event)).encode() + b"\n")
+        with contextlib.suppress(OSError):  # a full disk: events may be lost
+            self._file.write(_as_json(self._renumbered(event)) + b"\n")
 
     def completed(self, answer: Answer) -> Answer:
         """With the events of earlier starts, and SLURM's name for this machine."""
