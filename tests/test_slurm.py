@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,7 +183,9 @@ def test_an_interrupted_local_job_is_requeued_and_goes_on_from_what_it_saved(mak
 def test_stopped_local_jobs_save_and_end(make: Make, root: Path) -> None:
     engine = make("local")
     engine.start([(1, task(root, "a", "continues"), DEVICE)])
-    wait_for(root / "ready")
+    parent = int(wait_for(root / "ready").read_text())
+    for process in (parent, int(slurm_job(engine).job_id)):
+        os.kill(process, signal.SIGINT)  # Ctrl-C reaches every process of a terminal
     engine.stop()
     answers, _ = hear(engine, 1)
     assert answers[1].outcome.status == "interrupted"
@@ -219,6 +222,36 @@ def test_debug_does_it_within_this_process(make: Make, root: Path) -> None:
     answers, _ = hear(engine, 2)
     assert answers[2].outcome.status == "interrupted"
     assert (root / "greeted").read_text() == "hello\n"
+
+
+def test_an_interruption_of_debug_saves_first(make: Make, root: Path) -> None:
+    engine = make("debug")
+    engine.start([(1, task(root, "a", "continues"), DEVICE)])
+
+    def interrupt() -> None:
+        wait_for(root / "ready")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.events(0)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    assert (root / "saved").exists()
+    engine.stop()
+    assert hear(engine, 1)[0][1].outcome.status == "interrupted"
+
+
+def test_a_ledger_from_elsewhere_names_no_other_files(make: Make, root: Path) -> None:
+    first = make("local")
+    (first.folder / "jobs.json").write_text('{"a": {"job": "../1", "token": "../x", "what": ""}, "b": 1}')
+    assert make("local")._ledger == {}
+    (first.folder / "jobs.json").write_text('{"a": {"job": "../1", "token": "../x", "what": ""}}')
+    assert make("local")._ledger == {}
 
 
 def test_a_half_written_line_of_events_costs_one_event(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import time
@@ -41,6 +42,7 @@ YEAR_MINUTES = 365 * 24 * 60  # submitit's local stand-in would end a job after 
 # (the answer may be on its way through a slow disk); in seconds.
 PACE = {"slurm": (1.0, 15.0, 10.0), "local": (0.1, 0.5, 0.4), "debug": (0.0, 0.0, 0.0)}
 POLL_SECONDS = 0.05
+NUMBER, TOKEN = re.compile(r"[0-9]+(_[0-9]+)?"), re.compile(r"[0-9a-f]{32}")  # they become names of files
 NOT_AN_END = ("interrupted", "busy", LOST, UNFIT, REFUSED)  # in an answer that nobody took: the task is begun again
 
 
@@ -236,7 +238,8 @@ class SlurmEngine:
             return {}
         try:
             found = from_json((self.folder / "jobs.json").read_bytes())
-            return {name: _Told(**row) for name, row in found.items()}
+            told = {name: _Told(**row) for name, row in found.items()}
+            return {name: row for name, row in told.items() if NUMBER.fullmatch(row.job) and TOKEN.fullmatch(row.token)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 

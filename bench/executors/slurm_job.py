@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from bench.executors.local import FREQUENT, GRACE_SECONDS, Outcome
 from bench.executors.worker import Look, look, work
 from bench.files import inert, write_atomically
 
+WAIT_SECONDS = 0.1  # between two looks of the main thread
 EVERY_SECONDS = 5.0  # between two reports of steps: they pass through a disk that many share
 SAVE_SECONDS = 2 * GRACE_SECONDS + 10  # for a child to save and end, and be ended where it does not
 KILL_SECONDS = 60.0  # from SLURM's SIGTERM to its SIGKILL (KillWait, 30 s unless a site says otherwise)
@@ -84,7 +86,7 @@ class Job:
             working.start()
             self._working = working
             try:
-                working.join()
+                working.wait(math.inf)
                 if self.patient and own_process and working.interrupted:
                     _wait_for_the_end()
             except Finished:
@@ -93,7 +95,7 @@ class Job:
                 working.answer = Answer(Outcome("timeout", f"its job's time limit is over, and {LAST_TIME}"))
             except KeyboardInterrupt:
                 working.stop.set()
-                working.join(SAVE_SECONDS)
+                working.wait(SAVE_SECONDS)
                 raise
             if own_process:  # from here on the answer is being written, and nothing may come in between
                 signal.signal(getattr(signal, f"SIG{environment.USR_SIG}"), signal.SIG_IGN)
@@ -105,9 +107,9 @@ class Job:
         """Called by submitit in its signal handler: save, and say how to go on. Raises Finished into `__call__`."""
         from submitit.helpers import DelayedSubmission
 
-        if self._working is not None and self._working.is_alive():
+        if self._working is not None and self._working.answer is None:
             self._working.stop.set()
-            self._working.join(SAVE_SECONDS)
+            self._working.wait(SAVE_SECONDS)
         elif self._working is not None and not self._working.interrupted:
             raise Finished
         return DelayedSubmission(replace(self))
@@ -132,6 +134,16 @@ class _Working(threading.Thread):
         except BaseException as error:  # a fault of ours, or a full disk
             self.answer = Answer(Outcome("failed", inert(f"{type(error).__name__}: {error}"), traceback.format_exc()))
 
+    def wait(self, seconds: float) -> None:
+        """For its answer, at most so long.
+
+        A `join` that an exception ends takes the thread for dead (Python 3.11), and handlers of signals, which may come
+        in between, raise some and wait themselves, so that no lock may be held either.
+        """
+        deadline = time.monotonic() + seconds
+        while self.answer is None and time.monotonic() < deadline:
+            time.sleep(WAIT_SECONDS)
+
     @property
     def interrupted(self) -> bool:
         """Whether it is over, and not by itself."""
@@ -148,7 +160,7 @@ def _wait_for_the_end() -> None:
 
     The end is a signal: USR2, by which submitit requeues it, or SIGKILL. Raises SystemExit where neither comes.
     """
-    threading.Event().wait(KILL_SECONDS)
+    time.sleep(KILL_SECONDS)
     raise SystemExit("ended by SIGTERM; what was done is saved")
 
 
