@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.errors import UserError
-from bench.executors.engine import LOST, UNFIT, Answer, Device, Engine, Task
+from bench.errors import NotIdle, UserError
+from bench.executors.engine import LOST, REFUSED, UNFIT, Answer, Device, Engine, Task
 from bench.executors.local import GRACE_SECONDS, Outcome
+from bench.executors.worker import not_idle
 from bench.forecast import Forecast, Size, makespan
 from bench.progress import Display, Events, Tally
+from bench.store import now as utc_now
 
 RETRIES = 3  # of a run whose machine was lost
 WAIT_SECONDS = 0.2  # for events, at most: in between others' locks and devices are looked at
@@ -27,6 +29,14 @@ BUSY_SECONDS = 2.0  # between two looks at whether another process has finished
 DESERTED_SECONDS = 600.0  # without any device, after which a sweep gives up
 TELL_SECONDS = 5.0  # between two reckonings of the time left
 IN_A_ROW = 5  # runs of different models that failed on one device, and none that did not: it is the device
+
+
+ELSEWHERE = "another process"  # where an Answer comes from that `before` gave
+UNKNOWN = Size("")
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    pass
 
 
 def _nothing() -> Outcome | None:
@@ -46,9 +56,12 @@ class Work:
     batch_size: int
     task: Callable[[Device, bool], Task]
     before: Callable[[], Outcome | None] = _nothing
-    size: Size = Size("")
+    size: Size = UNKNOWN
+    turn: int = 0  # lower ones first, before any size
+    hear: Callable[[dict[str, Any]], None] = _ignore  # its events, beside the display
     lost: int = 0
     alone: bool = False
+    started: str = ""  # in UTC, of the last attempt
 
 
 @dataclass
@@ -79,7 +92,7 @@ class Board:
     ) -> None:
         self._engine, self._display, self._retries, self._now = engine, display, retries, now
         self._order, self._tickets = itertools.count(), itertools.count()
-        self._waiting: list[tuple[tuple[float, float], int, Work]] = []  # a heap, the largest first
+        self._waiting: list[tuple[tuple[int, float, float], int, Work]] = []  # a heap, the largest first
         self._later: list[tuple[float, int, Work]] = []  # a heap: busy elsewhere, looked at again then
         self._alone: list[Work] = []  # for a device to themselves, when no others wait
         self._running: dict[int, _Running] = {}
@@ -118,7 +131,7 @@ class Board:
             self._alone.append(work)
         else:
             flops, seconds = work.size.rank
-            heapq.heappush(self._waiting, ((-flops, -seconds), next(self._order), work))
+            heapq.heappush(self._waiting, ((work.turn, -flops, -seconds), next(self._order), work))
 
     def _begin(self, settle: Settle) -> None:
         """Give every free seat something to do."""
@@ -167,6 +180,7 @@ class Board:
         if outcome is not None and outcome.status == "busy":
             self._put_off(work, outcome.message)
             return []
+        work.started = utc_now()
         several = self._several()
         prefix = f"  {work.short}: " if several else "  "
         title = f"{work.title} on {device.name}" if several and len(self._engine.devices()) > 1 else work.title
@@ -174,7 +188,7 @@ class Board:
         bar = closing.enter_context(self._display.run(title, work.batch_size, prefix, work.name))
         running = _Running(work, device, bar, closing, self._now())
         if outcome is not None:
-            self._end(running, Answer(outcome), settle)
+            self._end(running, Answer(outcome, ELSEWHERE), settle)
             return []
         ticket = next(self._tickets)
         self._running[ticket] = running
@@ -202,6 +216,7 @@ class Board:
                 self._leave(ticket)
                 self._judge(running, heard, settle)
             else:
+                running.work.hear(heard)
                 running.bar.event(heard)
 
     def _leave(self, ticket: int) -> None:
@@ -305,7 +320,7 @@ class Board:
 
 @dataclass
 class InOrder:
-    """Hands on every numbered event once, in order, whether it came alive or with the answer; the others as they come."""
+    """Hands on every numbered event once, in order, whether it came by itself or with the answer."""
 
     hear: Callable[[dict[str, Any]], None]
     taken: int = field(default=0)
@@ -323,7 +338,7 @@ class InOrder:
 def call_alone(engine: Engine, device: Device, task: Task, on_event: Callable[[dict[str, Any]], None]) -> Answer:
     """Carry out one task, for which nothing else runs on its machine; every event arrives before this returns.
 
-    Raises KeyboardInterrupt after the task has been stopped.
+    Raises NotIdle where it is not idle, and KeyboardInterrupt after the task has been stopped.
     """
     in_order, answers = InOrder(on_event), list[Answer]()
 
@@ -346,6 +361,8 @@ def call_alone(engine: Engine, device: Device, task: Task, on_event: Callable[[d
         while not answers and time.monotonic() < deadline:
             listen(WAIT_SECONDS)
         raise
+    if answers[0].outcome.status == REFUSED:
+        raise NotIdle(not_idle(answers[0].outcome.message))
     for event in answers[0].events:
         in_order(event)
     return answers[0]

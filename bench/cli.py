@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 COMMANDS = ("run", "time", "compare", "table", "plot", "report", "data", "check", "cost", "list")
 DEFAULT_MODELS = "seresnet,vit_tiny"
 DEFAULT_STORE = "results/local"
+EXECUTORS = {"local": "local", "ray": "ray or ray:ADDRESS", "slurm": "slurm, slurm:local or slurm:debug"}
+SLURM_FLAVOURS = ("local", "debug")  # submitit's stand-ins for a cluster, on this machine
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +79,16 @@ def make_parser() -> Parser:
     run.add_argument(
         "--runs-per-device", type=int, default=1, metavar="N", help="train N at once, for accuracy alone; default 1"
     )
+    run.add_argument(
+        "--executor",
+        default="local",
+        metavar="NAME",
+        help="local, ray[:ADDRESS] or slurm: see docs/cluster.md; default local",
+    )
+    run.add_argument(
+        "--slurm", default="", metavar="LIST", help="of its jobs, such as partition=gpu,gres=gpu:1,time=240"
+    )
+    run.add_argument("--retries", type=int, default=3, metavar="N", help="of a run whose machine was lost; default 3")
     run.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="downloads; default SEVIT_DATA or a cache directory")
     run.add_argument("--results", type=Path, default=Path(DEFAULT_STORE), metavar="DIR", help="the store to write")
@@ -277,10 +289,21 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.dataset = "cinic10:train+valid"
     if arguments.trial_budget and not arguments.track:
         raise UserError("--trial-budget is of the searches in a track; add --track shared, family or both")
+    arguments.executor = parse_executor(arguments.executor)
     _read_durations(arguments, "run_timeout", "timing_limit", "tune_limit")
     from bench import sweep
 
     return sweep.run(arguments, names, seeds)
+
+
+def parse_executor(text: str) -> tuple[str, str]:
+    """(engine, what stands behind its colon). Raises UserError that names the choices."""
+    name, colon, where = text.partition(":")
+    if name not in EXECUTORS:
+        raise UserError(f"unknown executor '{name}'{suggest(name, EXECUTORS)} Choices: {', '.join(EXECUTORS.values())}")
+    if colon and (name == "local" or not where or (name == "slurm" and where not in SLURM_FLAVOURS)):
+        raise UserError(f"--executor {name} is written {EXECUTORS[name]}, not '{text}'")
+    return name, where
 
 
 def _read_durations(arguments: argparse.Namespace, *flags: str) -> None:

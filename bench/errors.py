@@ -30,3 +30,7 @@ class Terminated(KeyboardInterrupt):
 
 class Unfit(Exception):
     """This machine is not what the driver is: no fault of the run, which another machine may do."""
+
+
+class NotIdle(UserError):
+    """A speed session found others at work on its machine."""

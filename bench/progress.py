@@ -102,7 +102,7 @@ class Display:
         self._task: Any = None
         self._transfers: dict[str, tuple[Any, float]] = {}
         self._sweep: Any = None
-        self._told = -math.inf
+        self._told = 0.0
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -125,6 +125,7 @@ class Display:
         words = tally.words(datetime.now())
         if self._sweep is None:
             self._sweep = self._bars.add_task("all runs", total=tally.total, note="")
+            self._told = time.monotonic()
         self._bars.update(self._sweep, total=tally.total, completed=tally.done + tally.failed, note=words)
         if tally.done + tally.failed >= tally.total:
             self._bars.remove_task(self._sweep)

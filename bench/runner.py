@@ -538,6 +538,15 @@ def known_seconds(spec: RunSpec, train_images: int, known: list[Record]) -> tupl
     return None, ""
 
 
+def child_costs(report: Report, specs: list[RunSpec]) -> None:
+    """What a child process does to say how much work models are: FLOPs of training on one image, where they can be."""
+    for spec in specs:
+        with contextlib.suppress(Exception):  # the run itself will say what is wrong with it
+            flops = counted(build_model(spec), spec).train_flops_2x
+            if flops:
+                report({"event": "cost", "model": spec.model, "train_flops": flops})
+
+
 def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:
     """What a child process does to estimate a run: three training steps after two to warm up."""
     _, tasks = build(session_of([spec], 0.0), spec.model)

@@ -1,35 +1,44 @@
-"""Runs in child processes, one after the other or several at once. Example: failures = train_all(todo, plan, store, …)
+"""The runs of a sweep, carried out by an engine. Example: failures, placed = train_all(todo, plan, home, engine, …)
 
-Every run is a process of its own (executors/local.py); whoever has a run already, here or in another process, keeps it.
-Several at once are for accuracy alone: what they measure of the device means nothing, and their records say so.
+What a run is, as a task; what its answer means for the store. Whoever has a run already, here or in another process,
+keeps it. Several at once on a device are for accuracy alone: what they measure of the device means nothing, and their
+records say so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from bench.board import ELSEWHERE, RETRIES, Board, Work
 from bench.data.datasets import Dataset, DataSource
-from bench.executors.local import GRACE_SECONDS, Outcome, call
-from bench.progress import Display
-from bench.runner import child_run, failure_record, save_traceback
+from bench.executors.engine import Answer, Device, Engine, Task, reference
+from bench.executors.identity import Identity
+from bench.executors.local import Outcome, call
+from bench.forecast import Size
+from bench.progress import Display, Events
+from bench.recipes import length
+from bench.runner import (
+    child_costs,
+    child_run,
+    failure_record,
+    known_seconds,
+    save_traceback,
+    training_images,
+)
 from bench.schema import Record
 from bench.spec import ALONE, Company, RunSpec
-from bench.store import LOOK_SECONDS, Store, now, shared_device
+from bench.store import Store, shared_device
 
-BUSY = "being run by"
 # Between two rebuilds of the CSV files: at least so long, and at least so many times the last one's duration.
 REFRESH_SECONDS, REFRESH_PAUSE = 60.0, 100.0
 
@@ -45,15 +54,40 @@ class Plan:
 
 @dataclass(frozen=True)
 class Manner:
-    """How a sweep's runs are to be run: seconds for each, whether what is done is repeated, how many at once.
+    """How a sweep's runs are to be run: seconds for each, whether what is done is repeated.
 
-    `target`: the validation accuracy whose time is asked for.
+    `target`: the validation accuracy whose time is asked for. `retries`: of a run whose machine was lost. `function`:
+    what is called for a run, with the arguments of runner.child_run.
     """
 
     timeout: float | None = None
     again: bool = False
-    at_once: int = 1
     target: float | None = None
+    retries: int = RETRIES
+    function: str = reference(child_run)
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a sweep's results go, and what other machines must know of the driver's; `expected` is None for none."""
+
+    store: Store
+    expected: Identity | None = None
+    mark: str = ""
+
+    def task(self, name: str, function: str, args: tuple[Any, ...], **more: Any) -> Task:
+        """A Task of this sweep."""
+        return Task(
+            name,
+            function,
+            args,
+            root=self.store.root,
+            mark=self.mark,
+            home=platform.node(),
+            folder=None if self.expected is None else Path.cwd(),
+            expected=self.expected,
+            **more,
+        )
 
 
 class Views:
@@ -79,85 +113,157 @@ class Views:
             self.rebuild()
 
 
-def train_all(todo: list[RunSpec], plan: Plan, store: Store, display: Display, views: Views, manner: Manner) -> int:
-    """Every run of `todo` once, here or in another process that has it already; returns how many did not end well."""
-    before = {spec.run_id: store.record(spec) for spec in todo}
-    failures, waiting = 0, list(todo)
-    told: set[str] = set()
+def train_all(
+    todo: list[RunSpec], plan: Plan, home: Home, engine: Engine, display: Display, views: Views, manner: Manner
+) -> tuple[int, dict[str, RunSpec]]:
+    """Every run of `todo` once, here or in another process that has it already.
 
-    def one(spec: RunSpec, company: Company, stop: threading.Event | None) -> str:
-        return execute(spec, before[spec.run_id], plan, store, display, manner, company, stop)
-
-    with sharing(manner.at_once, plan.specs[0]) as company:
-        while waiting:
-            elsewhere = []
-            ended = each(waiting, manner.at_once, lambda spec, stop: one(spec, company, stop), views.rebuild_if_due)
-            with contextlib.closing(ended):
-                for spec, status in ended:
-                    if status.startswith(BUSY):
-                        elsewhere.append(spec)
-                        if spec.run_id not in told:
-                            told.add(spec.run_id)
-                            who = f"{spec.model}, seed {spec.seed}: {status}"
-                            display.line(f"{who}; going on with the others, then waiting")
-                    else:
-                        failures += status != "ok"
-                    views.rebuild_if_due()
-            if len(elsewhere) == len(waiting):
-                time.sleep(LOOK_SECONDS)
-            waiting = elsewhere
-    return failures
-
-
-def execute(
-    spec: RunSpec,
-    before: Record | None,
-    plan: Plan,
-    store: Store,
-    display: Display,
-    manner: Manner,
-    company: Company = ALONE,
-    stop: threading.Event | None = None,
-) -> str:
-    """One run in a child process; a failure becomes a record. Returns its status, or who is at work on it.
-
-    `before`: the record when the sweep began; another one is another process's, and is not repeated.
+    Returns how many did not end well, and by the names that were asked for the runs that are now in the store: they are
+    of the devices that took them.
     """
+    store, board = home.store, Board(engine, display, manner.retries)
+    before = {spec.run_id: store.record(spec) for spec in todo}
+    sizes = sizes_of(todo, plan, store) if seats(engine) > 1 else {}
+    asked = {spec.run_id: spec for spec in todo}
+    placed: dict[str, RunSpec] = {}
+    failures = 0
+
+    def settle(work: Work, device: Device, answer: Answer, bar: Events) -> None:
+        nonlocal failures
+        asked_for = asked[work.name]
+        store.adopt(answer.files, manner.again)
+        spec = as_placed(asked_for, device, answer)
+        well = settle_run(spec, before[work.name], work.started, answer, store, manner.again, bar)
+        if well:
+            placed[work.name] = spec
+            if spec.run_id != work.name:
+                store.forget_failure(asked_for)
+        failures += not well
+
+    def make(spec: RunSpec) -> Work:
+        number = f"{plan.specs.index(spec) + 1} of {len(plan.specs)}"
+        return Work(
+            name=spec.run_id,
+            title=f"{spec.model}, seed {spec.seed} ({number})",
+            short=f"{spec.model}, seed {spec.seed}",
+            batch_size=spec.recipe.batch_size,
+            task=lambda device, alone: task_of(spec, plan.source, device, alone, home, manner),
+            before=lambda: taken_meanwhile(spec, before[spec.run_id], store),
+            size=sizes.get(group_of(spec), Size(group_of(spec))),
+        )
+
+    for spec in todo:
+        board.add(make(spec))
+    board.run(settle, views.rebuild_if_due)
+    return failures, placed
+
+
+def seats(engine: Engine) -> int:
+    """How many runs may train at once."""
+    return sum(device.seats for device in engine.devices())
+
+
+def group_of(spec: RunSpec) -> str:
+    """The same for runs that take equally long: they differ in the seed."""
+    return replace(spec, seed=0).run_id
+
+
+def sizes_of(todo: list[RunSpec], plan: Plan, store: Store) -> dict[str, Size]:
+    """How much the runs are, by group: FLOPs of a training step times images; seconds, where earlier runs tell.
+
+    A model that cannot be counted has no FLOPs, and comes last.
+    """
+    groups = {group_of(spec): spec for spec in todo}
+    flops: dict[str, float] = {}
+
+    def hear(event: dict[str, Any]) -> None:
+        flops[event["model"]] = event["train_flops"]
+
+    one_each = {spec.model: spec for spec in groups.values()}
+    call(child_costs, (list(one_each.values()),), hear, grace=0)
+    known, sizes = store.runs(), {}
+    for group, spec in groups.items():
+        images = training_images(spec, len(plan.dataset.train_index))
+        amount = flops[spec.model] * images if images and spec.model in flops else None
+        if length(spec.recipe).kind == "flops":
+            amount = length(spec.recipe).amount
+        sizes[group] = Size(group, amount, known_seconds(spec, len(plan.dataset.train_index), known)[0])
+    return sizes
+
+
+# --- a run as a task -------------------------------------------------------------------------------------------------
+
+
+def task_of(spec: RunSpec, source: DataSource, device: Device, alone: bool, home: Home, manner: Manner) -> Task:
+    """A run for a device, in the company that it will have there."""
+    company, surroundings = circumstances(device, alone, spec.deterministic)
+    here = replace(spec, device_name=device.kind or spec.device_name)
+    words = (here, source, home.store.root, manner.again, company, manner.target)
+    return home.task(
+        spec.run_id,
+        manner.function,
+        words,
+        share=1.0 if alone else 1.0 / device.seats,
+        timeout=manner.timeout,
+        environment=tuple(surroundings.items()),
+    )
+
+
+def circumstances(device: Device, alone: bool, deterministic: bool) -> tuple[Company, dict[str, str]]:
+    """In which company a run trains on a device, and the variables of its process.
+
+    Several on a CPU: each gets its share of the threads, but under --deterministic, where sums must be taken in the
+    same order as alone; threads that wait sleep instead of spinning, which halved the speed here (LOG.md, 2026-11-22).
+    """
+    several = device.seats > 1 and not alone
+    if device.type == "cuda":
+        return (Company(device.seats) if several else ALONE), {}
+    if not several:
+        return ALONE, {"OMP_NUM_THREADS": str(device.threads)}
+    mine = device.threads if deterministic else max(1, device.threads // device.seats)
+    return Company(device.seats, device.threads), {"OMP_NUM_THREADS": str(mine), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def taken_meanwhile(spec: RunSpec, before: Record | None, store: Store) -> Outcome | None:
+    """Why a run need not be begun: somebody is at it, or has ended it since the sweep began; else None."""
     if owner := store.owner(spec.run_id):
-        return f"{BUSY} {owner}"
-    title = f"{spec.model}, seed {spec.seed} ({plan.specs.index(spec) + 1} of {len(plan.specs)})"
-    prefix = "  " if company.runs == 1 else f"  {spec.model}, seed {spec.seed}: "
+        return Outcome("busy", owner)
     record = store.record(spec)
-    if record is not None and record != before and record["status"] not in ("killed", "interrupted"):
-        with display.run(title, spec.recipe.batch_size, prefix, spec.run_id) as bar:
-            bar.ended(record["status"] == "ok", f"{record['status']}: done meanwhile by another process")
-        return str(record["status"])
-    started = now()
-    with display.run(title, spec.recipe.batch_size, prefix, spec.run_id) as bar:
-        words = (spec, plan.source, store.root, manner.again, company, manner.target)
-        try:
-            outcome = call(child_run, words, bar.event, manner.timeout, stop=stop)
-        except KeyboardInterrupt:
-            store.write_failure(spec, failure_record(spec, "interrupted", "stopped by the user", started))
-            raise
-        if outcome.status == "busy":
-            return f"{BUSY} {outcome.message}"
-        record = store.record(spec)
-        if outcome.status == "ok" and (
-            record is None or record["status"] != "ok" or (manner.again and record == before)
-        ):
-            outcome = Outcome("failed", "its process ended early and left no record")  # a model that calls sys.exit
-        if outcome.status == "ok":
-            assert record is not None
-            (store.run_dir(spec) / "traceback.txt").unlink(missing_ok=True)  # of an earlier attempt
-            bar.ended(True, result_line(record))
-            return "ok"
-        where = ""
-        if outcome.traceback:
-            where = f" (traceback: {save_traceback(store.run_dir(spec), outcome.traceback)})"
-        store.write_failure(spec, failure_record(spec, outcome.status, outcome.message, started))
-        bar.ended(False, f"{outcome.status}: {outcome.message}{where}")
-    return outcome.status
+    if record is None or record == before or record["status"] in ("killed", "interrupted"):
+        return None
+    return Outcome(record["status"])
+
+
+# --- an answer -------------------------------------------------------------------------------------------------------
+
+
+def as_placed(spec: RunSpec, device: Device, answer: Answer) -> RunSpec:
+    """The run as that of the device that took it: the run itself says which one that was."""
+    said = answer.event("placed")
+    return replace(spec, device_name=said["device_name"] if said else device.kind or spec.device_name)
+
+
+def settle_run(
+    spec: RunSpec, before: Record | None, started: str, answer: Answer, store: Store, again: bool, bar: Events
+) -> bool:
+    """Say how a run ended, and make a failure a record. Returns whether it ended well."""
+    outcome, record = answer.outcome, store.record(spec)
+    if outcome.status == "ok" and (record is None or record["status"] != "ok" or (again and record == before)):
+        outcome = Outcome("failed", "its process ended early and left no record")  # a model that calls sys.exit
+    if answer.where == ELSEWHERE:
+        bar.ended(outcome.status == "ok", f"{outcome.status}: done meanwhile by {ELSEWHERE}")
+        return outcome.status == "ok"
+    if outcome.status == "ok":
+        assert record is not None
+        (store.run_dir(spec) / "traceback.txt").unlink(missing_ok=True)  # of an earlier attempt
+        bar.ended(True, result_line(record))
+        return True
+    where = ""
+    if outcome.traceback:
+        where = f" (traceback: {save_traceback(store.run_dir(spec), outcome.traceback)})"
+    store.write_failure(spec, failure_record(spec, outcome.status, outcome.message, started))
+    bar.ended(False, f"{outcome.status}: {outcome.message}{where}")
+    return False
 
 
 def result_line(record: Record) -> str:
@@ -167,92 +273,6 @@ def result_line(record: Record) -> str:
     if shared_device(record):
         return found
     return f"{found}, {metrics['train_seconds']:.1f} s of training, first step {metrics['first_step_seconds']:.1f} s"
-
-
-# --- several at once -----------------------------------------------------------------------------------------------
-
-
-def each(
-    specs: list[RunSpec],
-    at_once: int,
-    one: Callable[[RunSpec, threading.Event | None], str],
-    meanwhile: Callable[[], None],
-) -> Generator[tuple[RunSpec, str], None, None]:
-    """(spec, status) of each as it ends; `meanwhile` is called now and then in between.
-
-    An interruption of this thread stops all that run, hears them out and goes on; what one of them raises does too.
-    """
-    if at_once == 1:
-        for spec in specs:
-            yield spec, one(spec, None)
-        return
-    queue, ended, stop = deque(specs), deque[tuple[RunSpec, str]](), threading.Event()
-    raised: list[BaseException] = []
-    # Not Thread.join: interrupted by Ctrl-C, Python 3.11's takes a thread at work for one that has ended.
-    left = [threading.Event() for _ in range(min(at_once, len(specs)))]
-
-    def work(gone: threading.Event) -> None:
-        # Ctrl-C reaches every process of the terminal; blocked here, it is in the children too, who are asked to stop
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            while queue and not stop.is_set():
-                try:
-                    spec = queue.popleft()
-                except IndexError:  # another took the last one
-                    break
-                ended.append((spec, one(spec, stop)))
-        except BaseException as error:
-            raised.append(error)
-            stop.set()
-        finally:
-            gone.set()
-
-    for gone in left:
-        threading.Thread(target=work, args=(gone,), daemon=True).start()
-    try:
-        while not all(gone.is_set() for gone in left) or ended:
-            while ended:
-                yield ended.popleft()
-            for gone in left:
-                gone.wait(LOOK_SECONDS / 10)
-            meanwhile()
-    finally:
-        stop.set()
-        for gone in left:
-            gone.wait(2 * GRACE_SECONDS)  # daemons: a second interruption leaves them, and their children, behind
-    if raised:
-        raise raised[0]
-
-
-@contextlib.contextmanager
-def sharing(at_once: int, spec: RunSpec) -> Iterator[Company]:
-    """The circumstances for several runs on one device; child processes inherit them. Put back at the end.
-
-    CPU: each gets its share of the threads, but under --deterministic, where sums must be taken in the same order as
-    alone; threads that wait sleep instead of spinning, which halved the speed here (LOG.md, 2026-11-22). CUDA:
-    NVIDIA's MPS where it is installed, so that kernels of several processes run side by side.
-    """
-    if at_once == 1:
-        yield ALONE
-        return
-    threads = torch.get_num_threads()
-    if spec.device == "cuda":
-        with mps():
-            yield Company(at_once)
-        return
-    mine = threads if spec.deterministic else max(1, threads // at_once)
-    wanted = {"OMP_NUM_THREADS": str(mine), "OMP_WAIT_POLICY": "PASSIVE"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield Company(at_once, threads)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

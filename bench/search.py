@@ -1,4 +1,4 @@
-"""The learning rate of each model in a track, chosen on validation. Example: find(spec, budget, …)["chosen"]
+"""The learning rate of each model in a track, chosen on validation. Example: found, failed = find_all(specs, …)
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): every rate of the recipe's short list is tried for a
 little, the better half again for twice as long. Then every model gets one trial more: where the best stands at the end
@@ -8,19 +8,22 @@ of trials. A trial trains to its own small budget and never sees the test set. W
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.board import Board, Work
 from bench.budget import Budget, parse_budget
 from bench.data.datasets import DataSource
-from bench.errors import UserError
-from bench.executors.local import call
-from bench.progress import Display
+from bench.errors import Busy, UserError
+from bench.executors.engine import Answer, Device, Engine, Task, reference
+from bench.progress import Display, Events
 from bench.recipes import LRS, length
 from bench.runner import child_trial
+from bench.runs import Home, circumstances
 from bench.schema import SCHEMA, Record
-from bench.spec import RunSpec, content_id, slug, spec_id, to_dict
+from bench.spec import RunSpec, content_id, slug, spec_id, to_dict, work_id
 from bench.store import Store, now, search_samples
 
 SHARE = 0.1  # of the run's budget that a first trial gets
@@ -111,75 +114,169 @@ def describe(search: Record) -> str:
     return f"{about} ({tried}), {search_samples(search):,} samples{edge}"
 
 
-def known(spec: RunSpec, budget: Budget, store: Store) -> Record | None:
-    """A finished search for this spec's learning rate, if there is one."""
+def known(spec: RunSpec, budget: Budget, store: Store, anywhere: bool = False) -> Record | None:
+    """A finished search for this spec's learning rate, if there is one; `anywhere`: on whatever device it was made."""
     found = store.search(search_id(spec, budget))
-    return found if found is not None and found["chosen"] is not None else None
+    if found is not None and found["chosen"] is not None:
+        return found
+    same = work_id(to_dict(for_as_long(spec, budget, spec.recipe.lr)))
+    others = store.searches() if anywhere else []
+    return next((one for one in others if one["chosen"] is not None and work_id(one["spec"]) == same), None)
 
 
-def find(
-    spec: RunSpec, budget: Budget, source: DataSource, store: Store, display: Display, timeout: float | None
-) -> Record:
-    """Search, or go on with a search; every trial is kept as soon as it is done.
+@dataclass
+class Search:
+    """One model's search as far as it is, and what comes next."""
 
-    Raises KeyboardInterrupt, and UserError where a trial failed otherwise than by diverging, or all of them diverged.
+    record: Record
+    spec: RunSpec
+    budget: Budget
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The short list."""
+        return LRS[self.spec.recipe.optimizer]
+
+    @property
+    def title(self) -> str:
+        """For the screen."""
+        number = len(self.record["trials"]) + 1
+        return f"{self.spec.model}, recipe {self.spec.recipe.name}: trial {number} of {trials_of(self.rates)}"
+
+
+def find_all(
+    specs: list[RunSpec],
+    first: str,
+    source: DataSource,
+    home: Home,
+    engine: Engine,
+    display: Display,
+    timeout: float | None,
+) -> tuple[dict[str, Record], dict[str, str]]:
+    """Search, or go on with searches: (what was found, why nothing was found), by model.
+
+    A model's trials come one after the other, several models' at once where there are several devices; every trial is
+    kept as soon as it is done. A search that another process is at comes last. Raises KeyboardInterrupt.
     """
+    found, failed, waiting = dict[str, Record](), dict[str, str](), list(specs)
+    budgets = {spec.model: first_budget(spec, first) for spec in specs}
+
+    def claim(spec: RunSpec, seconds: float) -> contextlib.AbstractContextManager[None]:
+        return home.store.claim(f"search-{search_id(spec, budgets[spec.model])}", seconds)
+
+    while waiting:
+        with contextlib.ExitStack() as claims:
+            mine = []
+            for spec in waiting:
+                with contextlib.suppress(Busy):
+                    claims.enter_context(claim(spec, 0.0))
+                    mine.append(spec)
+            if not mine:
+                mine = waiting[:1]
+                display.line(
+                    f"{mine[0].model}, recipe {mine[0].recipe.name}: another process is at this search; waiting"
+                )
+                claims.enter_context(claim(mine[0], math.inf))
+            searches = [begun(spec, budgets[spec.model], home.store) for spec in mine]
+            _carry_out(searches, source, home, engine, display, timeout, failed)
+        found |= {s.spec.model: s.record for s in searches if s.spec.model not in failed}
+        waiting = [spec for spec in waiting if spec not in mine]
+    return found, failed
+
+
+def begun(spec: RunSpec, budget: Budget, store: Store) -> Search:
+    """A search as the store has it, or a new one."""
     name = search_id(spec, budget)
-    if owner := store.owner(f"search-{name}"):
-        display.line(f"{spec.model}, recipe {spec.recipe.name}: {owner} is at this search; waiting")
-    with store.claim(f"search-{name}", wait_seconds=math.inf):
-        started = store.search(name)
-        search = started or {
-            "schema": SCHEMA,
-            "id": name,
-            "started": now(),
-            "budget": budget.text or f"{budget.amount:g}epochs",
-            "spec": to_dict(for_as_long(spec, budget, spec.recipe.lr)),
-            "trials": [],
-            "chosen": None,
-            "edge": False,
-        }
-        rates = LRS[spec.recipe.optimizer]
-        while coming := next_trials(search["trials"], rates):
-            rung, lr = coming[0]
-            longer = Budget(budget.kind, budget.amount * (2 if rung else 1))
-            number = len(search["trials"]) + 1
-            title = f"{spec.model}, recipe {spec.recipe.name}: trial {number} of {trials_of(rates)}, lr {lr:g}"
-            found = _try(for_as_long(spec, longer, lr), source, display, title, timeout)
-            if found["status"] not in ("ok", "diverged"):  # which says nothing of the rate
-                raise UserError(f"{title}: {found['status']}: {found['message']}; the same command tries it again")
-            search["trials"].append({"lr": lr, "rung": rung, **found})
-            store.write_search(search)
-        if search["chosen"] is None:
-            if not any(t["status"] == "ok" for t in search["trials"] if t["rung"] > 0):
-                raise UserError(f"{spec.model}, recipe {spec.recipe.name}: every rate that was tried longest diverged")
-            search["chosen"], search["edge"] = verdict(search["trials"])
-            store.write_search(search)
-    return search
+    record = store.search(name) or {
+        "schema": SCHEMA,
+        "id": name,
+        "started": now(),
+        "budget": budget.text or f"{budget.amount:g}epochs",
+        "spec": to_dict(for_as_long(spec, budget, spec.recipe.lr)),
+        "trials": [],
+        "chosen": None,
+        "edge": False,
+    }
+    return Search(record, spec, budget)
+
+
+def _carry_out(
+    searches: list[Search],
+    source: DataSource,
+    home: Home,
+    engine: Engine,
+    display: Display,
+    timeout: float | None,
+    failed: dict[str, str],
+) -> None:
+    """All trials of these searches; into `failed` why one was given up: it says nothing of a rate."""
+    board = Board(engine, display)
+    coming = dict[str, tuple[Search, int, float, list[int]]]()
+
+    def go_on(search: Search) -> None:
+        record = search.record
+        if following := next_trials(record["trials"], search.rates):
+            board.add(work(search, *following[0]))
+        elif record["chosen"] is None:
+            if any(t["status"] == "ok" for t in record["trials"] if t["rung"] > 0):
+                record["chosen"], record["edge"] = verdict(record["trials"])
+                home.store.write_search(record)
+            else:
+                about = f"{search.spec.model}, recipe {search.spec.recipe.name}"
+                failed[search.spec.model] = f"{about}: every rate that was tried longest diverged"
+
+    def work(search: Search, rung: int, lr: float) -> Work:
+        spec = for_as_long(search.spec, _longer(search.budget, rung), lr)
+        steps = [0]
+        coming[spec.run_id] = (search, rung, lr, steps)
+
+        def hear(event: dict[str, Any]) -> None:
+            if event["event"] == "step":
+                steps[0] = event["step"]
+
+        def task(device: Device, alone: bool) -> Task:
+            surroundings = circumstances(device, alone, spec.deterministic)[1]
+            shared = {"share": 1.0 if alone else 1.0 / device.seats, "environment": tuple(surroundings.items())}
+            here = replace(spec, device_name=device.kind or spec.device_name)
+            return home.task(spec.run_id, reference(child_trial), (here, source), timeout=timeout, **shared)
+
+        turn = searches.index(search)  # where there is one device, one search after the other
+        title = f"{search.title}, lr {lr:g}"
+        return Work(spec.run_id, title, title, spec.recipe.batch_size, task, turn=turn, hear=hear)
+
+    def settle(work: Work, device: Device, answer: Answer, bar: Events) -> None:
+        search, rung, lr, steps = coming[work.name]
+        trial = as_trial(answer, steps[0] * work.batch_size, bar)
+        if trial["status"] not in ("ok", "diverged"):
+            why = f"{trial['status']}: {trial['message']}; the same command tries it again"
+            failed[search.spec.model] = f"{work.title}: {why}"
+            return
+        search.record["trials"].append({"lr": lr, "rung": rung, **trial})
+        home.store.write_search(search.record)
+        go_on(search)
+
+    for search in searches:
+        go_on(search)
+    board.run(settle)
+
+
+def _longer(budget: Budget, rung: int) -> Budget:
+    return Budget(budget.kind, budget.amount * (2 if rung else 1))
+
+
+def as_trial(answer: Answer, samples: int, bar: Events) -> Trial:
+    """What a trial found, or how it failed; `samples`: what it had seen till then, which is counted."""
+    found, outcome = answer.event("trial"), answer.outcome
+    if outcome.status == "ok" and found is not None:
+        row = {k: v for k, v in found.items() if k not in ("event", "n")}
+        bar.line(f"validation {100 * row['val_accuracy']:.1f} % after {row['samples']:,} samples")
+        return {**row, "status": "ok", "message": ""}
+    status = outcome.status if outcome.status != "ok" else "failed"
+    bar.line(f"{status}: {outcome.message}")
+    nothing = {"samples": samples, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
+    return {**nothing, "status": status, "message": outcome.message}
 
 
 def trials_of(rates: tuple[float, ...]) -> int:
     """How many trials every model gets."""
     return len(rates) + max(2, len(rates) // 2) + 1
-
-
-def _try(spec: RunSpec, source: DataSource, display: Display, title: str, timeout: float | None) -> Trial:
-    """One trial in a child process: what it found, or how it failed; what it had seen till then is counted."""
-    found: list[dict[str, Any]] = []
-    steps = [0]
-    with display.run(title, spec.recipe.batch_size) as bar:
-
-        def hear(event: dict[str, Any]) -> None:
-            if event["event"] == "step":
-                steps[0] = event["step"]
-            found.append(event) if event["event"] == "trial" else bar.event(event)
-
-        outcome = call(child_trial, (spec, source), hear, timeout)
-        if outcome.status == "ok" and found:
-            row = {k: v for k, v in found[0].items() if k != "event"}
-            bar.line(f"validation {100 * row['val_accuracy']:.1f} % after {row['samples']:,} samples")
-            return {**row, "status": "ok", "message": ""}
-        status = outcome.status if outcome.status != "ok" else "failed"
-        bar.line(f"{status}: {outcome.message}")
-    cost = {"samples": steps[0] * spec.recipe.batch_size, "train_seconds": 0.0}
-    return {**cost, "val_accuracy": None, "val_loss": None, "status": status, "message": outcome.message}

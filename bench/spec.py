@@ -156,6 +156,11 @@ def spec_id(spec: dict[str, Any]) -> str:
     return content_id(trimmed)
 
 
+def work_id(spec: dict[str, Any]) -> str:
+    """The same for runs, as plain data, that differ in nothing but the kind of device that they were done on."""
+    return spec_id({**spec, "device_name": ""})
+
+
 def content_id(data: Any) -> str:
     """Ten hex digits of SHA-256 over canonical JSON: equal content, equal id, on every machine."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]

@@ -15,7 +15,8 @@ from typing import Any
 
 from bench import environment, presets, recipes, settings, tune
 from bench.errors import EXIT_FAILED, UserError
-from bench.executors.local import Outcome, call
+from bench.executors.local import Outcome
+from bench.executors.worker import call_alone
 from bench.files import write_atomically
 from bench.pair_table import VERDICTS, write_verdicts
 from bench.progress import Display, make_console
@@ -31,6 +32,7 @@ TRIAL_SECONDS = 1800.0  # for one model alone, every task twice; each may be com
 SECONDS_A_MODEL = 60.0  # of timing, where no --time-limit is given
 # Over the time limit, with this much for each model: building, compiling, limits, energy; then the session hangs.
 SLACK_SECONDS, SLACK_A_MODEL = 900.0, 300.0
+Call = Callable[..., Outcome]  # local.call, or its like for another machine
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 32, 128, 512, 2048)}
 
 
@@ -122,13 +124,18 @@ def make_recipe(arguments: argparse.Namespace, device: Any) -> Recipe:
 
 
 def time_together(
-    spec: SessionSpec, store: Store, display: Display, made_meanwhile: Callable[[], Record | None] = lambda: None
+    spec: SessionSpec,
+    store: Store,
+    display: Display,
+    made_meanwhile: Callable[[], Record | None] = lambda: None,
+    call: Call = call_alone,
 ) -> Record | None:
     """The session's record, or None where no model was left, or where it failed and no model was to blame.
 
-    Waits for another session of the same store, and takes what that one `made_meanwhile` if it will do.
+    Waits for another session of the same store, and takes what that one `made_meanwhile` if it will do. `call` carries
+    out its parts where the device is, with nothing beside. Raises NotIdle.
     """
-    found = try_each(spec, display) if spec.thorough else Found()
+    found = try_each(spec, display, call) if spec.thorough else Found()
     while left := [name for name, _ in spec.models if name not in found.out_models()]:
         before = {session["id"] for session in store.sessions()}
         culprit = [""]  # whose turn it is; "": nobody's
@@ -163,17 +170,17 @@ def time_together(
     return None
 
 
-def try_each(spec: SessionSpec, display: Display) -> Found:
+def try_each(spec: SessionSpec, display: Display, call: Call = call_alone) -> Found:
     """Each model alone in a child: what fails there is a row, and never takes part in the session."""
     found = Found()
     for name, _ in spec.models:
         display.line(f"{name} alone: does it run, what memory does it take")
-        while not try_alone(spec, name, found, display):
+        while not try_alone(spec, name, found, display, call):
             display.line(f"  {name}: again without that task")
     return found
 
 
-def try_alone(spec: SessionSpec, name: str, found: Found, display: Display) -> bool:
+def try_alone(spec: SessionSpec, name: str, found: Found, display: Display, call: Call = call_alone) -> bool:
     """Try a model's untried tasks in a child; into `found`. False where one took the child down and some may be left.
 
     That one is a row. At the very first task it is the whole model that fails.
@@ -193,7 +200,8 @@ def try_alone(spec: SessionSpec, name: str, found: Found, display: Display) -> b
         where = f"{name}, {row['kind']}, batch {row['batch_size']}" if row["kind"] else name
         display.line(f"  {where}: {row['status']}: {row['message']}")
 
-    outcome = call(try_model, (spec, name, found.tried()), hear, TRIAL_SECONDS, grace=0)
+    while (outcome := call(try_model, (spec, name, found.tried()), hear, TRIAL_SECONDS, grace=0)).status == "busy":
+        pass  # it has waited for another session already
     first = all(model != name for model, _, _ in found.tried())
     if outcome.status == "ok" and not current and not first:
         return True
@@ -231,7 +239,8 @@ def explain(arguments: argparse.Namespace, name: str) -> int:
         with display:
             spec = as_found(spec, arguments.tune_limit, Store(arguments.results), display)
     events: list[dict[str, Any]] = []
-    outcome = call(explain_model, (spec, name), events.append, TRIAL_SECONDS, grace=0)
+    while (outcome := call_alone(explain_model, (spec, name), events.append, TRIAL_SECONDS, grace=0)).status == "busy":
+        pass  # it has waited for another session already
     if not events:
         raise ModelError(f"'{name}' cannot be explained: {outcome.status}: {outcome.message}")
     step, groups = events[0]["step_seconds"], events[0]["groups"]

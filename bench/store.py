@@ -40,7 +40,7 @@ VIEWS = ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.
 VIEWS_WAIT_SECONDS = 60.0
 # What another machine may send: nothing that leads out of the store, no checkpoints, no views.
 ADOPTED = re.compile(
-    r"runs/[A-Za-z0-9_.-]+/(spec\.json|record\.json|history\.csv|predictions\.npz)|speed/[A-Za-z0-9_.-]+\.(json|txt)"
+    r"runs/\w[\w.-]*/(spec\.json|record\.json|history\.csv|predictions\.npz)|speed/\w[\w.-]*\.json", re.ASCII
 )
 LOOK_SECONDS = 2.0  # between two looks at whether another process has finished
 RELEASE_SECONDS = 5.0  # until the kernel has cleared up after a process that was killed
@@ -150,8 +150,14 @@ class Store:
             if not self.is_done(spec):
                 self.write_record(spec, record)
 
+    def forget_failure(self, spec: RunSpec) -> None:
+        """Remove the record of a run that did not end well: another device has done the same work since."""
+        with contextlib.suppress(Busy), self.claim(spec.run_id, RELEASE_SECONDS):
+            if self.record(spec) is not None and not self.is_done(spec):
+                (self.run_dir(spec) / "record.json").unlink(missing_ok=True)
+
     def adopt(self, files: Iterable[tuple[str, bytes]], again: bool = False) -> None:
-        """Take over what a machine that does not see this disk has found out: files of runs and sessions, by their names.
+        """Take over what a machine that does not see this disk has found out: files of runs and sessions, by name.
 
         A run that is done already stays as it is, unless it was to be done again. Raises ValueError for a name that no
         machine of ours sends, and Busy.

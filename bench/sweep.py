@@ -6,39 +6,45 @@ Plan (everything checked before anything long begins), train what is missing, ti
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
 import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from bench import environment, presets, recipes, search, settings, tables, tune
+from bench.board import call_alone
 from bench.budget import parse_budget
-from bench.data import datasets
 from bench.data.datasets import Dataset, DataSource
-from bench.errors import EXIT_FAILED, UserError
-from bench.executors.local import call
+from bench.errors import EXIT_FAILED, NotIdle, UserError
+from bench.executors import devices
+from bench.executors.engine import Device, Engine, reference
+from bench.executors.identity import Identity, identity
+from bench.executors.local import GRACE_SECONDS, Outcome, call
+from bench.executors.machine import LocalEngine
+from bench.executors.worker import as_device
+from bench.forecast import makespan
 from bench.live import make_display
 from bench.presets import PRESETS, Preset
 from bench.progress import Display, Job, duration, make_console
 from bench.provenance import content_words
-from bench.runner import (
-    child_estimate,
-    child_probe,
-    known_seconds,
-    session_of,
-)
-from bench.runs import Manner, Plan, Views, train_all
+from bench.runner import child_estimate, child_probe, known_seconds, session_of
+from bench.runs import Home, Manner, Plan, Views, circumstances, mps, seats, train_all
 from bench.schema import Record
 from bench.session_table import render_settings
 from bench.settings import SETTINGS
-from bench.spec import Recipe, RunSpec, expand, to_dict
+from bench.spec import Recipe, RunSpec, expand, to_dict, work_id
 from bench.speed import time_together
 from bench.store import VIEWS, Store, sessions_of
 from bench.table_formats import render
 from models import registry
 from models.registry import ModelError
 
+MOST_RETRIES = 100
 MOST_AT_ONCE = 64
 PROBE_SECONDS = 300.0  # a model that has not answered two images by then hangs
 SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough to follow every sweep
@@ -46,43 +52,134 @@ SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough 
 
 def run(arguments: argparse.Namespace, names: list[str], seeds: list[int] | None) -> int:
     """Plan, search, train what is missing, time the models, show the table. Returns the exit code."""
-    display = make_display(arguments.device) if arguments.live else Display(make_console())
+    check_flags(arguments)
     store = Store(arguments.results)
-    plans = make_plans(arguments, names, seeds, display)
+    display = make_display(arguments.device) if arguments.live else Display(make_console())
+    with opened(arguments, store, display) as (engine, home):
+        return carry_out(arguments, names, seeds, engine, home, display)
+
+
+def carry_out(
+    arguments: argparse.Namespace,
+    names: list[str],
+    seeds: list[int] | None,
+    engine: Engine,
+    home: Home,
+    display: Display,
+) -> int:
+    """The sweep on an engine."""
+    store = home.store
+    plans = make_plans(arguments, names, seeds, engine, display)
     tried: list[str] = []
     if arguments.setting == "tuned":
         plans, tried = with_best_settings(plans, arguments, store, display)
+    plans = [on_whichever_device(plan, engine, store) for plan in plans]
     untried = [name for name in names if name not in tried and _wanted(name, plans, store, arguments.rerun)]
     probe(untried, plans[0], arguments.run_timeout, display)
     if not arguments.dry_run:
         store.check_writable()
-    searched = [with_best_lr(plan, arguments, store, display) for plan in plans]
+    searched = [with_best_lr(plan, arguments, home, engine, display) for plan in plans]
     plans, failures = [plan for plan, _ in searched if plan.specs], sum(lost for _, lost in searched)
+    plans = [on_whichever_device(plan, engine, store) for plan in plans]  # their learning rates are known now
     if arguments.dry_run:
-        return show_plans(plans, arguments.rerun, store, display)
+        return show_plans(plans, arguments.rerun, store, engine, display)
     if not plans:
         return EXIT_FAILED
     views, timed = Views(store), True
-    manner = Manner(arguments.run_timeout, arguments.rerun, arguments.runs_per_device, arguments.target)
-    display.planned(*announcement(plans, store, manner))
+    manner = Manner(arguments.run_timeout, arguments.rerun, arguments.target, arguments.retries)
+    display.planned(*announcement(plans, store, manner, engine))
     try:
-        for plan in plans:
+        for number, plan in enumerate(plans):
             todo = [spec for spec in plan.specs if arguments.rerun or not store.is_done(spec)]
             if done := len(plan.specs) - len(todo):
                 display.line(f"{done} of {len(plan.specs)} runs are done already (--rerun repeats them)")
             if todo:
-                display.line(describe(plan))
+                display.line(describe(plan, engine))
             if other := sum(_named(spec, store) not in (None, arguments.target) for spec in plan.specs):
                 display.line(f"{other} of them were begun with another --target, which stays theirs")
             with display:
-                failures += train_all(todo, plan, store, display, views, manner)
+                lost, placed = train_all(todo, plan, home, engine, display, views, manner)
+            failures += lost
+            plans[number] = replace(plan, specs=[placed.get(spec.run_id, spec) for spec in plan.specs])
         for plan in plans:
             with display:
-                timed &= time_if_needed(plan.specs, store, display, arguments.timing_limit, arguments.rerun)
+                timed &= time_if_needed(plan.specs, home, engine, display, arguments.timing_limit, arguments.rerun)
     finally:
         views.rebuild()
     drawn = finish(plans, store, display)
     return EXIT_FAILED if failures or not (timed and drawn) else 0
+
+
+# --- where -----------------------------------------------------------------------------------------------------------
+
+
+def check_flags(arguments: argparse.Namespace) -> None:
+    """What can be refused before any engine is asked. Raises UserError."""
+    if not 1 <= arguments.runs_per_device <= MOST_AT_ONCE:
+        raise UserError(f"--runs-per-device must lie in 1..{MOST_AT_ONCE}, not {arguments.runs_per_device}")
+    if not 0 <= arguments.retries <= MOST_RETRIES:
+        raise UserError(f"--retries must lie in 0..{MOST_RETRIES}, not {arguments.retries}")
+    if arguments.slurm and arguments.executor[0] != "slurm":
+        raise UserError("--slurm is about --executor slurm")
+    if arguments.setting == "tuned" and arguments.executor[0] != "local":
+        raise UserError("--setting tuned times every model on one device; it needs --executor local")
+
+
+@contextlib.contextmanager
+def opened(arguments: argparse.Namespace, store: Store, display: Display) -> Iterator[tuple[Engine, Home]]:
+    """The engine that was asked for, as long as this lasts. Raises UserError where there is none, or nothing to use."""
+    name, address = arguments.executor
+    if name == "local":
+        with mps() if arguments.runs_per_device > 1 and environment.has_cuda() else contextlib.nullcontext():
+            yield LocalEngine(local_devices(arguments.device, arguments.runs_per_device)), Home(store)
+        return
+    store.check_writable()
+    store = Store(store.root.resolve())  # other machines, and processes in other folders, must find it
+    expected = identity()
+    with store.marked() as mark:
+        engine = far_engine(name, address, arguments, store, expected, display)
+        try:
+            yield engine, Home(store, expected, mark)
+        finally:
+            engine.close()
+
+
+def local_devices(asked: str | None, seats: int) -> list[Device]:
+    """This machine's devices, with so many seats each. Raises UserError for a device that is not here."""
+    found = [as_device(row, "here", "this machine") for row in devices.found(asked)]
+    return [replace(device, seats=seats) for device in found]
+
+
+def far_engine(
+    name: str, address: str, arguments: argparse.Namespace, store: Store, expected: Identity, display: Display
+) -> Engine:
+    """Ray or SLURM. Raises UserError where its package is missing, or it cannot be reached."""
+    asked, seats = arguments.device, arguments.runs_per_device
+    if name == "ray":
+        from bench.executors.ray import RayEngine
+
+        return RayEngine(address, asked, seats, expected, display.line)
+    from bench.executors.slurm import SlurmEngine, parse_options
+
+    options, folder = parse_options(arguments.slurm), store.root / "slurm"
+    return SlurmEngine(address or "slurm", options, folder, asked, seats, expected, arguments.retries, display.line)
+
+
+def on_whichever_device(plan: Plan, engine: Engine, store: Store) -> Plan:
+    """The plan with what is done already as it was done: a run counts whichever of the sweep's devices took it.
+
+    On a cluster that is any device: who takes part changes from day to day.
+    """
+    kinds = {device.kind for device in engine.devices()}
+    if not engine.far and len(kinds) < 2:
+        return plan
+    done = {
+        work_id(record["spec"]): record["spec"]["device_name"]
+        for record in store.runs()
+        if record["status"] == "ok" and (engine.far or record["spec"]["device_name"] in kinds)
+    }
+    specs = [replace(spec, device_name=done.get(work_id(to_dict(spec)), spec.device_name)) for spec in plan.specs]
+    return replace(plan, specs=specs)
 
 
 def _named(spec: RunSpec, store: Store) -> float | None:
@@ -99,17 +196,16 @@ def _wanted(name: str, plans: list[Plan], store: Store, again: bool) -> bool:
 
 
 def make_plans(
-    arguments: argparse.Namespace, names: list[str], seeds: list[int] | None, display: Display
+    arguments: argparse.Namespace, names: list[str], seeds: list[int] | None, engine: Engine, display: Display
 ) -> list[Plan]:
     """From arguments to specs, a plan for each share of the data and each track, each checked.
 
     What needs no data comes before data are fetched. Raises UserError and ModelError.
     """
-    device = environment.choose_device(arguments.device)
+    every = engine.devices()
+    device = every[0]
     settings.check(arguments.setting, device.type)
-    if not 1 <= arguments.runs_per_device <= MOST_AT_ONCE:
-        raise UserError(f"--runs-per-device must lie in 1..{MOST_AT_ONCE}, not {arguments.runs_per_device}")
-    preset = choose_preset(arguments, device, display)
+    preset = choose_preset(arguments, device.type, display)
     recipe = make_recipe(arguments, preset)
     if recipes.length(recipe).kind == "seconds" and arguments.runs_per_device > 1:
         raise UserError("a --budget in seconds needs the device to itself; leave --runs-per-device at 1")
@@ -118,21 +214,22 @@ def make_plans(
         for track in arguments.track
     } or {"": [recipe] * len(names)}
     presets.check_image_size(arguments.image_size)
-    data_dir = arguments.data_dir or datasets.default_data_dir()
+    data_dir = arguments.data_dir.resolve() if arguments.data_dir else None
     chosen_seeds = seeds or presets.parse_seeds(preset.seeds)
     named = [(name, registry.source_hash(name)) for name in names]
-    where = (device.type, environment.device_name(device))
+    where = (device.type, device.kind)
     plans = []
     for fraction in arguments.train_fraction:
         source = DataSource(arguments.dataset or preset.dataset, data_dir, arguments.image_size, fraction)
         with display:
             dataset = source.load(display.progress, display.line)
         for own in tracked.values():
-            fitted = [fit_recipe(one, dataset, device) for one in own]
+            fitted = [fit_recipe(one, dataset, every) for one in own]
             setting = SETTINGS[arguments.setting]
             specs = expand(named, dataset.ref, fitted, setting, where, chosen_seeds, arguments.deterministic)
             plans.append(Plan(specs, source, dataset))
-    environment.hide_other_gpus(device)
+    if not engine.far and device.type == "cuda" and arguments.device:
+        environment.hide_other_gpus(torch.device(arguments.device))
     return plans
 
 
@@ -190,52 +287,55 @@ def with_best_settings(
             store.check_writable()
         with display:
             found |= tune.settings_for(session, store, display) if not arguments.dry_run else {}
-        specs = [dataclasses.replace(spec, setting=found.get(spec.model, spec.setting)) for spec in plan.specs]
-        made.append(dataclasses.replace(plan, specs=specs))
+        specs = [replace(spec, setting=found.get(spec.model, spec.setting)) for spec in plan.specs]
+        made.append(replace(plan, specs=specs))
     return made, tried
 
 
-def with_best_lr(plan: Plan, arguments: argparse.Namespace, store: Store, display: Display) -> tuple[Plan, int]:
+def with_best_lr(
+    plan: Plan, arguments: argparse.Namespace, home: Home, engine: Engine, display: Display
+) -> tuple[Plan, int]:
     """In a track, the plan with each model's own learning rate; searched for unless it is known, or --dry-run.
 
     Models whose search failed are left out; returns how many, too.
     """
-    each = {spec.model: spec for spec in plan.specs}
     if not plan.specs[0].recipe.track:
         return plan, 0
-    chosen, lost = dict[str, float](), set[str]()
+    each = {spec.model: spec for spec in plan.specs}
+    chosen, unknown = dict[str, float](), list[RunSpec]()
     for model, spec in each.items():
-        budget = search.first_budget(spec, arguments.trial_budget)
-        found = search.known(spec, budget, store)
-        if found is None and arguments.dry_run:
+        found = search.known(spec, search.first_budget(spec, arguments.trial_budget), home.store, engine.far)
+        if found is not None:
+            chosen[model] = found["chosen"]
+        elif arguments.dry_run:
             trials = search.trials_of(recipes.LRS[spec.recipe.optimizer])
             display.line(f"{model}: the lr of recipe {spec.recipe.name} is looked for first, in {trials} trials")
-            continue
-        if found is None:
-            try:
-                with display:
-                    found = search.find(spec, budget, plan.source, store, display, arguments.run_timeout)
-            except UserError as error:  # one model's failure is not the others'
-                display.line(f"  {error}; {model} is left out")
-                lost.add(model)
-                continue
-            display.line(f"  {search.describe(found)}")
-        chosen[model] = found["chosen"]
+        else:
+            unknown.append(spec)
+    with display:
+        made, failed = search.find_all(
+            unknown, arguments.trial_budget, plan.source, home, engine, display, arguments.run_timeout
+        )
+    for model, record in made.items():
+        display.line(f"  {search.describe(record)}")
+        chosen[model] = record["chosen"]
+    for model, why in failed.items():  # one model's failure is not the others'
+        display.line(f"  {why}; {model} is left out")
     specs = [
-        dataclasses.replace(s, recipe=dataclasses.replace(s.recipe, lr=chosen.get(s.model, s.recipe.lr)))
+        replace(s, recipe=replace(s.recipe, lr=chosen.get(s.model, s.recipe.lr)))
         for s in plan.specs
-        if s.model not in lost
+        if s.model not in failed
     ]
-    return dataclasses.replace(plan, specs=specs), len(lost)
+    return replace(plan, specs=specs), len(failed)
 
 
-def choose_preset(arguments: argparse.Namespace, device: torch.device, display: Display) -> Preset:
+def choose_preset(arguments: argparse.Namespace, device_type: str, display: Display) -> Preset:
     """The preset asked for; else the device's default, or for another data set the recipe `shared` with one seed."""
     if arguments.preset:
         return PRESETS[arguments.preset]
     if arguments.dataset and arguments.dataset != "digits":
         return Preset(arguments.dataset, "shared", "0", "")
-    name = "smoke" if arguments.dataset else presets.default_preset(device.type == "cuda")
+    name = "smoke" if arguments.dataset else presets.default_preset(device_type == "cuda")
     if not arguments.dataset and name == "smoke":
         display.line(
             "On a CPU: preset smoke, small digits, to see that all works. The full CIFAR-10 comparison: "
@@ -251,9 +351,9 @@ def make_recipe(arguments: argparse.Namespace, preset: Preset) -> Recipe:
         raise UserError("--epochs and --budget both say how long; give one")
     epochs = preset.epochs if arguments.epochs is None and arguments.recipe is None else arguments.epochs
     changes = {"epochs": epochs, "batch_size": arguments.batch_size, "validations": arguments.validations}
-    recipe = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
+    recipe = replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     if arguments.epochs is not None:
-        recipe = dataclasses.replace(recipe, budget="", validations=arguments.validations or 0)
+        recipe = replace(recipe, budget="", validations=arguments.validations or 0)
     if arguments.budget:
         recipe = recipes.under(recipe, parse_budget(arguments.budget), arguments.validations)
     recipes.check(recipe, "recipe")
@@ -262,38 +362,42 @@ def make_recipe(arguments: argparse.Namespace, preset: Preset) -> Recipe:
     return recipe
 
 
-def fit_recipe(recipe: Recipe, dataset: Dataset, device: torch.device) -> Recipe:
-    """The recipe as it will be used: no augmentation that changes labels here, the precision resolved for the device.
+def fit_recipe(recipe: Recipe, dataset: Dataset, every: list[Device]) -> Recipe:
+    """The recipe as it will be used: no augmentation that changes labels here, one precision for all devices.
 
-    Raises UserError for a batch larger than the training part.
+    bf16 only where each of them computes in it natively: precision is part of what is learned. Raises
+    UserError for a batch larger than the training part.
     """
     images = len(dataset.train_index)
     if recipe.batch_size > images:
         raise UserError(f"batch size {recipe.batch_size} is more than the {images} training images; use --batch-size")
-    return dataclasses.replace(
+    return replace(
         recipe,
         flip=recipe.flip and dataset.flip_keeps_labels,
-        precision=environment.resolve_precision(recipe.precision, device),
+        precision=("bf16" if all(device.native_bf16 for device in every) else "fp32")
+        if recipe.precision == "auto"
+        else recipe.precision,
     )
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: Plan, engine: Engine) -> str:
     """The conditions that all runs of a plan share, in two lines; in a track a line more for each recipe."""
     spec, dataset = plan.specs[0], plan.dataset
     recipe = spec.recipe
     how_long = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}" if not recipe.budget else f"budget {recipe.budget}"
     if recipe.track:
         how_long = f"track {recipe.track}, {how_long}"
+    where = devices_words(engine.devices())
     by_recipe: dict[Recipe, list[str]] = {}
     for one in plan.specs:
         models = by_recipe.setdefault(one.recipe, [])
         models += [] if one.model in models else [one.model]
     used = "".join(
         f"\nrecipe {r.name}{' (' + ', '.join(models) + ')' if recipe.track else ''}: {how_long}, batch {r.batch_size}, "
-        f"{r.optimizer}, lr {r.lr:g}, {augmentation(r)}, {r.precision}, {spec.setting.name}, on {spec.device_name}"
+        f"{r.optimizer}, lr {r.lr:g}, {augmentation(r)}, {r.precision}, {spec.setting.name}, on {where}"
         for r, models in by_recipe.items()
     )
-    content = content_words(spec.data.name, dataclasses.asdict(dataset.provenance))
+    content = content_words(spec.data.name, asdict(dataset.provenance))
     return (
         f"{spec.data.name}{f' ({content})' if content else ''}: {len(dataset.train_index):,} training, "
         f"{len(dataset.val_index):,} validation, {len(dataset.arrays.test_y):,} test images of "
@@ -301,23 +405,32 @@ def describe(plan: Plan) -> str:
     ) + used
 
 
-def announcement(plans: list[Plan], store: Store, manner: Manner) -> tuple[str, list[Job], int]:
+def devices_words(every: list[Device]) -> str:
+    """`H100`, or `3 x H100 and 1 x A100`."""
+    counts = Counter(device.kind for device in every)
+    if len(every) == 1:
+        return every[0].kind
+    return " and ".join(f"{count} x {kind}" for kind, count in counts.items())
+
+
+def announcement(plans: list[Plan], store: Store, manner: Manner, engine: Engine) -> tuple[str, list[Job], int]:
     """What Display.planned is told: the conditions in a few words, the runs that are missing, how many at once."""
     every = [spec for plan in plans for spec in plan.specs]
-    known = [] if manner.at_once > 1 else store.runs()  # what runs took alone says nothing of several at once
+    shared = any(device.seats > 1 for device in engine.devices())
+    known = [] if shared else store.runs()  # what runs took alone says nothing of several at once
     seconds: dict[str, float | None] = {}
     jobs = []
     for plan in plans:
         for spec in plan.specs:
-            group = dataclasses.replace(spec, seed=0).run_id  # seeds take equally long
+            group = replace(spec, seed=0).run_id  # seeds take equally long
             if group not in seconds:
                 seconds[group] = known_seconds(spec, len(plan.dataset.train_index), known)[0]
             if manner.again or not store.is_done(spec):
                 jobs.append(Job(spec.run_id, run_title(spec, every), group, seconds[group]))
     first = every[0]
     used = ", ".join(dict.fromkeys(spec.recipe.name for spec in every))
-    about = f"{first.data.name} · recipe {used} · {first.setting.name} · {first.device_name}"
-    return about, jobs, manner.at_once
+    about = f"{first.data.name} · recipe {used} · {first.setting.name} · {devices_words(engine.devices())}"
+    return about, jobs, seats(engine)
 
 
 def run_title(spec: RunSpec, every: list[RunSpec]) -> str:
@@ -346,37 +459,42 @@ def augmentation(recipe: Recipe) -> str:
     return " + ".join(words for used, words in parts if used) or "no augmentation"
 
 
-def show_plans(plans: list[Plan], again: bool, store: Store, display: Display) -> int:
+def show_plans(plans: list[Plan], again: bool, store: Store, engine: Engine, display: Display) -> int:
     """What would be run, and about how long it would take: from earlier runs, else from a step timed now in a child."""
-    known, total = store.runs(), 0.0
+    known, lengths = store.runs(), list[float]()
     estimates: dict[RunSpec, tuple[float | None, str]] = {}  # seeds take equally long
     for plan in plans:
-        display.line(describe(plan))
+        display.line(describe(plan, engine))
         for spec in plan.specs:
             what = f"  {spec.model}, seed {spec.seed}: "
             if store.is_done(spec) and not again:
                 display.line(f"{what}done already")
                 continue
-            of_any_seed = dataclasses.replace(spec, seed=0)
+            of_any_seed = replace(spec, seed=0)
             if of_any_seed not in estimates:
-                estimates[of_any_seed] = estimate(spec, len(plan.dataset.train_index), known)
+                estimates[of_any_seed] = estimate(spec, len(plan.dataset.train_index), known, engine.far)
             seconds, origin = estimates[of_any_seed]
             if seconds is None:
                 display.line(f"{what}{origin}")
                 continue
-            total += seconds
+            lengths.append(seconds)
             display.line(f"{what}about {duration(seconds)} of training (from {origin})")
+    count = len(engine.devices())
+    total = makespan(sorted(lengths, reverse=True), [0.0] * count)
+    together = f"on {count} devices" if count > 1 else "in all"
     display.line(
-        f"about {duration(total)} in all, evaluation, searches and the timing pass not counted; nothing was run"
+        f"about {duration(total)} {together}, evaluation, searches and the timing pass not counted; nothing was run"
     )
     return 0
 
 
-def estimate(spec: RunSpec, train_images: int, known: list[Record]) -> tuple[float | None, str]:
+def estimate(spec: RunSpec, train_images: int, known: list[Record], far: bool) -> tuple[float | None, str]:
     """(training seconds, their origin), or (None, why there are none)."""
     seconds, origin = known_seconds(spec, train_images, known)
     if seconds is not None:
         return seconds, origin
+    if far:
+        return None, "as long as it takes: no run of this model has been measured on such a device"
     events: list[dict[str, float]] = []
     outcome = call(child_estimate, (spec, train_images), events.append, grace=0)
     return (events[0]["seconds"], "a step timed now") if events else (None, f"{outcome.status}: {outcome.message}")
@@ -385,32 +503,74 @@ def estimate(spec: RunSpec, train_images: int, known: list[Record]) -> tuple[flo
 # --- do ------------------------------------------------------------------------------------------------------------
 
 
-def time_if_needed(specs: list[RunSpec], store: Store, display: Display, limit: float | None, again: bool) -> bool:
+def time_if_needed(
+    specs: list[RunSpec], home: Home, engine: Engine, display: Display, limit: float | None, again: bool
+) -> bool:
     """Time the models that finished, in turns, unless one session has them all. False where one could not be timed.
 
-    Under `tuned` they are timed under `eager` too: both are reported.
+    Once on each kind of device that took runs: no comparison of speeds spans two. Under `tuned` they are timed under
+    `eager` too: both are reported.
     """
-    finished = {spec.model: spec for spec in specs if store.is_done(spec)}
-    if not finished:
-        return True
+    finished = [spec for spec in specs if home.store.is_done(spec)]
     names = ["tuned", "eager"] if specs[0].setting.name == "tuned" else [specs[0].setting.name]
-    timed = [time_under(name, list(finished.values()), store, display, limit, again) for name in names]
-    return all(timed)
+    timed = True
+    for kind in dict.fromkeys(spec.device_name for spec in finished):
+        device = next((device for device in engine.devices() if device.kind == kind), None)
+        if device is None:
+            display.line(f"not timed on {kind}: none of the devices here is one")
+            timed = False
+            continue
+        models = {spec.model: replace(spec, device_name=kind) for spec in finished}
+        for name in names:
+            try:
+                timed &= time_under(name, list(models.values()), home, engine, device, display, limit, again)
+            except NotIdle as error:
+                display.line(f"not timed on {kind}: {error}")
+                timed = False
+    return timed
 
 
 def time_under(
-    setting: str, specs: list[RunSpec], store: Store, display: Display, limit: float | None, again: bool
+    setting: str,
+    specs: list[RunSpec],
+    home: Home,
+    engine: Engine,
+    device: Device,
+    display: Display,
+    limit: float | None,
+    again: bool,
 ) -> bool:
-    """One session of these runs' models under a setting, unless there is one. False where one could not be timed."""
+    """One session of these runs' models under a setting, unless there is one. False where one could not be timed.
+
+    Raises NotIdle.
+    """
 
     def fitting() -> Record | None:
-        return timed_under(setting, specs, store)
+        return timed_under(setting, specs, home.store)
 
     if not again and fitting():
         return True
-    as_set = [_under(setting, spec) for spec in specs]
-    session = time_together(session_of(as_set, limit or SESSION_SECONDS_A_MODEL * len(specs)), store, display, fitting)
-    return session is not None and not session["failures"]
+    session = session_of([_under(setting, spec) for spec in specs], limit or SESSION_SECONDS_A_MODEL * len(specs))
+    made = time_together(session, home.store, display, fitting, partial(call_there, engine, device, home))
+    return made is not None and not made["failures"]
+
+
+def call_there(
+    engine: Engine,
+    device: Device,
+    home: Home,
+    function: Callable[..., None],
+    args: tuple[Any, ...],
+    on_event: Callable[[dict[str, Any]], None],
+    timeout: float | None = None,
+    grace: float = GRACE_SECONDS,
+) -> Outcome:
+    """As local.call, on a device whose machine does nothing else. Raises NotIdle."""
+    _, surroundings = circumstances(device, True, False)
+    more = {"timeout": timeout, "grace": grace, "environment": tuple(surroundings.items())}
+    answer = call_alone(engine, device, home.task("session", reference(function), args, **more), on_event)
+    home.store.adopt(answer.files)
+    return answer.outcome
 
 
 def timed_under(setting: str, specs: list[RunSpec], store: Store) -> Record | None:
@@ -423,7 +583,7 @@ def timed_under(setting: str, specs: list[RunSpec], store: Store) -> Record | No
 
 def _under(setting: str, spec: RunSpec) -> RunSpec:
     """The run under a setting for all, or as it is where that is the setting it was asked for."""
-    return spec if setting == spec.setting.name else dataclasses.replace(spec, setting=SETTINGS[setting])
+    return spec if setting == spec.setting.name else replace(spec, setting=SETTINGS[setting])
 
 
 def finish(plans: list[Plan], store: Store, display: Display) -> bool:

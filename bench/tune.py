@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bench import environment
-from bench.executors.local import call
+from bench.executors.worker import call_alone
 from bench.progress import Display
 from bench.schema import SCHEMA, Record
 from bench.session import Report, build
@@ -205,7 +205,10 @@ def known_settings(spec: SessionSpec, store: Store) -> dict[str, Setting]:
 
 
 def settings_for(spec: SessionSpec, store: Store, display: Display) -> dict[str, Setting]:
-    """The best setting of each model of `spec`, searched for where it is not known; tells what was found."""
+    """The best setting of each model of `spec`, searched for where it is not known; tells what was found.
+
+    Raises NotIdle where others are at work on this machine.
+    """
     facts = environment.describe(torch.device(spec.device))
     found = {}
     for one in each_alone(spec):
@@ -228,7 +231,7 @@ def _search_in_a_child(spec: SessionSpec, facts: dict[str, Any], store: Store, d
             display.session_event(event)
 
         display.session_started(f"looking for the best setting of {name}")
-        outcome = call(child_tune, (spec, skip, store), hear, spec.seconds + SLACK_SECONDS, grace=0)
+        outcome = call_alone(child_tune, (spec, skip, store), hear, spec.seconds + SLACK_SECONDS, grace=0)
         if outcome.status == "ok" and (record := store.tuning(tuning_id(spec, facts))):
             return record
         if outcome.status == "busy":

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from bench.cli import main
 
 # The tests run side by side, and two processes of two threads on two cores are six times slower (LOG.md). Before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests that run side by side train and time side by side: to each other they are other machines.
+os.environ["SEVIT_HOST_LOCK"] = str(Path(tempfile.gettempdir()) / f"sevit-bench-test-{os.getpid()}.lock")
 
 ROOT = Path(__file__).resolve().parent.parent
 

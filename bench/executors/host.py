@@ -16,6 +16,11 @@ from pathlib import Path
 
 from bench.errors import Busy
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 LOOK_SECONDS = 0.5  # at the CPU's load; between two tries for the lock
 WAIT_SECONDS = 10.0  # for runs that are just ending
 MOST_LOAD = 0.2  # of all cores, by strangers, under which a session on somebody else's machine may begin
@@ -26,17 +31,39 @@ def _path() -> Path:
     return Path(os.environ.get("SEVIT_HOST_LOCK") or Path(tempfile.gettempdir()) / "sevit-bench-host.lock")
 
 
+class Over(Busy):
+    """Another session was timing here, and has ended now: it may be the one that was wanted."""
+
+
 @contextlib.contextmanager
 def at_work(stop: threading.Event | None = None) -> Iterator[None]:
     """Train here, beside other runs; waits for a session to end. Raises KeyboardInterrupt once `stop` is set."""
-    with _held(exclusive=False, seconds=None, stop=stop):
+    with _opened() as handle:
+        while not _locked(handle, exclusive=False):
+            if stop is not None and stop.wait(LOOK_SECONDS):
+                raise KeyboardInterrupt
+            if stop is None:
+                time.sleep(LOOK_SECONDS)
         yield
 
 
 @contextlib.contextmanager
 def alone(seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Time here, with no run of this tool beside. Raises Busy where one is still at work after `seconds`."""
-    with _held(exclusive=True, seconds=seconds):
+    """Time here, with no run of this tool beside.
+
+    Raises Busy where one is still at work after `seconds`; and Over, as soon as it has ended, where it was a session.
+    """
+    deadline, session = time.monotonic() + seconds, False
+    with _opened() as handle:
+        while not _locked(handle, exclusive=True):
+            beside_runs = _locked(handle, exclusive=False)
+            _unlock(handle)
+            session |= not beside_runs
+            if beside_runs and time.monotonic() >= deadline:
+                raise Busy("a run of this tool trains on this machine")
+            time.sleep(LOOK_SECONDS)
+        if session:
+            raise Over("another session")
         yield
 
 
@@ -77,31 +104,36 @@ def _gpu_processes() -> int:
         return 0
 
 
+# The kernel frees the lock when its owner dies. Where there are no such locks, or is no folder for one, everybody has
+# it: it is a courtesy between sweeps, not a claim.
 @contextlib.contextmanager
-def _held(exclusive: bool, seconds: float | None, stop: threading.Event | None = None) -> Iterator[None]:
-    """The machine's lock, shared or not; the kernel frees it when its owner dies. Where there is none, nothing."""
+def _opened() -> Iterator[int | None]:
     try:
-        import fcntl
-
         handle = os.open(_path(), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except (ImportError, OSError):  # no such locks, or no folder for one: a courtesy between sweeps, not a claim
-        yield
+    except OSError:
+        yield None
         return
     try:
         with contextlib.suppress(OSError):
             os.fchmod(handle, 0o666)  # whatever the umask: other users' runs count too
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise Busy("a run of this tool trains on this machine") from None
-            if stop is not None and stop.wait(LOOK_SECONDS):
-                raise KeyboardInterrupt
-            if stop is None:
-                time.sleep(LOOK_SECONDS)
-        yield
+        yield handle
     finally:
         os.close(handle)
+
+
+def _locked(handle: int | None, exclusive: bool) -> bool:
+    """Whether the lock could be had now."""
+    if handle is None or fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _unlock(handle: int | None) -> None:
+    if handle is not None and fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_UN)

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import Busy
+from bench.errors import Busy, NotIdle
 from bench.executors import host
 from bench.executors.engine import REFUSED, UNFIT, Answer, Device, Task
 from bench.executors.identity import Identity, differences, identity
-from bench.executors.local import FREQUENT, Outcome, call
+from bench.executors.local import FREQUENT, GRACE_SECONDS, Outcome, call
 from bench.files import cache_dir
 from bench.spec import content_id
 
@@ -54,10 +54,37 @@ def work(task: Task, environment: Mapping[str, str], report: Report, stop: threa
     try:
         with _place(task, stop):
             outcome = call(task.function, args, hear, task.timeout, task.grace, stop, environment)
+    except host.Over as over:
+        return Answer(Outcome("busy", str(over)), where)
     except Busy as busy:
         return Answer(Outcome(REFUSED, f"{where}: {busy}"), where)
     files = brought_home(root) if root is not None and root != task.root else ()
     return Answer(outcome, where, tuple(kept), files)
+
+
+def call_alone(
+    function: Callable[..., None],
+    args: tuple[Any, ...],
+    on_event: Report,
+    timeout: float | None = None,
+    grace: float = GRACE_SECONDS,
+) -> Outcome:
+    """As local.call, with no run of this tool beside on this machine. Raises NotIdle.
+
+    `busy`: another session was timing here and has ended.
+    """
+    try:
+        with host.alone():
+            return call(function, args, on_event, timeout, grace)
+    except host.Over as over:
+        return Outcome("busy", str(over))
+    except Busy as busy:
+        raise NotIdle(not_idle(str(busy))) from None
+
+
+def not_idle(why: str) -> str:
+    """The sentence for a session that found no idle machine."""
+    return f"nothing is timed beside other work: {why}; the same command times once that has ended"
 
 
 @contextlib.contextmanager
