@@ -100,6 +100,7 @@ def wait_for(path: Path) -> Path:
 
 def test_options_are_words_and_numbers_and_commas_may_belong_to_a_value() -> None:
     text = "partition=gpu,short,gres=gpu:a100:1,time=60,mem=16GB,cpus-per-task=8,exclude=n[1,3],array_parallelism=32"
+    assert parse_options("") == {}
     assert parse_options(text) == {
         "partition": "gpu,short",
         "gres": "gpu:a100:1",
@@ -114,7 +115,7 @@ def test_options_are_words_and_numbers_and_commas_may_belong_to_a_value() -> Non
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "KEY=VALUE"),
+        (",", "KEY=VALUE"),
         ("gpu", "KEY=VALUE"),
         ("partition=", "KEY=VALUE"),
         ("partitoin=gpu", "did you mean 'partition'"),
@@ -370,8 +371,8 @@ def test_the_next_driver_joins_jobs_and_takes_answers_and_begins_again_what_died
 
 def test_other_work_of_the_same_name_is_not_joined(make: Make, root: Path, fake: Fake) -> None:
     (fake.home / "hold").touch()
-    make().start([(1, task(root, "a", "greet", "x", mark="one"), DEVICE)])
-    make().start([(1, task(root, "a", "greet", "x", mark="two"), DEVICE)])
+    make().start([(1, task(root, "a", "greet", "x", expected=OTHER), DEVICE)])
+    make().start([(1, task(root, "a", "greet", "x", expected=identity()), DEVICE)])
     assert fake.calls("sbatch") == 2
 
 

@@ -33,6 +33,11 @@ class Device:
     environment: tuple[tuple[str, str], ...] = ()  # variables by which a process on the node finds it
     apart: bool = False  # a queue: every seat becomes a job with a device of its own, and nothing is shared
 
+    @property
+    def beside(self) -> int:
+        """How many runs may train at once on one and the same piece of hardware."""
+        return 1 if self.apart else self.seats
+
 
 @dataclass(frozen=True)
 class Task:

@@ -168,8 +168,11 @@ class SlurmEngine:
                 self.say(f"job {number} is in SLURM's queue ({len(jobs)} task{'s' * (len(jobs) > 1)})")
 
     def _job(self, task: Task, device: Device) -> Job:
-        words = tuple(variables(task, device).items())
-        return Job(task, words, self._files(), self._variables(), patient=self.flavour == "slurm")
+        words, files = tuple(variables(task, device).items()), self._files()
+        files.events.touch()
+        # the driver's own mark goes with the driver, while jobs may wait in the queue for longer
+        task = replace(task, mark=str(files.events))
+        return Job(task, words, files, self._variables(), patient=self.flavour == "slurm")
 
     def _files(self) -> Files:
         return Files(self.folder, uuid.uuid4().hex)
@@ -231,7 +234,7 @@ class SlurmEngine:
 
     def _what(self, task: Task) -> str:
         """What a job must have in common with a task to be its own."""
-        return content_id([self.flavour, task.function, repr(task.expected), str(task.root), task.mark])
+        return content_id([self.flavour, task.function, repr(task.expected), str(task.root)])
 
     def _read_ledger(self) -> dict[str, _Told]:
         if self.flavour == "debug":

@@ -49,7 +49,7 @@ class Files:
 
     @property
     def events(self) -> Path:
-        """A line an event, as they come."""
+        """A line an event, as they come; there before the job is: who sees it sees the driver's disk."""
         return self.folder / f"{self.token}.events"
 
     @property

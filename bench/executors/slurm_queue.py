@@ -62,6 +62,8 @@ def parse_options(text: str) -> dict[str, str]:
     What the values mean is sbatch's business (man sbatch); `array_parallelism` is how many jobs run at once.
     """
     found: dict[str, str] = {}
+    if not text.strip():
+        return found
     for part in re.split(r",(?=[^,=]*=)", text):
         key, equals, value = (word.strip() for word in part.partition("="))
         key = key.replace("-", "_")
