@@ -248,7 +248,7 @@ class Board:
         elif outcome.status == UNFIT and self._engine.far:
             self._unfit[device.node] = outcome.message
             self._again(running, f"{outcome.message}; that machine is left out")
-        elif outcome.status == "oom" and device.seats > 1 and not work.alone:
+        elif outcome.status == "oom" and device.beside > 1 and not work.alone:
             work.alone = True
             self._again(running, f"oom: {outcome.message}; again with the device to itself")
         else:

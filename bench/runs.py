@@ -229,7 +229,7 @@ def task_of(spec: RunSpec, source: DataSource, device: Device, alone: bool, home
         spec.run_id,
         manner.function,
         words,
-        share=1.0 if alone else 1.0 / device.seats,
+        share=1.0 if alone else 1.0 / device.beside,
         timeout=manner.timeout,
         environment=tuple(surroundings.items()),
     )
@@ -241,13 +241,13 @@ def circumstances(device: Device, alone: bool, deterministic: bool) -> tuple[Com
     Several on a CPU: each gets its share of the threads, but under --deterministic, where sums must be taken in the
     same order as alone; threads that wait sleep instead of spinning, which halved the speed here (LOG.md, 2026-11-22).
     """
-    several = device.seats > 1 and not alone
+    several = device.beside > 1 and not alone
     if device.type == "cuda":
-        return (Company(device.seats) if several else ALONE), {}
+        return (Company(device.beside) if several else ALONE), {}
     if not several:
         return ALONE, {"OMP_NUM_THREADS": str(device.threads)}
-    mine = device.threads if deterministic else max(1, device.threads // device.seats)
-    return Company(device.seats, device.threads), {"OMP_NUM_THREADS": str(mine), "OMP_WAIT_POLICY": "PASSIVE"}
+    mine = device.threads if deterministic else max(1, device.threads // device.beside)
+    return Company(device.beside, device.threads), {"OMP_NUM_THREADS": str(mine), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def taken_meanwhile(spec: RunSpec, before: Record | None, store: Store) -> Outcome | None:

@@ -227,7 +227,7 @@ def _carry_out(
 
         def task(device: Device, alone: bool) -> Task:
             surroundings = circumstances(device, alone, spec.deterministic)[1]
-            shared = {"share": 1.0 if alone else 1.0 / device.seats, "environment": tuple(surroundings.items())}
+            shared = {"share": 1.0 if alone else 1.0 / device.beside, "environment": tuple(surroundings.items())}
             here = replace(spec, device_name=device.kind or spec.device_name)
             return home.task(spec.run_id, reference(child_trial), (here, search.source), timeout=timeout, **shared)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import sys
 
 from bench.errors import Busy, Diverged, Interrupted, Unfit
 from bench.files import inert
@@ -10,7 +10,8 @@ from bench.files import inert
 
 def status_of(error: BaseException) -> str:
     """Expected failures by name: oom, diverged, interrupted, busy, unfit, else failed."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+    torch = sys.modules.get("torch")  # where nobody has loaded it, it has raised nothing
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
         return "oom"
     # torch's CPU allocator, and the C++ library beneath it, raise a plain RuntimeError
     if isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "std::bad_alloc")):

@@ -437,7 +437,7 @@ def devices_words(every: list[Device]) -> str:
 def announcement(plans: list[Plan], todo: set[str], store: Store, engine: Engine) -> tuple[str, list[Job], int]:
     """What Display.planned is told: the conditions in a few words, the runs that are missing, how many at once."""
     every = [spec for plan in plans for spec in plan.specs]
-    shared = any(device.seats > 1 for device in engine.devices())
+    shared = any(device.beside > 1 for device in engine.devices())
     known = [] if shared else store.runs()  # what runs took alone says nothing of several at once
     seconds: dict[str, float | None] = {}
     jobs, named = [], titles(every)

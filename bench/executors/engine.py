@@ -31,6 +31,12 @@ class Device:
     threads: int  # of torch, for a run that has the device to itself (CPU)
     seats: int = 1
     environment: tuple[tuple[str, str], ...] = ()  # variables by which a process on the node finds it
+    apart: bool = False  # a queue: every seat becomes a job with a device of its own, and nothing is shared
+
+    @property
+    def beside(self) -> int:
+        """How many runs may train at once on one and the same piece of hardware."""
+        return 1 if self.apart else self.seats
 
 
 @dataclass(frozen=True)

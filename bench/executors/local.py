@@ -93,7 +93,7 @@ def call(
             else:
                 on_event(event)
 
-    with _no_interrupt(), _surrounded(environment):
+    with no_interrupt(), surrounded(environment):
         process.start()
     sender.close()
     life.close()
@@ -165,7 +165,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
+def no_interrupt() -> Iterator[None]:
     """A child inherits ignored signals: so Ctrl-C never prints a child's traceback, not even while it imports."""
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -179,7 +179,7 @@ def _no_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _surrounded(environment: Mapping[str, str]) -> Iterator[None]:
+def surrounded(environment: Mapping[str, str]) -> Iterator[None]:
     """A process that is started meanwhile inherits these variables; no other start comes in between."""
     with STARTING:
         before = {name: os.environ.get(name) for name in environment}
