@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import itertools
 import shlex
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -46,6 +47,7 @@ from models import registry
 from models.registry import ModelError
 
 MOST_RETRIES = 100
+LOOK_SECONDS = 60.0  # at a cluster's nodes, before the sweep is planned
 MOST_AT_ONCE = 64
 PROBE_SECONDS = 300.0  # a model that has not answered two images by then hangs
 SESSION_SECONDS_A_MODEL = 20.0  # long enough to be worth reading, short enough to follow every sweep
@@ -155,9 +157,21 @@ def opened(arguments: argparse.Namespace, store: Store, display: Display) -> Ite
     with store.marked() as mark:
         engine = far_engine(name, address, arguments, store, expected, display)
         try:
+            wait_for_devices(engine)
+            display.line(f"on {devices_words(engine.devices())}, by {name}")
             yield engine, Home(store, expected, mark)
         finally:
             engine.close()
+
+
+def wait_for_devices(engine: Engine) -> None:
+    """Until some are there, and for a while until all have said what they are: one precision must suit them all.
+
+    Raises UserError where none is fit.
+    """
+    deadline = time.monotonic() + LOOK_SECONDS
+    while not engine.devices() or (engine.looking and time.monotonic() < deadline):
+        engine.events(0.2)
 
 
 def local_devices(asked: str | None, seats: int) -> list[Device]:

@@ -559,6 +559,7 @@ def overhead(number: int, ray: bool, profile: bool) -> None:
         specs = [synthetic.spec(models[i % len(models)], seed=i // len(models)) for i in range(number)]
         source: Any = DataSource("cifar10", None, None, 1.0)
         plan = runs.Plan(specs, source, SimpleNamespace(train_index=range(45_000)))  # type: ignore[arg-type]
+        names = {spec.run_id for spec in specs}
         views, display = runs.Views(store), Display(Console(file=sink, width=140, markup=False, highlight=False))
 
         def carry_out(engine: Any, more: dict[str, Any]) -> float:
@@ -567,7 +568,7 @@ def overhead(number: int, ray: bool, profile: bool) -> None:
                 if profile:
                     profiler.enable()
                 failed, placed = runs.train_all(
-                    specs, plan, runs.Home(store, **more), engine, display, views, runs.Manner()
+                    [plan], names, runs.Home(store, **more), engine, display, views, runs.Manner()
                 )
                 profiler.disable()
             took = time.perf_counter() - began

@@ -84,6 +84,10 @@ class Engine(Protocol):
 
     far: bool  # whether its devices may be others' machines: checked, of several kinds, out of the driver's sight
 
+    @property
+    def looking(self) -> bool:
+        """Whether a machine that is there has not yet said what it is."""
+
     def devices(self) -> list[Device]:
         """Those that are fit for work now; others may come and go. Raises UserError where there can be none."""
 

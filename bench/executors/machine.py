@@ -19,6 +19,7 @@ class LocalEngine:
     """Every device of this machine."""
 
     far = False
+    looking = False
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._devices = list(devices)

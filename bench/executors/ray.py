@@ -87,6 +87,11 @@ class RayEngine:
         self._letters = self._mailbox.take.remote()
         self._carry, self._look = ray.remote(max_retries=0)(carry), ray.remote(max_retries=0)(look_here)
 
+    @property
+    def looking(self) -> bool:
+        """Whether a node that is there has not yet said what it is."""
+        return bool(self._looks)
+
     def devices(self) -> list[Device]:
         """Those of all nodes that said what they are, and are still there; none while all are being looked at.
 

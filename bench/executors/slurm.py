@@ -85,6 +85,7 @@ class SlurmEngine:
     retries: int
     say: Callable[[str], None]
     far: bool = field(default=True, init=False)
+    looking: bool = field(default=False, init=False)  # `devices` waits itself
 
     def __post_init__(self) -> None:
         assert self.flavour in FLAVOURS
