@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from bench.executors.engine import Answer, Device, Heard, Task
+from bench.executors.local import Outcome
 
 HERE = Device("here", "here", "cpu", "some CPU", native_bf16=False, threads=1)
 
@@ -32,13 +33,14 @@ class AtOnce:
         """One answer."""
         if not self._begun:
             return []
-        ticket, task, device = self._begun.popleft()
-        return [(ticket, self._answer(task, device))]
+        ticket, task, device = self._begun[0]
+        answer = Answer(Outcome("interrupted")) if self.stopped else self._answer(task, device)
+        self._begun.popleft()
+        return [(ticket, answer)]
 
     def stop(self) -> None:
-        """What has not been answered is interrupted, which nobody asks about here."""
+        """What has not been answered yet is interrupted."""
         self.stopped = True
-        self._begun.clear()
 
     def close(self) -> None:
         """Nothing to leave."""
