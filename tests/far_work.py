@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import Interrupted
+from bench.spec import RunSpec
+from bench.store import Store
+from tests import synthetic
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -48,3 +51,21 @@ def stores(report: Report, root: Path) -> None:
     for name, content in (("record.json", "{}"), ("history.csv", "epoch"), ("checkpoints/last.pt", "weights")):
         (folder / name).write_text(content)
     report({"event": "root", "root": str(root)})
+
+
+def short_run(
+    report: Report, spec: RunSpec, source: object, root: Path, again: bool, company: object, target: float | None
+) -> None:
+    """A run as runner.child_run, that trains nothing: notes that it began, and from seed 12 on waits to be let go."""
+    store = Store(root)
+    report({"event": "placed", "run_id": spec.run_id, "device_name": spec.device_name})
+    with store.claim(spec.run_id):
+        if store.is_done(spec):
+            return
+        with (root / "starts").open("a") as starts:
+            starts.write(f"{spec.run_id}\n")
+        while spec.seed >= 12 and not (root / "go").exists():
+            time.sleep(0.01)
+            report({"event": "step", "step": 1})
+        store.write_spec(spec)
+        store.write_record(spec, synthetic.record(spec, 0.5))
