@@ -149,7 +149,11 @@ def opened(arguments: argparse.Namespace, store: Store, display: Display) -> Ite
     name, address = arguments.executor
     if name == "local":
         with mps() if arguments.runs_per_device > 1 and environment.has_cuda() else contextlib.nullcontext():
-            yield LocalEngine(local_devices(arguments.device, arguments.runs_per_device)), Home(store)
+            engine: Engine = LocalEngine(local_devices(arguments.device, arguments.runs_per_device))
+            try:
+                yield engine, Home(store)
+            finally:
+                engine.close()
         return
     store.check_writable()
     store = Store(store.root.resolve())  # other machines, and processes in other folders, must find it

@@ -142,6 +142,13 @@ def _kill(process: SpawnProcess) -> None:
     process.join()
 
 
+def end_children() -> None:
+    """End every child at once, whichever thread has started it: at its exit, Python would wait for them."""
+    for process in multiprocessing.active_children():
+        if isinstance(process, SpawnProcess):
+            _kill(process)
+
+
 def _oom_kills() -> int:
     """How often this machine's kernel has killed a process for its memory; 0 where it does not say."""
     try:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from bench.executors.engine import Answer, Device, Heard, Task, variables
-from bench.executors.local import Outcome
+from bench.executors.local import Outcome, end_children
 from bench.executors.worker import work
 
 
@@ -54,7 +54,8 @@ class LocalEngine:
         self._stop.set()
 
     def close(self) -> None:
-        """Nothing is left: whatever runs is a child of this process."""
+        """End what still runs: after a second interruption, which waits for nobody."""
+        end_children()
 
     def _work(self, ticket: int, task: Task, device: Device) -> None:
         # Ctrl-C reaches every process of the terminal; blocked here, it is in the children too, who are asked to stop
