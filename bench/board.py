@@ -26,6 +26,7 @@ from bench.store import now as utc_now
 RETRIES = 3  # of a run whose machine was lost
 WAIT_SECONDS = 0.2  # for events, at most: in between others' locks and devices are looked at
 BUSY_SECONDS = 2.0  # between two looks at whether another process has finished
+REST_SECONDS = 30.0  # a machine that lost a run gets nothing for as long: an engine may take it for living meanwhile
 DESERTED_SECONDS = 600.0  # without any device, after which a sweep gives up
 TELL_SECONDS = 5.0  # between two reckonings of the time left
 IN_A_ROW = 5  # runs of different models that failed on one device, and none that did not: it is the device
@@ -99,6 +100,7 @@ class Board:
         self._running: dict[int, _Running] = {}
         self._used: Counter[str] = Counter()  # seats, by device
         self._unfit: dict[str, str] = {}  # nodes, and why
+        self._resting: dict[str, float] = {}  # nodes that lost a run, and until when they get nothing
         self._in_a_row: dict[str, set[str]] = {}
         self._told: set[str] = set()
         self._counts, self._forecast = _Counts(), Forecast()
@@ -168,7 +170,7 @@ class Board:
             raise UserError(f"no device is fit for this sweep: {'; '.join(sorted(set(self._unfit.values())))}")
         if self._now() - self._seen > DESERTED_SECONDS:
             raise UserError("no device has been there for ten minutes; bring one back, and the same command goes on")
-        return devices
+        return [device for device in devices if self._resting.get(device.node, 0.0) <= self._now()]
 
     def _seats(self, devices: list[Device]) -> Iterator[Device]:
         """A device for each free seat: first one of each, then the second, so that few runs spread over many."""
@@ -244,6 +246,8 @@ class Board:
             self._put_off(work, outcome.message)
         elif outcome.status == LOST and work.lost < self._retries:
             work.lost += 1
+            if not device.apart:
+                self._resting[device.node] = self._now() + REST_SECONDS
             self._again(running, f"lost: {outcome.message}; again ({work.lost} of at most {self._retries} times)")
         elif outcome.status == UNFIT and self._engine.far:
             self._unfit[device.node] = outcome.message

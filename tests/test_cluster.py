@@ -19,6 +19,7 @@ from typing import Any, cast
 import pytest
 
 from bench.data.datasets import DataSource
+from bench.environment import cpu_name
 from bench.executors.identity import identity
 from bench.progress import Display, make_console
 from bench.runs import Home, Manner, Plan, Views, train_all
@@ -29,7 +30,7 @@ from tests import synthetic
 pytest.importorskip("ray")
 
 ROOT = Path(__file__).resolve().parent.parent
-SPECS = [synthetic.spec("seresnet", seed) for seed in range(24)]
+SPECS = [synthetic.spec("seresnet", seed, device_name=cpu_name()) for seed in range(24)]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_node_dies_in_the_middle_and_nothing_is_lost(
             (tmp_path / "go").touch()
 
     failures, done, devices = drive(cluster.address, tmp_path, meanwhile)
-    assert (failures, done, devices) == (0, 24, 3)
+    assert (failures, done, devices) == (0, 24, 3), said
     counted = starts(tmp_path)
     assert set(counted) == {spec.run_id for spec in SPECS}
     assert sorted(counted.values()) == [1] * 23 + [2], "one was lost with its node, and begun again"
