@@ -469,7 +469,7 @@ def announcement(plans: list[Plan], todo: set[str], store: Store, engine: Engine
     data = ", ".join(dict.fromkeys(spec.data.name for spec in every))
     used = ", ".join(dict.fromkeys(spec.recipe.name for spec in every))
     about = f"{data} · recipe {used} · {every[0].setting.name} · {devices_words(engine.devices())}"
-    return about, jobs, seats(engine)
+    return about, jobs, min(seats(engine), max(1, len(todo)))
 
 
 def augmentation(recipe: Recipe) -> str:

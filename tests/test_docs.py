@@ -28,6 +28,7 @@ def test_every_test_that_a_promise_names_exists() -> None:
 DOCUMENTS = [
     ROOT / name
     for name in (
+        "docs/cluster.md",
         "docs/data.md",
         "docs/measurement.md",
         "docs/performance.md",
