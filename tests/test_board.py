@@ -7,7 +7,7 @@ import heapq
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -21,7 +21,8 @@ from bench.errors import NotIdle, UserError
 from bench.executors.engine import LOST, REFUSED, UNFIT, Answer, Device, Heard, Task
 from bench.executors.local import Outcome
 from bench.forecast import Size, makespan
-from bench.progress import Display, Events, Tally
+from bench.progress import Display, Events, Tally, make_console
+from tests.engines import HERE, AtOnce
 
 OK = Outcome("ok")
 
@@ -509,3 +510,22 @@ def test_an_interrupted_session_is_stopped_and_heard_out() -> None:
     assert engine.stopped
     assert not engine.said
     assert heard == [{"event": "block", "block": 0}]
+
+
+def test_a_machine_that_lost_a_run_gets_nothing_for_a_while() -> None:
+    """Ray may take a dead node for living: it would take the same run again and again until no retry is left."""
+    now, taken = [0.0], list[str]()
+    pair = [replace(HERE, name=name, node=name) for name in ("dead", "fine")]
+
+    def answer(task: Task, device: Device) -> Answer:
+        taken.append(device.name)
+        now[0] += 1.0
+        return Answer(Outcome(LOST, "gone") if device.name == "dead" else Outcome("ok"))
+
+    engine = AtOnce(answer, pair, far=True)
+    made, ends = Board(engine, Display(make_console()), now=lambda: now[0]), list[str]()
+    for n in range(8):
+        made.add(Work(f"run {n}", f"run {n}", f"run {n}", 1, lambda device, alone: Task("x", "m:f", ())))
+    made.run(lambda work, device, answer, bar: ends.append(answer.outcome.status))
+    assert ends == ["ok"] * 8
+    assert taken.count("dead") == 1

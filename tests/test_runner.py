@@ -11,7 +11,7 @@ import torch
 
 from bench import runner, schema, session
 from bench.data.datasets import DataSource
-from bench.errors import Diverged
+from bench.errors import Diverged, Unfit
 from bench.recipes import smoke
 from bench.runner import run_one, session_of
 from bench.spec import RunSpec, Setting
@@ -99,7 +99,7 @@ def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypa
 def test_changed_data_are_refused(source: DataSource, tmp_path: Path) -> None:
     spec = make_spec(source)
     other = replace(spec, data=replace(spec.data, content_hash="0" * 64))
-    with pytest.raises(RuntimeError, match="changed since the sweep was planned"):
+    with pytest.raises(Unfit, match="not those that the sweep was planned with"):
         run_one(other, source.load(), Store(tmp_path), ignore)
 
 
