@@ -115,7 +115,7 @@ def test_a_killed_drivers_sweep_is_finished_by_the_next(cluster: Any, tmp_path: 
     code += "drive(sys.argv[1], Path(sys.argv[2]))"
     driver = subprocess.Popen([sys.executable, "-c", code, cluster.address, str(tmp_path)], cwd=ROOT)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (tmp_path / "starts").exists() or len(starts(tmp_path)) < 13:  # from the 13th on they wait
             assert time.monotonic() < deadline
             assert driver.poll() is None
