@@ -25,7 +25,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 # A worker gets a file at a time; of the long ones none may be left for the end, when it would run alone.
-LONG = ["readme", "processes", "kill", "cluster", "ray", "slurm", "cli", "runs", "speed", "search", "report_browser", "static"]
+LONG = [
+    "readme",
+    "processes",
+    "kill",
+    "cluster",
+    "ray",
+    "slurm",
+    "cli",
+    "runs",
+    "speed",
+    "search",
+    "report_browser",
+    "static",
+]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
