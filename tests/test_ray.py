@@ -26,7 +26,7 @@ from bench.executors.worker import Look, as_device
 ray_exceptions = pytest.importorskip("ray.exceptions")
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE = 60.0
+DEADLINE = 150.0
 
 
 @pytest.fixture(scope="module")
