@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.cost import Cost, count
+from bench.measure.cost import Cost, count
 from models.torchvision_import import ensure_torchvision
 
 ensure_torchvision()

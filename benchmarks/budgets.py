@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.budget import parse_budget  # noqa: E402
-from bench.store import Store, shared_device  # noqa: E402
+from bench.plan.budget import parse_budget
+from bench.store.disk import Store, shared_device
 
 
 def main(root: Path) -> None:

@@ -1,6 +1,6 @@
 """How well is a cluster used, what does handing out work cost? Example: python benchmarks/cluster.py --out cluster.png
 
-The simulation drives the real board (bench/board.py) with an engine whose clock jumps from one end to the next: 15
+The simulation drives the real board (bench/drive/board.py) with an engine whose clock jumps from one end to the next: 15
 models x 5 data sets x 5 seeds x 2 tracks on 1 to 256 devices, with the seconds that models took in the stores under
 results/reference where they were measured, and by their FLOPs elsewhere. `ideal` is what no schedule can beat: all
 work divided by all devices, or the longest run. Beside longest first stand two other orders: the runs as they are
@@ -38,22 +38,22 @@ sys.path.insert(0, str(ROOT))
 
 from rich.console import Console  # noqa: E402
 
-from bench import board, runs  # noqa: E402
-from bench.board import Board, Work  # noqa: E402
-from bench.data.catalogue import CATALOGUE  # noqa: E402
-from bench.data.datasets import DataSource  # noqa: E402
-from bench.errors import UserError  # noqa: E402
-from bench.executors.engine import LOST, Answer, Device, Heard, Task  # noqa: E402
-from bench.executors.local import Outcome  # noqa: E402
-from bench.forecast import Size  # noqa: E402
-from bench.progress import Display, Events, Tally  # noqa: E402
-from bench.recipes import shared  # noqa: E402
-from bench.spec import RunSpec  # noqa: E402
-from bench.store import Store, quartiles, seconds_per_call, shared_device  # noqa: E402
-from tests import synthetic  # noqa: E402
+from bench.core.errors import UserError
+from bench.data.catalogue import CATALOGUE
+from bench.data.datasets import DataSource
+from bench.drive import board, runs
+from bench.drive.board import Board, Work
+from bench.drive.forecast import Size
+from bench.executors.child import Outcome
+from bench.executors.protocol import LOST, Answer, Device, Heard, Task
+from bench.plan.recipes import shared
+from bench.plan.spec import RunSpec
+from bench.present.screen.progress import Display, Events, Tally
+from bench.store.disk import Store, quartiles, seconds_per_call, shared_device
+from tests import synthetic
 
 REFERENCE = ROOT / "results" / "reference" / "cpu-2core"
-# Of one training step for one image of 32 px, in millions, by bench.cost (2026-11-23). At 64 px they are the same to
+# Of one training step for one image of 32 px, in millions, by bench.measure.cost (2026-11-23). At 64 px they are the same to
 # within 5 %, counted too: stems and patches of all these models grow with the image.
 TRAIN_MFLOPS = {
     "seresnet": 754, "seresnet20": 244, "seresnet110": 1518, "resnet20": 244, "resnet56": 754, "resnet110": 1518,
@@ -422,7 +422,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
-    from bench.charts.styles import settings
+    from bench.present.charts.styles import settings
 
     looks = {
         "longest first": ("#0072B2", "o", "-"),
@@ -519,7 +519,7 @@ class AtOnce:
 @contextmanager
 def by_ray(begun: list[float]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Ray on this machine, whose workers write a record and start no process; and what Home is to know of it."""
-    from bench.executors.identity import identity
+    from bench.machine.identity import identity
 
     os.environ["PYTHONPATH"] = str(ROOT)  # for Ray's workers
     try:

@@ -4,7 +4,7 @@ plain  as most CIFAR repositories have it: PIL images, transforms in a DataLoade
        contiguous, an optimizer with its defaults, loss.item() and accuracy.item() at every step
 best   written by hand for this one purpose, none of our code but the model's builder: arrays in memory, a gather crop,
        channels_last, a fused optimizer, the recipe's precision, one transfer of losses an epoch
-ours   bench.runner.run_one as a sweep's child process runs it: progress events, checkpoints, clocks and all
+ours   bench.measure.run.run_one as a sweep's child process runs it: progress events, checkpoints, clocks and all
 
 All three do the same work: the same model, the same number of training images, AdamW with decay on matrices only,
 crop + flip, label smoothing, clipping, and validation after each epoch. Each calls turn.step_done() after each step.
@@ -266,7 +266,7 @@ def ours(task: Task, turn: Turn) -> None:
     from multiprocessing import Pipe
     from multiprocessing.connection import Connection
 
-    from bench.executors import local
+    from bench.executors import child as local
 
     # The very child of a sweep, its reports thrown away after they were sent. `lifeline` is never used, and must live.
     nowhere = Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
@@ -278,9 +278,9 @@ def ours(task: Task, turn: Turn) -> None:
 def _child(report: Callable[[dict[str, Any]], None], task: Task, turn: Turn) -> None:
     import traceback
 
-    from bench import runner
-    from bench.checkpoint import Checkpoints
-    from bench.store import Store
+    from bench.measure import run as runner
+    from bench.measure.checkpoint import Checkpoints
+    from bench.store.disk import Store
 
     make_keeper = runner.make_keeper
 
@@ -309,9 +309,10 @@ def our_run(task: Task) -> tuple[Any, Any]:
     """(spec, dataset) of the task in the harness's words."""
     from dataclasses import replace
 
-    from bench import environment, recipes
     from bench.data import datasets
-    from bench.spec import RunSpec, Setting
+    from bench.machine import environment
+    from bench.plan import recipes
+    from bench.plan.spec import RunSpec, Setting
     from models import registry
 
     device = torch.device(task.device)
@@ -349,7 +350,7 @@ def main() -> None:
     try:
         CONTENDERS[name](task, Turn(sys.stdin.readline, answer, time.perf_counter, sync))
     except Over:
-        from bench import environment  # only now: a hand-written loop's memory has none of it
+        from bench.machine import environment  # only now: a hand-written loop's memory has none of it
 
         peak = environment.peak_memory_bytes(torch.device(task.device))
         about = {"torch": torch.__version__, "threads": torch.get_num_threads()}

@@ -31,9 +31,9 @@ from typing import Any, Protocol
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import environment  # noqa: E402
-from bench.files import to_json, write_atomically  # noqa: E402
-from bench.stats import Interval, ratio_interval  # noqa: E402
+from bench.core.files import to_json, write_atomically
+from bench.core.stats import Interval, ratio_interval
+from bench.machine import environment
 from benchmarks.contenders import SETTINGS, Task  # noqa: E402
 
 STARTS_FOR_INTERVAL = 3

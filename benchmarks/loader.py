@@ -18,12 +18,12 @@ from dataclasses import replace
 
 import torch
 
-from bench import environment
-from bench.limits import random_batches
-from bench.recipes import shared
-from bench.spec import Recipe, Setting
-from bench.step import arrange
-from bench.timing import Stopwatch, calls_for, make_tasks, stopwatch_of
+from bench.machine import environment
+from bench.measure.limits import random_batches
+from bench.measure.step import arrange
+from bench.measure.timing import Stopwatch, calls_for, make_tasks, stopwatch_of
+from bench.plan.recipes import shared
+from bench.plan.spec import Recipe, Setting
 from models.registry import build, expand_names
 
 CLASSES, SIZE = 10, 32

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench.core.stats import share_interval
 from bench.data import datasets
-from bench.stats import share_interval
-from bench.store import Store
+from bench.store.disk import Store
 
 
 def linear_accuracy(dataset: datasets.Dataset, iterations: int) -> float:

@@ -30,15 +30,20 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from scipy import stats as scipy_stats  # noqa: E402
 
-from bench import environment, recipes, runner, session, table_formats, tables  # noqa: E402
-from bench.data import datasets  # noqa: E402
-from bench.data.datasets import Dataset  # noqa: E402
-from bench.files import to_json, write_atomically  # noqa: E402
-from bench.spec import RunSpec, SessionSpec, Setting  # noqa: E402
-from bench.stats import CONFIDENCE, Interval  # noqa: E402
-from bench.store import Store  # noqa: E402
+from bench.analysis import tables
+from bench.core.files import to_json, write_atomically
+from bench.core.stats import CONFIDENCE, Interval
+from bench.data import datasets
+from bench.data.datasets import Dataset
+from bench.machine import environment
+from bench.measure import run as runner
+from bench.measure import session
+from bench.plan import recipes
+from bench.plan.spec import RunSpec, SessionSpec, Setting
+from bench.present import table_formats
+from bench.store.disk import Store
 from models import registry  # noqa: E402
-from tests import synthetic  # noqa: E402
+from tests import synthetic
 
 LINEAR = 1.05  # an exponent up to here is linear: twice the work takes at most 2.07 times as long
 IMAGE_SIZE, CLASSES, BATCH = 16, 10, 32

@@ -27,11 +27,11 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from bench import environment  # noqa: E402
-from bench.recipes import shared  # noqa: E402
-from bench.spec import Setting  # noqa: E402
-from bench.stats import Interval, ratio_interval  # noqa: E402
-from bench.timing import Rule, Task, Timed, make_tasks, stopwatch_of, time_blocks  # noqa: E402
+from bench.core.stats import Interval, ratio_interval
+from bench.machine import environment
+from bench.measure.timing import Rule, Task, Timed, make_tasks, stopwatch_of, time_blocks
+from bench.plan.recipes import shared
+from bench.plan.spec import Setting
 from models.registry import build  # noqa: E402
 
 DEVICE = torch.device("cuda" if environment.has_cuda() else "cpu")

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.stats import Interval  # noqa: E402
+from bench.core.stats import Interval
 from benchmarks.contenders import Task  # noqa: E402
 from benchmarks.duel import Duel, at_most, describe, make_parser, run, save, show  # noqa: E402
 

@@ -50,12 +50,13 @@ def profile(task: Task) -> None:
 
     import torch
 
-    from bench import environment, limits
-    from bench.cost import train_flops
-    from bench.recipes import shared
-    from bench.session import build
-    from bench.spec import SessionSpec, Setting
-    from bench.timing import stopwatch_of
+    from bench.machine import environment
+    from bench.measure import limits
+    from bench.measure.cost import train_flops
+    from bench.measure.session import build
+    from bench.measure.timing import stopwatch_of
+    from bench.plan.recipes import shared
+    from bench.plan.spec import SessionSpec, Setting
 
     device = torch.device(task.device)
     environment.fix_numerics(deterministic=False)
@@ -91,8 +92,8 @@ def ceilings(recipe: Any, device: Any) -> Any:
     """What this device does at its best."""
     import time
 
-    from bench import limits
-    from bench.timing import stopwatch_of
+    from bench.measure import limits
+    from bench.measure.timing import stopwatch_of
 
     batches = limits.random_batches(recipe, 10, 32, device)
     return limits.measure_ceilings(device, recipe.precision, batches, stopwatch_of(device, time.perf_counter))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.cli import main
+from bench.cli.main import main
 
 # The tests run side by side, and two processes of two threads on two cores are six times slower (LOG.md). Before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -116,6 +116,6 @@ def here() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps in this process end without the timing pass, a child of its own, where a test asks nothing of it."""
-    from bench import sweep
+    from bench.drive import sweep
 
     monkeypatch.setattr(sweep, "time_if_needed", lambda *_: True)

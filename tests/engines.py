@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from bench.executors.engine import Answer, Device, Heard, Task
-from bench.executors.local import Outcome
+from bench.executors.child import Outcome
+from bench.executors.protocol import Answer, Device, Heard, Task
 
 HERE = Device("here", "here", "cpu", "some CPU", native_bf16=False, threads=1)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.errors import Interrupted
-from bench.spec import RunSpec
-from bench.store import Store
+from bench.core.errors import Interrupted
+from bench.plan.spec import RunSpec
+from bench.store.disk import Store
 from tests import synthetic
 
 Report = Callable[[dict[str, Any]], None]

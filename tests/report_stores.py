@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.spec import DataRef, RunSpec
-from bench.store import Store
+from bench.plan.spec import DataRef, RunSpec
+from bench.store.disk import Store
 from tests.synthetic import DATA, RECIPE, failure, record, spec, thorough_session
 
 IMAGES = 500

@@ -1,4 +1,4 @@
-"""What child processes of tests/test_slurm.py do. Example: Task("a", "tests.slurm_work:greet", (root, "hello"))"""
+"""What child processes of tests/executors/test_slurm.py do. Example: Task("a", "tests.slurm_work:greet", (root, "hello"))"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.errors import Interrupted
+from bench.core.errors import Interrupted
 
 Report = Callable[[dict[str, Any]], None]
 PATIENCE_SECONDS = 60.0

@@ -7,12 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from bench.recipes import shared
-from bench.schema import SCHEMA
-from bench.spec import DataRef, RunSpec, Setting, to_dict
-from bench.store import Store
+from bench.plan.recipes import shared
+from bench.plan.spec import DataRef, RunSpec, Setting, to_dict
+from bench.store.disk import Store
+from bench.store.records import FailedRun, FinishedRun, Session
 
 DATA = DataRef("cifar10", "c" * 64, "s" * 64, num_classes=10, image_size=32)
 RECIPE = replace(shared(), epochs=3, precision="fp32")
@@ -31,8 +32,10 @@ def spec(model: str, seed: int = 0, **changes: Any) -> RunSpec:
     return replace(RunSpec(model, DATA, RECIPE, Setting(), "cpu", "Test CPU", seed), **changes)
 
 
-def record(of: RunSpec, accuracy: float, family: str = "cnn", train_seconds: float = 30.0) -> dict[str, Any]:
-    """A finished run's record with three epochs."""
+def record(
+    of: RunSpec, accuracy: float, family: str = "cnn", train_seconds: float = 30.0, **changes: Any
+) -> FinishedRun:
+    """A finished run's record with three epochs; `changes` replace its fields, `metrics` some of its figures."""
     history = [
         {
             "epoch": e,
@@ -65,8 +68,8 @@ def record(of: RunSpec, accuracy: float, family: str = "cnn", train_seconds: flo
         "train_images": 45_000,
         "test_images": 10_000,
     }
-    return {
-        "schema": SCHEMA,
+    metrics |= changes.pop("metrics", {})
+    made = {
         "run_id": of.run_id,
         "status": "ok",
         "spec": to_dict(of),
@@ -78,24 +81,20 @@ def record(of: RunSpec, accuracy: float, family: str = "cnn", train_seconds: flo
         "classes": list("0123456789"),
         "environment": ENVIRONMENT,
     }
+    return msgspec.convert(made | changes, FinishedRun)
 
 
-def failure(of: RunSpec, status: str = "oom", message: str = "out of memory at batch 128") -> dict[str, Any]:
+def failure(of: RunSpec, status: Any = "oom", message: str = "out of memory at batch 128") -> FailedRun:
     """The record of a run that did not end well."""
-    return {
-        "schema": SCHEMA,
-        "run_id": of.run_id,
-        "status": status,
-        "message": message,
-        "spec": to_dict(of),
-        "family": "vit",
-        "started": "2026-01-02T00:00:00.000+00:00",
-        "metrics": {},
-    }
+    started = "2026-01-02T00:00:00.000+00:00"
+    return FailedRun(run_id=of.run_id, status=status, message=message, spec=of, family="vit", started=started)
 
 
-def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00.000+00:00") -> dict[str, Any]:
-    """A speed session: by model the seconds of a training step in each block; inference a fourth, latency a tenth."""
+def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00.000+00:00", **changes: Any) -> Session:
+    """A speed session: by model the seconds of a training step in each block; inference a fourth, latency a tenth.
+
+    `changes` replace its fields, given as plain data.
+    """
     samples = [
         {
             "model": model,
@@ -113,8 +112,7 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
     key = {**{k: ENVIRONMENT.get(k) for k in ("device", "device_name", "driver", "torch")}}
     key |= {"precision": "fp32", "batch_size": RECIPE.batch_size, "image_size": 32, "policy": "identical:eager"}
     key |= {"deterministic": False, "threads": 2}
-    return {
-        "schema": SCHEMA,
+    made = {
         "id": f"session-{len(seconds)}-{started[:10]}",
         "started": started,
         "models": list(seconds),
@@ -137,6 +135,7 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
         "samples": samples,
         "environment": ENVIRONMENT,
     }
+    return msgspec.convert(made | changes, Session)
 
 
 def write_store(root: Path, accuracies: dict[str, float], seconds: dict[str, list[float]] | None = None) -> Store:
@@ -145,20 +144,20 @@ def write_store(root: Path, accuracies: dict[str, float], seconds: dict[str, lis
     families = ("cnn", "vit", "hybrid", "external")
     for index, (model, accuracy) in enumerate(accuracies.items()):
         of = spec(model)
-        made = record(of, accuracy, families[index % 4], train_seconds=30.0 + 7 * index)
-        made["metrics"]["flops"] = 127_105_568 * (1 + index) // 2
+        flops = 127_105_568 * (1 + index) // 2
         store.write_spec(of)
-        store.write_record(of, made)
+        store.write_record(
+            record(of, accuracy, families[index % 4], train_seconds=30.0 + 7 * index, metrics={"flops": flops})
+        )
     if seconds:
-        made = session(seconds)
-        store.write_session(made["id"], made)
+        store.write_session(session(seconds))
     store.rebuild_views()
     return store
 
 
-def thorough_session(seconds: dict[str, list[float]], sizes: tuple[int, ...] = (1, 32, 128)) -> dict[str, Any]:
-    """A session of the `time` command: inference at several batch sizes, limits, memory."""
-    made = session(seconds)
+def thorough_session(seconds: dict[str, list[float]], sizes: tuple[int, ...] = (1, 32, 128), **changes: Any) -> Session:
+    """A session of the `time` command: inference at several batch sizes, limits, memory; `changes` as of `session`."""
+    made: dict[str, Any] = msgspec.to_builtins(session(seconds))
     samples = [s for s in made["samples"] if s["kind"] != "inference"]
     for model, blocks in seconds.items():
         for block, s in enumerate(blocks):
@@ -187,7 +186,7 @@ def thorough_session(seconds: dict[str, list[float]], sizes: tuple[int, ...] = (
     made |= {"samples": samples, "bounds": bounds, "memory": memory}
     made["ceilings"] = {**ceilings, "loader_images_per_second": 20_000.0}
     made["first_calls"] = [{**s, "calls": 1, "block": 0} for s in samples if s["block"] == 0]
-    return made
+    return msgspec.convert(made | changes, Session)
 
 
 def write_predicted(store: Store, of: RunSpec, label: Any, predicted: Any, loss: Any = None, **changes: Any) -> None:
@@ -197,11 +196,11 @@ def write_predicted(store: Store, of: RunSpec, label: Any, predicted: Any, loss:
     arrays |= {} if loss is None else {"test_loss": np.asarray(loss, np.float32)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    made = record(of, float((label == predicted).mean()))
-    made["metrics"] |= {"test_images": len(label), "train_flops_2x": 753_638_592}
+    figures = {"test_images": len(label), "train_flops_2x": 753_638_592, **changes.pop("metrics", {})}
+    made = record(of, float((label == predicted).mean()), metrics=figures, **changes)
     store.run_dir(of).mkdir(parents=True, exist_ok=True)
     (store.run_dir(of) / "predictions.npz").write_bytes(buffer.getvalue())
-    store.write_record(of, made | changes)
+    store.write_record(made)
 
 
 def write_pair(

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from bench.forecast import Size
-from bench.store import Store
+from bench.drive.forecast import Size
+from bench.store.disk import Store
 from benchmarks import cluster
 from benchmarks.contenders import Over, Task, Turn, best
 from benchmarks.duel import Plan, at_least, at_most, fight
@@ -133,7 +133,7 @@ def test_the_interval_is_over_starts_once_there_are_three() -> None:
 
 
 def test_a_target_is_met_by_the_whole_interval_only() -> None:
-    from bench.stats import Interval
+    from bench.core.stats import Interval
 
     assert at_least(Interval(3, 2.8, 3.2, 5), 2.7) == "met"
     assert at_least(Interval(3, 2.6, 3.4, 5), 2.7).startswith("open")

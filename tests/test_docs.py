@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import data_command
+from bench.cli import data as data_command
 from tests.conftest import ROOT
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.budget import Course
 from bench.data.loader import Batches
-from bench.recipes import shared
+from bench.plan.budget import Course
+from bench.plan.recipes import shared
 from models.registry import CATALOGUE, build
 
 pytestmark = [
@@ -115,7 +115,7 @@ def test_events_agree_with_the_wall_clock() -> None:
     """A long queue of products: both clocks see the same time but for the launch of the first."""
     import time
 
-    from bench.timing import event_stopwatch, wall_stopwatch
+    from bench.measure.timing import event_stopwatch, wall_stopwatch
 
     device = torch.device("cuda")
     a = torch.randn(4096, 4096, device=device)
@@ -180,12 +180,12 @@ def test_a_device_assert_ends_one_run(
 
 def test_a_continued_run_goes_on_from_its_checkpoint(tiny_npz: Path, tmp_path: Path) -> None:
     """On a GPU the same history up to the kernels' own order of sums."""
+    from bench.core.errors import Interrupted
     from bench.data.datasets import DataSource
-    from bench.errors import Interrupted
-    from bench.recipes import smoke
-    from bench.runner import run_one
-    from bench.spec import RunSpec, Setting
-    from bench.store import Store
+    from bench.measure.run import run_one
+    from bench.plan.recipes import smoke
+    from bench.plan.spec import RunSpec, Setting
+    from bench.store.disk import Store
 
     source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
     recipe = replace(smoke(), epochs=3, batch_size=20, precision="fp32")
@@ -210,8 +210,8 @@ def test_a_continued_run_goes_on_from_its_checkpoint(tiny_npz: Path, tmp_path: P
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_a_graphed_step_is_the_eager_one(name: str, optimizer: str) -> None:
     """Losses of ten steps with a falling learning rate; bf16's rounding times a few orders of summation."""
-    from bench.settings import SETTINGS
-    from bench.step import arrange, make_optimizer, make_step, set_lr
+    from bench.measure.step import arrange, make_optimizer, make_step, set_lr
+    from bench.plan.settings import SETTINGS
 
     device, recipe = torch.device("cuda"), replace(shared(), batch_size=16, precision="bf16", optimizer=optimizer)
     generator = torch.Generator().manual_seed(0)
@@ -235,8 +235,8 @@ def test_a_graphed_step_is_the_eager_one(name: str, optimizer: str) -> None:
 
 
 def test_dropout_draws_the_same_in_a_graph() -> None:
-    from bench.settings import SETTINGS
-    from bench.step import make_optimizer, make_step
+    from bench.measure.step import make_optimizer, make_step
+    from bench.plan.settings import SETTINGS
 
     device, recipe = torch.device("cuda"), replace(shared(), batch_size=32, precision="fp32")
     images, labels = torch.randn(32, 100, device=device), torch.randint(10, (32,), device=device)
@@ -267,7 +267,7 @@ def test_settings_from_the_command_line(
 
 def test_an_epoch_of_training_never_waits() -> None:
     """The whole loop under torch's alarm, which `train` itself sets off only at the epoch's end."""
-    from bench.train import Clock, train
+    from bench.measure.train import Clock, train
 
     batches = Batches.create(*cifar_like(), replace(shared(), batch_size=64, epochs=1), 10, 0, torch.device("cuda"))
     model = build("resnet20", 10, 32).to("cuda", memory_format=torch.channels_last)

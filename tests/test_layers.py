@@ -37,7 +37,7 @@ def imports(path: Path) -> set[str]:
 
 
 def test_spec_imports_the_standard_library_only() -> None:
-    outside = {n for n in imports(ROOT / "bench/spec.py") if n.split(".")[0] not in sys.stdlib_module_names}
+    outside = {n for n in imports(ROOT / "bench/plan/spec.py") if n.split(".")[0] not in sys.stdlib_module_names}
     assert not outside
 
 
@@ -60,9 +60,9 @@ def test_what_measures_never_imports_what_composes(path: Path) -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     for path in ROOT.glob("bench/**/*.py"):
-        assert not imports(path) & {"bench.cli"}, path
+        assert not imports(path) & {"bench.cli.main"}, path
         if path.name not in ("cli.py", "sweep.py"):
-            assert "bench.sweep" not in imports(path), path
+            assert "bench.drive.sweep" not in imports(path), path
 
 
 TORCH_FREE = """
@@ -75,15 +75,15 @@ assert "torch" not in sys.modules, "torch was imported"
 @pytest.mark.parametrize(
     "code",
     [
-        "import bench.tables, bench.table_formats, bench.table_choice",
+        "import bench.analysis.tables, bench.present.table_formats, bench.present.table_choice",
         "import bench.data.datasets",
         "from bench.cli import main; assert main(['data', 'list']) == 0",
-        "import bench.session_table, bench.check, bench.energy, bench.files, bench.schema",
-        "import bench.compare, bench.pair_table",
-        "import bench.charts.build, bench.charts.static, bench.report.page",
-        "import bench.report.facts, bench.report.models, bench.report.story",
-        "import bench.crossed, bench.verdicts; bench.verdicts.parse_condition('speed < 1')",
-        "import bench.store, bench.recipes, bench.presets, bench.stats, bench.progress, bench.live",
+        "import bench.present.session_table, bench.store.check, bench.machine.energy, bench.core.files, bench.store.records",
+        "import bench.analysis.compare, bench.present.pair_table",
+        "import bench.present.charts.build, bench.present.charts.static, bench.present.report.page",
+        "import bench.present.report.facts, bench.present.report.models, bench.present.report.story",
+        "import bench.analysis.crossed, bench.analysis.verdicts; bench.analysis.verdicts.parse_condition('speed < 1')",
+        "import bench.store.disk, bench.plan.recipes, bench.plan.presets, bench.core.stats, bench.present.screen.progress, bench.present.screen.live",
         "from models.registry import expand_names; expand_names('vit_*')",
         "from bench.cli import main; assert main(['list', 'models']) == 0",
         "from bench.cli import main; assert main(['list', 'datasets']) == 0",
@@ -111,13 +111,13 @@ def test_torch_stays_unloaded(code: str) -> None:
 @pytest.mark.parametrize(
     ("module", "unloaded"),
     [
-        ("bench.store", "scipy"),  # in every child
-        ("bench.timing", "scipy"),
-        ("bench.sweep", "matplotlib"),  # before every plan, and every refusal
-        ("bench.speed", "matplotlib"),
-        ("bench.charts.build", "matplotlib"),
-        ("bench.tables", "scipy.stats"),
-        ("bench.verdicts", "scipy"),
+        ("bench.store.disk", "scipy"),  # in every child
+        ("bench.measure.timing", "scipy"),
+        ("bench.drive.sweep", "matplotlib"),  # before every plan, and every refusal
+        ("bench.drive.speed", "matplotlib"),
+        ("bench.present.charts.build", "matplotlib"),
+        ("bench.analysis.tables", "scipy.stats"),
+        ("bench.analysis.verdicts", "scipy"),
     ],
 )
 def test_what_is_slow_to_import_waits_until_it_is_needed(module: str, unloaded: str) -> None:

@@ -89,9 +89,9 @@ def test_files_named_in_the_readme_exist() -> None:
 
 def test_the_table_is_the_reference_stores() -> None:
     """The README's figures are those of the committed store, not a copy that ages."""
-    from bench.store import Store
-    from bench.table_formats import render
-    from bench.tables import compare
+    from bench.analysis.tables import compare
+    from bench.present.table_formats import render
+    from bench.store.disk import Store
 
     table = render(compare([Store(ROOT / "results/reference/cpu-2core")]), "markdown")
     rows = [line for line in table.splitlines() if line.startswith("|")]

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.cli import main, parse
-from bench.cost import Audit, Cost, by_module, count
-from bench.cost_table import Row, head, layout, line, make_row, resolutions
+from bench.cli.main import main, parse
+from bench.measure.cost import Audit, Cost, by_module, count
+from bench.present.cost_table import Row, head, layout, line, make_row, resolutions
 from models import registry
 from models.registry import CATALOGUE, build
 from tests.conftest import ROOT
-from tests.test_cost import GOLDEN, vit_flops
+from tests.measure.test_cost import GOLDEN, vit_flops
 
 PAGE = (ROOT / "docs/sizes.md").read_text(encoding="utf-8")
 LINES = [text for text in PAGE.splitlines() if text.startswith("| `")]

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.core.files import TEMPORARY, from_json, patient_lock, sha256, to_json, write_atomically
 from bench.data.arrays import PARTS, Arrays, content_hash
 from bench.data.decode import Allocate
-from bench.files import TEMPORARY, from_json, patient_lock, sha256, to_json, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from bench.core.errors import UserError
+from bench.core.files import cache_dir
 from bench.data.arrays import Arrays, check_facts, content_hash, hash_arrays
 from bench.data.cache import FORMAT, Say, cached, opened, remember
 from bench.data.catalogue import CATALOGUE
@@ -29,9 +31,7 @@ from bench.data.decode import Allocate
 from bench.data.fetch import Progress, fetch, silent
 from bench.data.identity import identify
 from bench.data.own import from_folder, from_npz
-from bench.errors import UserError
-from bench.files import cache_dir
-from bench.spec import DataRef, content_id
+from bench.plan.spec import DataRef, Provenance, content_id
 from models.registry import suggest
 
 if TYPE_CHECKING:
@@ -44,17 +44,6 @@ DIGITS_SUMMARY = "1,797 handwritten digits, 10 classes, 8 px resized to 32"
 CINIC = "cinic10"
 CINIC_WHOLE = "cinic10:train+valid"  # its two parts trained on, as some papers do; else its own validation part is one
 NAMES = ("digits", *CATALOGUE)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where arrays came from: every record of a run says it."""
-
-    source: str  # an address, a package, a file
-    version: str  # checksums of its files, or the package's version
-    official: bool  # whether the content is what its name promises, by checksum
-    like: str = ""  # the published data set that it has the numbers of
-    checked: bool = True  # whether it was held against that one's checksums
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.core.errors import UserError
 from bench.data.archives import tar_members, zip_members
 from bench.data.arrays import Arrays, Facts, WrongContent
 from bench.data.fetch import Progress
-from bench.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

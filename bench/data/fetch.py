@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bench.errors import UserError
-from bench.files import inert, patient_lock, to_json, write_atomically
+from bench.core.errors import UserError
+from bench.core.files import inert, patient_lock, to_json, write_atomically
 
 if TYPE_CHECKING:  # requests takes 0.15 s to import, and mostly every file is in place
     import requests

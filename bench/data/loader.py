@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.data import augment
 from bench.data.arrays import channel_stats
 from bench.data.augment import Mix, Ways
-from bench.spec import Recipe
+from bench.plan.spec import Recipe
 
 EVAL_BATCH = 500
 RESIDENT_SHARE = 0.5  # of a GPU's free memory that a data set may take: the rest is for training

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.core.errors import UserError
+from bench.core.files import cache_dir
 from bench.data.arrays import Arrays, WrongContent
 from bench.data.cache import FORMAT, Say, cached, remove
 from bench.data.convert import DEFAULT_SIZE, FILTER, own_size
 from bench.data.decode import Allocate, decode_images, first_of, mode_notes
 from bench.data.fetch import Progress
-from bench.errors import UserError
-from bench.files import cache_dir
-from bench.spec import content_id, slug
+from bench.plan.spec import content_id, slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
-from bench.executors.engine import LOST, REFUSED, Answer, Device, Heard, Task, variables
-from bench.executors.identity import Identity
-from bench.executors.local import FREQUENT, Outcome
+from bench.core.errors import UserError
+from bench.core.files import inert
+from bench.executors.child import FREQUENT, Outcome
+from bench.executors.protocol import LOST, REFUSED, Answer, Device, Heard, Task, variables
 from bench.executors.worker import Look, look, work
-from bench.files import inert
+from bench.machine.identity import Identity
 
 NODES_SECONDS = 2.0  # between two looks at which nodes there are
 LETTER_SECONDS = 2.0  # between two reports of one run's steps: a cluster has many runs

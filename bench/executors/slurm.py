@@ -21,16 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.files import from_json, inert, to_json, write_atomically
 from bench.executors import slurm_queue
-from bench.executors.engine import LOST, REFUSED, UNFIT, Answer, Device, Heard, Task, variables
-from bench.executors.identity import ROOT, Identity
-from bench.executors.local import Outcome, no_interrupt, surrounded
+from bench.executors.child import Outcome, no_interrupt, surrounded
+from bench.executors.protocol import LOST, REFUSED, UNFIT, Answer, Device, Heard, Task, variables
 from bench.executors.slurm_job import Files, Job, look_here, read_answer, read_events, read_look
 from bench.executors.slurm_queue import parse_options
 from bench.executors.worker import Look
-from bench.files import from_json, inert, to_json, write_atomically
-from bench.spec import content_id
+from bench.machine.identity import ROOT, Identity
+from bench.plan.spec import content_id
 
 __all__ = ["FLAVOURS", "SlurmEngine", "parse_options"]
 

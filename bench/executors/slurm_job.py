@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bench.executors.engine import Answer, Device, Task
-from bench.executors.identity import Identity
-from bench.executors.local import FREQUENT, GRACE_SECONDS, Outcome
+from bench.core.files import inert, write_atomically
+from bench.executors.child import FREQUENT, GRACE_SECONDS, Outcome
+from bench.executors.protocol import Answer, Device, Task
 from bench.executors.worker import Look, look, work
-from bench.files import inert, write_atomically
+from bench.machine.identity import Identity
 
 WAIT_SECONDS = 0.1  # between two looks of the main thread
 EVERY_SECONDS = 5.0  # between two reports of steps: they pass through a disk that many share

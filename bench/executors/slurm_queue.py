@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
-from bench.executors.engine import LOST
-from bench.executors.local import GRACE_SECONDS, Outcome
-from bench.files import inert
+from bench.core.errors import UserError
+from bench.core.files import inert
+from bench.executors.child import GRACE_SECONDS, Outcome
+from bench.executors.protocol import LOST
 from models.registry import suggest
 
 DEFAULT_MINUTES = 240  # a job's time limit: short ones find a gap sooner, and a run that needs longer is requeued

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import Busy, NotIdle
-from bench.executors import host
-from bench.executors.engine import REFUSED, UNFIT, Answer, Device, Task
-from bench.executors.identity import Identity, differences, identity
-from bench.executors.local import FREQUENT, GRACE_SECONDS, Outcome, call
-from bench.files import cache_dir
-from bench.spec import content_id
+from bench.core.errors import Busy, NotIdle
+from bench.core.files import cache_dir
+from bench.executors.child import FREQUENT, GRACE_SECONDS, Outcome, call
+from bench.executors.protocol import REFUSED, UNFIT, Answer, Device, Task
+from bench.machine import host
+from bench.machine.identity import Identity, differences, identity
+from bench.plan.spec import content_id
 
 BROUGHT_HOME = ("runs", "speed")  # folders of a store; what a worker keeps for itself are checkpoints and locks
 LOOK_SECONDS = 300.0  # importing torch from a cold network disk takes minutes
@@ -153,7 +153,7 @@ def look(expected: Identity, asked: str | None, node: str, name: str) -> Look:
     if wrong := differences(expected, identity()):
         return Look(where, f"{where} has {'; '.join(wrong)}")
     found: list[dict[str, Any]] = []
-    outcome = call("bench.executors.devices:child_look", (asked,), found.append, LOOK_SECONDS)
+    outcome = call("bench.machine.devices:child_look", (asked,), found.append, LOOK_SECONDS)
     if outcome.status != "ok" or not found:
         return Look(where, f"{where}: {outcome.message or 'no device was found'}")
     return Look(where, devices=tuple(as_device(row, node, name) for row in found if row["event"] == "device"))

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bench import session
 from bench.data.datasets import DataSource
-from bench.pair_table import write_verdicts
-from bench.recipes import smoke
-from bench.runner import run_one, session_of
-from bench.spec import RunSpec, Setting
-from bench.store import Store
+from bench.measure import session
+from bench.measure.run import run_one, session_of
+from bench.plan.recipes import smoke
+from bench.plan.spec import RunSpec, Setting
+from bench.present.pair_table import write_verdicts
+from bench.store.disk import Store
 
 settings.register_profile("thorough", max_examples=3000, deadline=None)
 

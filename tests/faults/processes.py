@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.store import Store
+from bench.store.disk import Store
 from tests.conftest import ROOT
 
 

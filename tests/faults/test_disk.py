@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from bench.check import check, problems
-from bench.cli import main
+from bench.analysis.tables import compare
+from bench.cli.main import main
+from bench.core.errors import UserError
+from bench.core.files import write_atomically
 from bench.data.datasets import DataSource
-from bench.errors import UserError
-from bench.files import write_atomically
-from bench.recipes import smoke
-from bench.spec import RunSpec, Setting
-from bench.store import VIEWS, Store
-from bench.sweep import Views
-from bench.table_formats import FORMATS, render
-from bench.tables import compare
+from bench.drive.sweep import Views
+from bench.plan.recipes import smoke
+from bench.plan.spec import RunSpec, Setting
+from bench.present.table_formats import FORMATS, render
+from bench.store.check import check, problems
+from bench.store.disk import VIEWS, Store
 from tests.conftest import ROOT
 
 
@@ -185,10 +185,10 @@ def test_check_holds_records_against_each_other(store: Store) -> None:
     """Records with a valid checksum of their own that contradict the files beside them."""
     run = store.runs()[0]
     folder = store.root / "runs" / run["run_id"]
-    from bench.schema import seal
+    from bench.store.records import seal
 
     def found(**changes: object) -> str:
-        from bench.files import to_json
+        from bench.core.files import to_json
 
         (folder / "record.json").write_bytes(to_json(seal({**run, **changes})))
         return "\n".join(check(store, rebuild=True)[0])
@@ -244,9 +244,10 @@ def test_a_sidecar_that_crashes_costs_no_measurement(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Plots after a sweep; the FLOP count of a run; NVML while a machine is described."""
-    from bench import environment, runner
-    from bench.charts import static
-    from bench.runner import run_one
+    from bench.machine import environment
+    from bench.measure import run as runner
+    from bench.measure.run import run_one
+    from bench.present.charts import static
 
     def breaks(*_: object, **__: object) -> None:
         raise RuntimeError("broken on purpose")

@@ -20,20 +20,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench import recipes
-from bench.charts.build import charts_of
-from bench.charts.static import save_all
-from bench.check import problems
-from bench.checkpoint import Checkpoints, sha256
-from bench.cli import main
+from bench.analysis.tables import compare, frame
+from bench.cli.main import main
+from bench.core.errors import UserError
+from bench.core.files import inert, to_json
 from bench.data.datasets import from_npz
-from bench.errors import UserError
-from bench.files import inert, to_json
-from bench.presets import parse_duration
-from bench.schema import Damaged, checked, seal
-from bench.store import Store
-from bench.table_formats import FORMATS, render
-from bench.tables import compare, frame
+from bench.measure.checkpoint import Checkpoints, sha256
+from bench.plan import recipes
+from bench.plan.presets import parse_duration
+from bench.present.charts.build import charts_of
+from bench.present.charts.static import save_all
+from bench.present.table_formats import FORMATS, render
+from bench.store.check import problems
+from bench.store.disk import Store
+from bench.store.records import Damaged, checked, seal
 from tests.conftest import ROOT
 from tests.synthetic import record, spec, write_store
 

@@ -16,8 +16,8 @@ from subprocess import CompletedProcess
 
 import pandas as pd
 
-from bench.check import problems
-from bench.store import Store
+from bench.store.check import problems
+from bench.store.disk import Store
 from tests.faults.processes import children, gone, is_spawned, learned, start
 
 Bench = Callable[..., "CompletedProcess[str]"]

@@ -18,12 +18,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import runner
-from bench.check import problems
-from bench.errors import Busy
-from bench.executors import local
-from bench.files import holder, lock
-from bench.store import Store
+from bench.core.errors import Busy
+from bench.core.files import holder, lock
+from bench.executors import child as local
+from bench.measure import run as runner
+from bench.store.check import problems
+from bench.store.disk import Store
 from tests.conftest import ROOT
 from tests.faults.processes import children, gone, learned, start
 
@@ -219,7 +219,7 @@ def test_a_clock_that_jumps(store: Store, tmp_path: Path, tiny_npz: Path, monkey
     monkeypatch.setattr(runner, "now", lambda: next(jumps))
     monkeypatch.setattr(time, "time", lambda: random.uniform(-1e9, 4e9))
     from bench.data.datasets import DataSource
-    from bench.runner import run_one
+    from bench.measure.run import run_one
 
     source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
     before = learned(store.root)

@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from bench import checkpoint, runner
-from bench.checkpoint import Checkpoints
+from bench.core.errors import Diverged, Interrupted
 from bench.data.datasets import DataSource
-from bench.errors import Diverged, Interrupted
-from bench.recipes import smoke
-from bench.runner import run_one
-from bench.spec import RunSpec, Setting
-from bench.store import Store
+from bench.measure import checkpoint
+from bench.measure import run as runner
+from bench.measure.checkpoint import Checkpoints
+from bench.measure.run import run_one
+from bench.plan.recipes import smoke
+from bench.plan.spec import RunSpec, Setting
+from bench.store.disk import Store
 from models import registry
 
 ALWAYS = 1e9  # a share of the time that is never used up: a checkpoint at every step

@@ -1,0 +1,236 @@
+"""Is A more accurate than B? Example: on_images_like_these(a, b), each of bools, a row a seed and a column an image
+
+Two questions with two answers. *On this test set*: other seeds, the same images. *On images like these*: other seeds
+and other images. Every model sees the same images, so images are paired; seeds are not, since seed 3 of one model has
+nothing in common with seed 3 of another. All figures are shares in 0..1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.core.stats import least, power_of_t, satterthwaite, t_quantile, two_sided
+
+Right = npt.NDArray[np.bool_]  # was the image classified rightly: (seeds, images)
+
+
+class Difference(NamedTuple):
+    """Accuracy of A minus accuracy of B, as a share, with a 95 % interval; nan where there is none.
+
+    `p` is two-sided, of no difference. `of_runs`: with one seed on a side, an interval speaks of these very runs on
+    other images, and not of the models.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    df: float
+    standard_error: float
+    seeds_a: int
+    seeds_b: int
+    images: int
+    of_runs: bool = False
+
+
+class McNemar(NamedTuple):
+    """Two runs on the same images: exact two-sided p, and how many images one alone got right."""
+
+    p: float
+    only_a: int
+    only_b: int
+
+
+class Parts(NamedTuple):
+    """What the variance of (accuracy of A minus accuracy of B) is made of, as squared shares.
+
+    `images`: how much the models' difference varies from image to image, without what seeds add to it.
+    `interaction_a`: how one image's answer varies from seed to seed, beyond what the seed does to all images.
+    `seeds_a`: variance of A's accuracy from seed to seed on these images; it includes interaction_a / number of images.
+    """
+
+    images: float
+    seeds_a: float
+    seeds_b: float
+    interaction_a: float
+    interaction_b: float
+
+
+def checked(a: Right, b: Right) -> tuple[int, int, int]:
+    """Seeds of A, seeds of B, images. ValueError where these are not two such arrays of the same images."""
+    for right in (a, b):
+        if right.dtype != np.bool_ or right.ndim != 2 or right.shape[0] < 1 or right.shape[1] < 2:
+            raise ValueError(f"not bools of (seeds, two images or more) but {right.dtype} of {right.shape}")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"not the same images: {a.shape[1]} and {b.shape[1]}")
+    return a.shape[0], b.shape[0], a.shape[1]
+
+
+def interaction(right: Right) -> float:
+    """Seed × image mean square of a two-way layout without replication, (seeds - 1)(images - 1) degrees of freedom.
+
+    Scheffé 1959, The Analysis of Variance, section 4.2.
+    """
+    seeds, images = right.shape
+    rest = right - right.mean(axis=1, keepdims=True) - right.mean(axis=0) + right.mean()
+    return float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+
+
+def between_seeds(right: Right) -> float:
+    """Variance of one run's accuracy on these images, from the seeds there are (two or more).
+
+    Counts are whole, so two runs may be equally accurate by chance alone: then what their answers to single images
+    disagree by counts, as if images were independent. Where not even those disagree, it is as if one more run had
+    got one image otherwise: a few equal runs are no proof that all are.
+    """
+    seeds, images = right.shape
+    counts = right.sum(axis=1)  # whole, so that equal ones have a variance of exactly 0
+    if counts.min() != counts.max():
+        return float(counts.var(ddof=1)) / images**2
+    return max(interaction(right) / images, 1 / (images**2 * (seeds + 1)))
+
+
+def image_spread(a: Right, b: Right) -> float:
+    """Variance over images of (mean of A's seeds minus mean of B's), which other images would draw anew.
+
+    At least as if one more image had set the two apart: no disagreement on a few images is no proof of none.
+    """
+    return max(float((a.mean(axis=0) - b.mean(axis=0)).var(ddof=1)), 1 / (a.shape[1] + 1))
+
+
+def parts_of(a: Right, b: Right) -> Parts:
+    """The parts of the variance, two seeds or more on either side. `images` is never below 0.
+
+    Parts of seeds may not be truncated: see `on_images_like_these`.
+    """
+    error_a, error_b = interaction(a), interaction(b)
+    images = image_spread(a, b) - error_a / a.shape[0] - error_b / b.shape[0]
+    return Parts(max(0.0, images), between_seeds(a), between_seeds(b), error_a, error_b)
+
+
+def student(a: Right, b: Right, variance: float, df: float, of_runs: bool = False) -> Difference:
+    """The difference with a t-interval."""
+    value, error = float(a.mean() - b.mean()), math.sqrt(variance)
+    half, p = t_quantile(df) * error, two_sided(value / error, df)
+    return Difference(value, value - half, value + half, p, df, error, *checked(a, b), of_runs)
+
+
+def on_this_test_set(a: Right, b: Right) -> Difference:
+    """A minus B with other seeds and these very images: Welch's t on one accuracy a seed.
+
+    Welch 1947 (Biometrika 34:28). With one seed on a side there is no interval. ValueError where the images are not
+    the same number, or the arrays not of bools.
+    """
+    seeds_a, seeds_b, images = checked(a, b)
+    if min(seeds_a, seeds_b) < 2:
+        nan, value = math.nan, float(a.mean() - b.mean())
+        return Difference(value, nan, nan, nan, nan, nan, seeds_a, seeds_b, images)
+    parts = [(between_seeds(right) / len(right), len(right) - 1) for right in (a, b)]
+    return student(a, b, sum(variance for variance, _ in parts), satterthwaite(parts))
+
+
+def on_images_like_these(a: Right, b: Right) -> Difference:
+    """A minus B with other seeds and other images: seeds within models, crossed with images that models share.
+
+    With MS of the difference over I images (A's mean minus B's), s² of accuracies over n seeds, and MSE the interaction
+    of seeds and images, the variance of the difference is estimated by
+        MS/I + s²_A/n_A + s²_B/n_B - MSE_A/(I n_A) - MSE_B/(I n_B),
+    since MS holds what seeds do to single images, and s²/n holds it once more: expected mean squares of the mixed
+    model, Scheffé 1959, The Analysis of Variance, chapter 8; degrees of freedom as in Satterthwaite 1946.
+
+    What remains of MS after the subtraction is the images' part and is truncated at 0, so that the standard error is
+    never below that on this test set. s²/n less MSE/(I n), the seeds' own part, is not: truncated, it would count the
+    upward errors of a variance of two degrees of freedom and forget the downward ones, and intervals of models without
+    a seed effect would cover 97 to 98 % (tests/analysis/test_crossed.py). With three seeds the interval is often a little
+    narrower than the one on this test set all the same: images add to the variance, but degrees of freedom with it.
+
+    With one seed on a side nothing tells what another seed would bring: the interval is that of these runs on other
+    images (`of_runs`). ValueError where the images are not the same number, or the arrays not of bools.
+    """
+    seeds_a, seeds_b, images = checked(a, b)
+    if min(seeds_a, seeds_b) < 2:
+        return student(a, b, image_spread(a, b) / images, images - 1, of_runs=True)
+    variance, df = expected(parts_of(a, b), seeds_a, seeds_b, images)
+    return student(a, b, variance, df)
+
+
+def expected(parts: Parts, seeds_a: int, seeds_b: int, images: int) -> tuple[float, float]:
+    """Variance of the difference of means, and its degrees of freedom, for these parts and numbers."""
+    seeds = [(parts.seeds_a / seeds_a, seeds_a - 1), (parts.seeds_b / seeds_b, seeds_b - 1)]
+    variance = parts.images / images + sum(part for part, _ in seeds)
+    if parts.images == 0:
+        return variance, satterthwaite(seeds)
+    twice = [
+        (-parts.interaction_a / (images * seeds_a), (images - 1) * (seeds_a - 1)),
+        (-parts.interaction_b / (images * seeds_b), (images - 1) * (seeds_b - 1)),
+    ]
+    spread = parts.images / images - sum(part for part, _ in twice)
+    return variance, satterthwaite([(spread, images - 1), *seeds, *twice])
+
+
+def mcnemar(a: Right, b: Right) -> McNemar:
+    """Two runs, a bool an image each: is it chance which of them gets right what the other does not?
+
+    McNemar 1947 (Psychometrika 12:153), exact: a fair coin for every image on which they differ. It speaks of these
+    two runs only. ValueError where the images are not the same number, or the arrays not of bools.
+    """
+    from scipy.special import bdtr
+
+    if a.dtype != np.bool_ or b.dtype != np.bool_ or a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"not bools of the same images but {a.dtype} of {a.shape} and {b.dtype} of {b.shape}")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return McNemar(min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))), only_a, only_b)
+
+
+# --- what would be needed --------------------------------------------------------------------------------------------
+
+
+def seeds_needed_for_images(a: Right, b: Right, difference: float, power: float = 0.8) -> int | None:
+    """Seeds of each model that let `on_images_like_these` see a true `difference` (a share) with this power.
+
+    None where no number does, because the test images alone leave too much open. The parts of the variance are taken
+    from the runs there are (two a model or more), and are no surer than those. ValueError for a difference of 0, or
+    arrays that are none of the same images.
+    """
+    _, _, images = checked(a, b)
+    parts = parts_of(a, b)
+    if difference == 0:
+        raise ValueError("no number of seeds sees a difference of 0")
+    if power_of_t(difference, math.sqrt(parts.images / images), images - 1) < power:
+        return None
+
+    def enough(seeds: int) -> bool:
+        variance, df = expected(parts, seeds, seeds, images)
+        return power_of_t(difference, math.sqrt(variance), df) >= power
+
+    return least(enough)
+
+
+def images_needed(a: Right, b: Right, difference: float, power: float = 0.8) -> int | None:
+    """Test images with which the seeds there are see a true `difference` (a share) on images like these.
+
+    None where no number does, because seeds differ too much whatever the images. From the same parts as
+    `seeds_needed_for_images`, with the same caution and errors.
+    """
+    seeds_a, seeds_b, images = checked(a, b)
+    parts = parts_of(a, b)
+    if difference == 0:
+        raise ValueError("no number of images sees a difference of 0")
+
+    def with_images(number: float) -> Parts:
+        own_a = max(0.0, parts.seeds_a - parts.interaction_a / images) + parts.interaction_a / number
+        own_b = max(0.0, parts.seeds_b - parts.interaction_b / images) + parts.interaction_b / number
+        return parts._replace(seeds_a=own_a, seeds_b=own_b)
+
+    def enough(number: int) -> bool:
+        variance, df = expected(with_images(number), seeds_a, seeds_b, number)
+        return power_of_t(difference, math.sqrt(variance), df) >= power
+
+    own = with_images(math.inf)
+    seeds = [(own.seeds_a / seeds_a, seeds_a - 1), (own.seeds_b / seeds_b, seeds_b - 1)]
+    error = math.sqrt(sum(part for part, _ in seeds))
+    return least(enough) if power_of_t(difference, error, satterthwaite(seeds)) >= power else None

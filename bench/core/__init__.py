@@ -1,0 +1,1 @@
+"""Errors, files and intervals: what every other package may use."""

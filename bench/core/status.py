@@ -1,0 +1,26 @@
+"""Failures by name. Example: status_of(MemoryError()) == "oom" """
+
+from __future__ import annotations
+
+import sys
+
+from bench.core.errors import Busy, Diverged, Interrupted, Unfit
+from bench.core.files import inert
+
+
+def status_of(error: BaseException) -> str:
+    """Expected failures by name: oom, diverged, interrupted, busy, unfit, else failed."""
+    torch = sys.modules.get("torch")  # where nobody has loaded it, it has raised nothing
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
+        return "oom"
+    # torch's CPU allocator, and the C++ library beneath it, raise a plain RuntimeError
+    if isinstance(error, RuntimeError) and any(t in str(error) for t in ("can't allocate memory", "std::bad_alloc")):
+        return "oom"
+    named = {Diverged: "diverged", Interrupted: "interrupted", Busy: "busy", Unfit: "unfit"}
+    return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as its type and message, without line breaks."""
+    message = inert(str(error))[:300]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

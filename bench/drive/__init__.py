@@ -1,0 +1,1 @@
+"""The driver: plans a sweep and hands its tasks to an executor."""

@@ -1,0 +1,97 @@
+"""Memory and clocks while a sweep runs, as one line for people. Example: read = sensors_of(device); print(read())
+
+On a CPU from /proc and /sys, on CUDA from NVML. What a machine does not tell is `not readable here`. Reading costs a
+millisecond or so; nothing here is a measurement, and nothing of it goes into a record.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.machine import energy
+
+if TYPE_CHECKING:
+    import torch
+
+Sensors = Callable[[], str]
+PROC = Path("/proc")
+CPUS = Path("/sys/devices/system/cpu")
+UNKNOWN = "not readable here"
+KILO, GIGA = 1e3, 1e9
+
+
+def sensors_of(device: torch.device) -> Sensors:
+    """What reads the device that computes. The reader may raise; whoever calls it now and then must live with that."""
+    return (lambda: gpu_line(device)) if device.type == "cuda" else cpu_line
+
+
+def cpu_line(proc: Path = PROC, cpus: Path = CPUS, pid: int | None = None) -> str:
+    """Resident memory of all processes below this one, of the machine's, and the clocks of its cores."""
+    return f"memory {memory_words(proc, pid or os.getpid())} · clock {clock_words(proc, cpus)}"
+
+
+def memory_words(proc: Path, pid: int) -> str:
+    """Such as `1.2 of 16.0 GB`. Pages that processes share are counted in each of them."""
+    try:
+        used = sum(resident_bytes(proc, child) for child in descendants(proc, pid))
+        total = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+        return f"{used / GIGA:.1f} of {int(total.split()[1]) * 1024 / GIGA:.1f} GB"
+    except (OSError, ValueError, StopIteration):
+        return UNKNOWN
+
+
+def descendants(proc: Path, pid: int) -> list[int]:
+    """The processes that `pid` has started, and theirs. Raises OSError where the kernel keeps no such lists.
+
+    Linux lists the children of each thread (CONFIG_PROC_CHILDREN), so that not every process has to be asked.
+    """
+    children = [
+        int(c) for task in (proc / str(pid) / "task").iterdir() for c in (task / "children").read_text().split()
+    ]
+    found = []
+    for child in children:
+        try:
+            found += [child, *descendants(proc, child)]
+        except OSError:  # it has ended since
+            continue
+    return found
+
+
+def resident_bytes(proc: Path, pid: int) -> int:
+    """The resident set of a process; 0 where it has ended."""
+    try:
+        return int((proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def clock_words(proc: Path, cpus: Path) -> str:
+    """Such as `2.45 GHz`, or `1.20 to 3.40 GHz` where the cores differ."""
+    try:
+        mhz = [int(path.read_text()) / KILO for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+        if not mhz:
+            lines = (proc / "cpuinfo").read_text().splitlines()
+            mhz = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    except (OSError, ValueError):
+        return UNKNOWN
+    if not mhz:
+        return UNKNOWN
+    low, high = f"{min(mhz) / KILO:.2f}", f"{max(mhz) / KILO:.2f}"
+    return f"{high} GHz" if low == high else f"{low} to {high} GHz"
+
+
+def gpu_line(device: torch.device) -> str:
+    """Memory of the whole GPU, clocks, temperature and power, each where NVML tells it."""
+    state, memory = energy.gpu_state(device), energy.gpu_memory(device)
+    units: dict[str, Callable[[float], str]] = {
+        "sm_clock_mhz": lambda mhz: f"clock {mhz / KILO:.2f} GHz",
+        "memory_clock_mhz": lambda mhz: f"memory clock {mhz / KILO:.2f} GHz",
+        "temperature_celsius": lambda celsius: f"{celsius} °C",
+        "power_watts": lambda watts: f"{watts:.0f} W",
+    }
+    words = [f"memory {memory[0] / GIGA:.1f} of {memory[1] / GIGA:.1f} GB"] if memory else []
+    words += [say(state[name]) for name, say in units.items() if name in state]
+    return " · ".join(words) or f"memory and clocks {UNKNOWN}"

@@ -1,0 +1,265 @@
+"""Time models in turns. Example: timed = time_blocks([task_a, task_b], rule, stopwatch, now, seed=0)
+
+On a machine whose speed drifts, two models timed one after the other say little. Here every block times each task
+once, in a fresh random order, and a ratio is taken within a block. Raw samples are what is kept. docs/measurement.md
+is the protocol in words.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bench.core.stats import PILOT, blocks_needed, log_ratios
+from bench.measure.step import Note, layout, make_inference, make_optimizer, make_step, set_lr
+from bench.plan.spec import Recipe, Setting
+
+KINDS = ("train", "inference", "latency")
+MOST_BLOCKS = 200  # an interval that is not narrow by then will not be
+FEWEST_BLOCKS = 3  # whatever the time limit: fewer have no spread worth the name
+# Stopwatch(call, n): seconds that n calls take, with no synchronisation between them.
+Stopwatch = Callable[[Callable[[], object], int], float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to time: `call` processes `images` images, asynchronously if the device likes.
+
+    `prepare` comes before each sample, off the clock: switching a model between training and evaluation visits every
+    module, which a training loop does once an epoch and not at every step.
+    """
+
+    model: str
+    kind: str  # one of KINDS
+    images: int
+    call: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement: `calls` calls took `seconds` together, as the `position`-th in its block."""
+
+    model: str
+    kind: str
+    block: int
+    position: int
+    batch_size: int
+    calls: int
+    seconds: float
+
+    @property
+    def seconds_per_call(self) -> float:
+        return self.seconds / self.calls
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a session ends.
+
+    After PILOT blocks the number of blocks is fixed for good by Stein's two-stage rule (stats.blocks_needed), so that
+    the ratio of every task to the same task of `reference` gets a 95 % interval of at most ± `half_width` on its
+    logarithm. Looking at the interval after every block and stopping when it happens to be narrow would spoil its
+    coverage; a number fixed by the pilot's spread alone does not. `seconds` is the limit, whatever the interval.
+    """
+
+    reference: str
+    half_width: float
+    seconds: float
+    sample_seconds: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Raw samples and how they came to an end: `stopped` is narrow, limit, blocks (MOST_BLOCKS) or alone (no ratio)."""
+
+    samples: tuple[Sample, ...]
+    first_calls: tuple[Sample, ...]  # block 0, one call each: allocation, autotuning, compilation
+    stopped: str
+    blocks: int
+    planned_blocks: int
+    seconds: float
+
+
+def wall_stopwatch(now: Callable[[], float], sync: Callable[[], None]) -> Stopwatch:
+    """A CPU's: the clock is read twice, the device has finished before each reading."""
+
+    def measure(call: Callable[[], object], calls: int) -> float:
+        sync()
+        start = now()
+        for _ in range(calls):
+            call()
+        sync()
+        return now() - start
+
+    return measure
+
+
+def event_stopwatch(device: torch.device) -> Stopwatch:
+    """A GPU's: two events in the stream around all calls, so that the host's own time is not in the figure."""
+
+    def measure(call: Callable[[], object], calls: int) -> float:
+        with torch.cuda.device(device):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            begin.record()
+            for _ in range(calls):
+                call()
+            end.record()
+            end.synchronize()
+            return begin.elapsed_time(end) / 1000
+
+    return measure
+
+
+def stopwatch_of(device: torch.device, now: Callable[[], float]) -> Stopwatch:
+    """Events on CUDA, the wall clock on a CPU."""
+    return event_stopwatch(device) if device.type == "cuda" else wall_stopwatch(now, lambda: None)
+
+
+def calls_for(seconds_per_call: float, at_least: float) -> int:
+    """How many calls make a sample of at least `at_least` seconds."""
+    return max(1, -int(-at_least // max(seconds_per_call, 1e-9)))
+
+
+def time_blocks(
+    tasks: Sequence[Task],
+    rule: Rule,
+    stopwatch: Stopwatch,
+    now: Callable[[], float],
+    seed: int,
+    on_block: Callable[[int, int], None] = lambda block, of: None,
+    on_task: Callable[[Task], None] = lambda task: None,
+) -> Timed:
+    """Randomised complete blocks: each task once a block, in a fresh order, until `rule` ends them.
+
+    Each task is first called once, timed apart, then once more to find how many calls should make a sample of
+    rule.sample_seconds; that number stays the same for all its samples, however long they turn out. The limit counts
+    from the first block. `on_task` hears which task is next, so that a crash has a name.
+    """
+    rng = random.Random(seed)
+    calls, firsts = [], []
+    for task in tasks:
+        on_task(task)
+        task.prepare()
+        firsts.append(Sample(task.model, task.kind, 0, 0, task.images, 1, stopwatch(task.call, 1)))
+        calls.append(calls_for(stopwatch(task.call, 1), rule.sample_seconds))
+    samples: list[Sample] = []
+    start, planned, stopped = now(), PILOT, ""
+    block = 0
+    while not stopped:
+        order = rng.sample(range(len(tasks)), len(tasks))
+        for position, index in enumerate(order):
+            task, n = tasks[index], calls[index]
+            on_task(task)
+            task.prepare()
+            seconds = stopwatch(task.call, n)
+            samples.append(Sample(task.model, task.kind, block, position, task.images, n, seconds))
+        block += 1
+        if block == PILOT:
+            planned = _plan(samples, rule)
+        on_block(block, planned)
+        if block >= planned:
+            alone = len({task.model for task in tasks}) == 1
+            stopped = "alone" if alone else "narrow" if planned < MOST_BLOCKS else "blocks"
+        elif block >= FEWEST_BLOCKS and now() - start > rule.seconds:
+            stopped = "limit"
+    return Timed(tuple(samples), tuple(firsts), stopped, block, planned, now() - start)
+
+
+def _plan(pilot: list[Sample], rule: Rule) -> int:
+    """The number of blocks that the pilot calls for."""
+    series: dict[tuple[str, str, int], list[float]] = {}
+    for sample in pilot:
+        series.setdefault((sample.model, sample.kind, sample.batch_size), []).append(sample.seconds_per_call)
+    ratios = [
+        log_ratios(seconds, series[rule.reference, kind, batch])
+        for (model, kind, batch), seconds in series.items()
+        if model != rule.reference and (rule.reference, kind, batch) in series
+    ]
+    return blocks_needed(ratios, rule.half_width, MOST_BLOCKS)
+
+
+def make_tasks(
+    name: str,
+    model: nn.Module,
+    recipe: Recipe,
+    num_classes: int,
+    image_size: int,
+    device: torch.device,
+    setting: Setting,
+    batch_sizes: Sequence[int] = (),
+    note: Note = lambda text: None,
+) -> list[Task]:
+    """A training step at the recipe's batch, inference at `batch_sizes` (default: that one too), a single image.
+
+    On random images that lie on the device. Dense arithmetic takes the same time whatever the pixels are; loading is
+    not in these figures. `note` hears why the setting could not be had.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes = sorted({*batch_sizes} or {recipe.batch_size})
+    most = max(*sizes, recipe.batch_size)
+    images = torch.randn(most, 3, image_size, image_size, generator=generator).to(device)
+    labels = torch.randint(num_classes, (recipe.batch_size,), generator=generator).to(device)
+    batches = {n: images[:n].contiguous(memory_format=layout(setting)) for n in {1, recipe.batch_size, *sizes}}
+    del images
+    # lr 0: the arithmetic of a step is the same, and the weights stay finite for ever
+    step = make_step(model, _at_rest(make_optimizer(model, recipe, setting.graphed)), recipe, setting, device, note)
+    infer = make_inference(model, recipe, setting, device, note)
+
+    def inference(kind: str, n: int) -> Task:
+        return Task(name, kind, n, lambda: infer(batches[n]), model.eval)
+
+    def train_step() -> object:
+        return step(batches[recipe.batch_size], labels)
+
+    train = Task(name, "train", recipe.batch_size, train_step, model.train)
+    return [train, *(inference("inference", n) for n in sizes), inference("latency", 1)]
+
+
+def _at_rest(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    set_lr(optimizer, 0.0)
+    return optimizer
+
+
+# --- what a reader should know before trusting a session -----------------------------------------------------------
+
+OUTLIER, OUTLIERS = 1.5, 0.05  # times the median; share of a series' samples
+DRIFT = 0.10  # of the machine's speed, from the first third of the blocks to the last
+SHORTEST = 1e-3  # seconds; below, the reading of the clock itself shows
+
+
+def warnings_of(timed: Timed, cpu_load: float | None = None) -> list[str]:
+    """Sentences as hyperfine gives them: outliers, a drifting machine, samples too short, other work on the CPU.
+
+    `cpu_load`: the share of the cores that was busy with other work when the session began, or None.
+    """
+    series: dict[tuple[str, str, int], list[Sample]] = {}
+    for sample in timed.samples:
+        series.setdefault((sample.model, sample.kind, sample.batch_size), []).append(sample)
+    found, trends = [], []
+    for (model, kind, batch), samples in series.items():
+        seconds = [s.seconds for s in samples]
+        middle = statistics.median(seconds)
+        slow = sum(s > OUTLIER * middle for s in seconds)
+        if slow > max(1, OUTLIERS * len(seconds)):
+            found.append(
+                f"{slow} of {len(seconds)} samples of {model} ({kind}, batch {batch}) took over {OUTLIER:g} times the "
+                "median: something else was running"
+            )
+        if middle < SHORTEST:
+            found.append(f"samples of {model} ({kind}, batch {batch}) are short: {1e6 * middle:.0f} µs in the middle")
+        third = len(seconds) // 3
+        if third:
+            trends.append(statistics.median(seconds[-third:]) / statistics.median(seconds[:third]) - 1)
+    if trends and abs(trend := statistics.median(trends)) > DRIFT:
+        way = "slower" if trend > 0 else "faster"
+        found.append(f"the machine became {100 * abs(trend):.0f} % {way} during the session: heat, or other work")
+    if cpu_load is not None and cpu_load > 0.25:
+        found.append(f"{100 * cpu_load:.0f} % of the CPU was busy with other work when the session began")
+    return found

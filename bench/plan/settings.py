@@ -1,0 +1,95 @@
+"""Settings by name. Example: check("compiled", "cpu"); SETTINGS["compiled"].compile_mode == "default"
+
+A setting says how the same computation is executed. `eager`, `compiled` and `graphed` are one for all models; under
+`tuned` each model gets the best of `space`, found by the same search (bench/drive/setting_search.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from itertools import product
+
+from bench.core.errors import UserError
+from bench.core.files import cache_dir
+from bench.plan.spec import Setting
+from models.registry import suggest
+
+SETTINGS: dict[str, Setting] = {
+    "eager": Setting(),
+    "compiled": Setting("compiled", compile_mode="default"),
+    "graphed": Setting("graphed", graphed=True),
+    "tuned": Setting("tuned"),  # before the search
+}
+SUMMARIES = {
+    "eager": "operator by operator, channels_last, fused attention; the default",
+    "compiled": "by torch.compile; needs a C++ compiler, and half a minute or two a model at first",
+    "graphed": "the whole training step as one CUDA graph; CUDA only",
+    "tuned": "for each model the best of layouts, compilation, graphs and attention kernels, by the same timed search",
+}
+ATTENTION = ("fused", "explicit", "math")
+LAYOUTS = ("channels_last", "contiguous")
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def parse_settings(text: str) -> list[str]:
+    """Names by commas. Raises UserError with the choices."""
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in SETTINGS:
+            raise UserError(f"unknown setting '{name}'{suggest(name, SETTINGS)} Choices: {', '.join(SETTINGS)}")
+    return list(dict.fromkeys(names))
+
+
+def check(name: str, device: str) -> None:
+    """Raise UserError where a setting cannot be had for any model on this kind of device."""
+    if name == "graphed" and device != "cuda":
+        raise UserError("setting 'graphed' needs a CUDA device: there are no CUDA graphs elsewhere; use eager or tuned")
+    if name == "compiled" and not has_compiler():
+        raise UserError(
+            f"setting 'compiled' needs a C++ compiler, and none of {', '.join(COMPILERS)} is on the PATH; install one "
+            "(Debian: apt install g++), or name it in CXX, or use --setting eager"
+        )
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile will find a C++ compiler."""
+    named = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ([named] if named else COMPILERS))
+
+
+def space(device: str, attention_choice: bool) -> list[Setting]:
+    """Everything that `tuned` may choose from, the simplest first: a tie goes to the earlier one.
+
+    Layout, compilation, graph (CUDA) and attention kernel (where the model has the choice); never the precision, which
+    belongs to the recipe. Without a compiler nothing compiled is tried.
+    """
+    graphs = (False, True) if device == "cuda" else (False,)
+    modes = ("", "default") if has_compiler() else ("",)
+    kernels = ATTENTION if attention_choice else ATTENTION[:1]
+    tuned = SETTINGS["tuned"]
+    return [
+        replace(tuned, compile_mode=mode, graphed=graphed, attention=kernel, memory_format=layout)
+        for mode, graphed, kernel, layout in product(modes, graphs, kernels, LAYOUTS)
+        # Compiled, the explicit form and the decomposed kernel are the same operators before they are fused.
+        if not (mode and kernel == "math")
+    ]
+
+
+def words(setting: Setting) -> str:
+    """What a setting is, for a reader: `channels_last, compiled (default), explicit attention, graph`."""
+    parts = [setting.memory_format, f"compiled ({setting.compile_mode})" if setting.compile_mode else "eager"]
+    parts += [f"{setting.attention} attention"] if setting.attention != "fused" else []
+    return ", ".join([*parts, *(["graph"] if setting.graphed else [])])
+
+
+def policy(setting: str) -> str:
+    """The part of the comparability key that says how settings were given: one for all, or each model's best."""
+    return "tuned" if setting == "tuned" else f"identical:{setting}"
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep what it compiles in an ordinary cache directory, for child processes and later runs."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))

@@ -1,0 +1,1 @@
+"""Text, charts, the report page and the screen."""

@@ -1,0 +1,1 @@
+"""Records on disk and the CSV files derived from them."""

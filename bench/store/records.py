@@ -1,0 +1,495 @@
+"""What a store holds, typed. Example: record = decode(content, run_id, RunRecord)
+
+Everything that is read from a store passes through `decode`: strict JSON, the schema's number (an older record is
+migrated, a newer one refused), the checksum, types and ranges. Whatever is wrong is one sentence, raised as `Damaged`.
+`encode` writes a record through the same checks, so that whatever is written can be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, overload
+
+import msgspec
+from msgspec import Meta
+
+from bench.core.errors import UserError
+from bench.core.events import Amount, Count, Epoch, Positive, Share, Whole
+from bench.core.files import from_json, inert, sha256, to_json
+from bench.plan.keys import Fact, SpeedKey
+from bench.plan.spec import Provenance, Recipe, RunSpec, Setting, to_dict
+
+SCHEMA = 2  # of every record; raise it, and add to MIGRATIONS, when a field changes its meaning
+Raw = dict[str, Any]  # JSON before its types are known
+Environment = dict[str, Fact]
+FailedStatus = Literal["oom", "diverged", "failed", "timeout", "killed", "interrupted", "lost"]
+STATUSES = ("ok", "oom", "diverged", "failed", "timeout", "killed", "interrupted", "lost")
+
+
+class Damaged(ValueError):
+    """A file of the store that cannot be trusted; the message says why."""
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+class Metrics(_Record, frozen=True, kw_only=True):
+    """The figures of a finished run. A figure that could not be had is None."""
+
+    accuracy: Share  # of the test images
+    val_accuracy: Share
+    test_loss: Amount  # nats
+    val_loss: Amount | None = None
+    train_seconds: Amount
+    first_step_seconds: Amount
+    checkpoint_seconds: Amount
+    wall_seconds: Amount | None = None
+    pace_seconds: Amount | None = None  # measuring the pace for a budget in seconds
+    pace_images_per_second: Amount | None = None
+    loop_images_per_second: Amount | None = None  # in the training loop, loading included
+    flops: Amount | int | None = None  # multiply-adds of one image, forward
+    flops_2x: Amount | int | None = None
+    train_flops_2x: Amount | int | None = None
+    flops_audit: str | None = None
+    params: int | None = None
+    activations: int | None = None
+    peak_memory_bytes: int | None = None
+    epochs: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)]
+    samples_seen: Count
+    segments: Count
+    train_images: Count
+    test_images: Count
+    runs_at_once: Count | None = None  # on the same device; older records do not say
+
+
+class Audit(_Record, frozen=True, kw_only=True):
+    """fvcore's products against those of torch's FlopCounterMode on the meta device, for one image.
+
+    verdict: `equal` to the integer, `mismatch`, or `failed` where torch's counter could not run (`why` says how).
+    """
+
+    verdict: str
+    products: int
+    torch: int | None
+    differing: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()  # operators that nothing counted and that are not known to be pointwise
+    uncalled: tuple[str, ...] = ()  # modules that the forward pass leaves out
+    unused: tuple[str, ...] = ()  # those of them that have parameters
+    why: str = ""
+
+
+class ModulePart(_Record, frozen=True, kw_only=True):
+    """The cost of one part of a model, for one image."""
+
+    name: str
+    params: Whole
+    flops: Whole
+    activations: Whole
+
+
+class FinishedRun(_Record, frozen=True, kw_only=True):
+    """A training that reached its end: a row with figures."""
+
+    run_id: str
+    status: Literal["ok"] = "ok"
+    spec: RunSpec
+    family: str
+    started: str  # UTC, ISO 8601
+    metrics: Metrics
+    history: Annotated[tuple[Epoch, ...], Meta(min_length=1)]
+    notes: tuple[str, ...]
+    classes: tuple[str, ...]
+    environment: Environment
+    files: dict[str, str] = {}  # SHA-256 of the files beside the record, by name
+    setting_used: str | None = None  # what really ran the steps
+    target: Share | None = None  # validation accuracy to be timed, named before training
+    flops_audit: Audit | None = None
+    modules: tuple[ModulePart, ...] | None = None
+    provenance: Provenance | None = None
+
+    @property
+    def shared_device(self) -> bool:
+        """Whether other runs trained on the same device at the same time: then its seconds mean nothing."""
+        return (self.metrics.runs_at_once or 1) > 1
+
+
+class FailedRun(_Record, frozen=True, kw_only=True):
+    """A run that did not end well: a row with a reason."""
+
+    run_id: str
+    status: FailedStatus
+    message: str = ""
+    spec: RunSpec
+    family: str
+    started: str
+    environment: Environment = {}
+
+
+RunRecord = FinishedRun | FailedRun
+
+
+def finished(runs: list[RunRecord]) -> list[FinishedRun]:
+    """Those that reached their end, in the same order."""
+    return [run for run in runs if isinstance(run, FinishedRun)]
+
+
+# --- speed sessions ----------------------------------------------------------------------------------------------
+
+
+class Sample(_Record, frozen=True, kw_only=True):
+    """One measurement: `calls` calls took `seconds` together, as the `position`-th of its block."""
+
+    model: str
+    kind: str  # train | inference | latency
+    block: Annotated[int, Meta(ge=0, le=1_000_000)]
+    position: Annotated[int, Meta(ge=0, le=1_000_000)]
+    batch_size: Count
+    calls: Count
+    seconds: Positive
+
+    @property
+    def seconds_per_call(self) -> float:
+        """Seconds of one call."""
+        return self.seconds / self.calls
+
+
+class TimingFailure(_Record, frozen=True, kw_only=True):
+    """What could not be timed; kind "" and no batch size: the whole model."""
+
+    model: str
+    kind: str
+    batch_size: Count | None
+    status: str
+    message: str
+
+
+class MemoryUse(_Record, frozen=True, kw_only=True):
+    """Peak memory of a task that ran alone."""
+
+    model: str
+    kind: str
+    batch_size: Count
+    bytes: Amount | int | None
+    reserved_bytes: Amount | int | None
+
+
+TaskName = tuple[str, str, int]  # model, kind, batch size
+
+
+@dataclass
+class TrialResults:
+    """What trying each model alone gave: what cannot be timed, and the memory that the rest takes."""
+
+    failures: list[TimingFailure] = field(default_factory=list)
+    memory: list[MemoryUse] = field(default_factory=list)
+
+    def tried(self) -> set[TaskName]:
+        """Tasks of which it is known whether they run."""
+        rows = [*self.memory, *self.failures]
+        return {(row.model, row.kind, row.batch_size) for row in rows if row.batch_size is not None}
+
+    def failed_tasks(self) -> set[TaskName]:
+        """Tasks that failed alone."""
+        return {(row.model, row.kind, row.batch_size) for row in self.failures if row.batch_size is not None}
+
+    def failed_models(self) -> set[str]:
+        """Models that failed as a whole."""
+        return {row.model for row in self.failures if not row.kind}
+
+
+class Ceilings(_Record, frozen=True, kw_only=True):
+    """What the device does at its best, in this session."""
+
+    flops_per_second: Positive  # two operations per multiply-add, in the recipe's precision
+    bytes_per_second: Positive  # read plus written
+    launch_seconds: Positive  # an operator on one element
+    loader_images_per_second: Positive
+
+
+class Bound(_Record, frozen=True, kw_only=True):
+    """What limits a training step, the share of its time that this explains, and the work behind it."""
+
+    name: Literal["launch", "bandwidth", "compute", "loader"]
+    share: Amount
+    shares: dict[str, Amount]
+    flops_per_second: Amount | None
+    operators: Count
+    bytes: Count
+    flops_2x: Amount | int | None
+    step_seconds: Positive
+    twice_the_batch: Amount | None
+    experiment: str
+
+
+class OperatorGroups(_Record, frozen=True, kw_only=True):
+    """Seconds of a training step, and of its groups of operators under the profiler."""
+
+    step_seconds: Positive
+    groups: dict[str, Amount]
+
+
+class Energy(_Record, frozen=True, kw_only=True):
+    """Joules per 1,000 training images by model, or why there are none."""
+
+    source: str
+    why_not: str
+    joules_per_1000_images: dict[str, Amount] = {}
+
+
+class Session(_Record, frozen=True, kw_only=True):
+    """Models timed in turns under one setting on one device."""
+
+    id: str
+    started: str
+    models: Annotated[tuple[str, ...], Meta(min_length=1)]
+    sources: dict[str, str]  # SHA-256 of the file behind a model, else ""
+    settings: dict[str, Setting]
+    not_as_set: dict[str, tuple[str, ...]] = {}  # why a model did not run under its setting
+    reference: str
+    kinds: tuple[str, ...] = ()
+    key: SpeedKey
+    recipe: Recipe
+    recipes: dict[str, Recipe] = {}  # by model, in a track
+    num_classes: Count
+    stopped: Literal["narrow", "limit", "blocks", "alone"]
+    blocks: Annotated[int, Meta(ge=1, le=1_000_000)]
+    planned_blocks: Count | None = None
+    half_width: Positive | None = None
+    limit_seconds: Amount | None = None
+    seconds: Amount | None = None
+    samples: Annotated[tuple[Sample, ...], Meta(min_length=1)]
+    first_calls: tuple[Sample, ...]
+    build_seconds: dict[str, Amount]
+    failures: tuple[TimingFailure, ...]
+    memory: tuple[MemoryUse, ...]
+    warnings: tuple[str, ...]
+    gpu_before: dict[str, Any] = {}  # whatever NVML told
+    gpu_after: dict[str, Any] = {}
+    ceilings: Ceilings | None
+    bounds: dict[str, Bound]
+    energy: Energy
+    groups: dict[str, OperatorGroups] = {}
+    environment: Environment
+
+    def recipe_of(self, model: str) -> Recipe:
+        """A model's own recipe in a track, else that for all."""
+        return self.recipes.get(model, self.recipe)
+
+    def seconds_per_call(self, model: str, kind: str, batch_size: int | None = None) -> list[float]:
+        """Raw samples of one model and kind, by block; by default latency of one image, else the recipe's batch."""
+        if batch_size is None:
+            batch_size = 1 if kind == "latency" else self.recipe.batch_size
+        wanted = (model, kind, batch_size)
+        picked = [s for s in self.samples if (s.model, s.kind, s.batch_size) == wanted]
+        return [s.seconds_per_call for s in sorted(picked, key=lambda s: s.block)]
+
+
+# --- searches ----------------------------------------------------------------------------------------------------
+
+
+class Candidate(_Record, frozen=True, kw_only=True):
+    """One setting that was tried for a model, and the seconds of a call in each round."""
+
+    setting: Setting
+    status: str  # ok | slower | untried, or how it failed
+    message: str
+    seconds: tuple[Positive, ...]
+    first_seconds: Amount | None = None
+    trial_seconds: Amount | None = None
+
+
+class SettingSearch(_Record, frozen=True, kw_only=True):
+    """A search for a model's fastest setting."""
+
+    id: str
+    started: str
+    model: str
+    source: str
+    key: SpeedKey
+    recipe: Recipe
+    num_classes: Count
+    limit_seconds: Positive
+    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
+    chosen: Setting
+    environment: Environment
+
+
+class Trial(_Record, frozen=True, kw_only=True):
+    """One short training of a learning-rate search."""
+
+    lr: Positive
+    rung: Annotated[int, Meta(ge=0, le=10)]
+    status: str
+    message: str
+    samples: Amount | int
+    train_seconds: Amount
+    val_accuracy: Share | None
+    val_loss: Amount | None
+
+
+class LRSearch(_Record, frozen=True, kw_only=True):
+    """A search for a model's learning rate, finished where `chosen` is there."""
+
+    id: str
+    started: str
+    budget: str
+    spec: RunSpec  # of its first trial
+    trials: tuple[Trial, ...]
+    chosen: Positive | None = None
+    edge: bool = False  # the best rate is the highest or the lowest one tried
+
+    @property
+    def samples(self) -> float:
+        """Training samples of all trials: the price of the choice."""
+        return sum(trial.samples for trial in self.trials)
+
+
+AnyRecord = FinishedRun | FailedRun | Session | SettingSearch | LRSearch
+R = TypeVar("R", FinishedRun, FailedRun, Session, SettingSearch, LRSearch)
+
+# --- to and from bytes -------------------------------------------------------------------------------------------
+
+
+def encode(record: AnyRecord) -> bytes:
+    """The record as stored: readable JSON with its schema's number and a checksum. Raises Damaged for what `decode`
+    would not take back."""
+    made = _plain(record)
+    _convert(made, type(record))
+    return to_json({**made, "checksum": _checksum(made)})
+
+
+def _plain(record: AnyRecord) -> Raw:
+    made: Raw = msgspec.to_builtins(record, builtin_types=())
+    made = {k: v for k, v in made.items() if v is not None or k in ("ceilings", "chosen")}
+    if isinstance(record, FinishedRun | FailedRun | LRSearch):
+        made["spec"] = to_dict(record.spec)
+    return {"schema": SCHEMA, **made}
+
+
+def _checksum(body: Raw) -> str:
+    return sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode())
+
+
+@overload
+def decode(content: bytes, name: str, kind: type[R]) -> R: ...
+@overload
+def decode(content: bytes, name: str, kind: None = None) -> RunRecord: ...
+def decode(content: bytes, name: str, kind: Any = None) -> Any:
+    """The record in `content`, of a folder or file called `name`, in today's schema; without a `kind`, a run's.
+
+    Raises Damaged, and UserError for a schema of the future.
+    """
+    raw = decode_raw(content, name)
+    if kind is None:
+        kind = FinishedRun if raw.get("status") == "ok" else FailedRun
+    record = _convert(raw, kind)
+    if (record.run_id if isinstance(record, FinishedRun | FailedRun) else record.id) != name:
+        raise Damaged("its name differs from its file's name")
+    return record
+
+
+def decode_raw(content: bytes, name: str) -> Raw:
+    """The same before its types are checked: strict JSON of today's schema, with a checksum that holds."""
+    try:
+        found = from_json(content)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"no valid JSON: {inert(str(error))[:120]}") from None
+    version = found.get("schema") if isinstance(found, dict) else None
+    if type(version) is not int or version < 1:
+        raise Damaged("no record")
+    if version > SCHEMA:
+        raise UserError(
+            f"'{name}' was written by a newer version of this program (schema {version}; this one knows 1 to {SCHEMA});"
+            " update the checkout, or name another store with --results"
+        )
+    if version >= 2 and found.get("checksum") != _checksum({k: v for k, v in found.items() if k != "checksum"}):
+        raise Damaged("its checksum does not match")
+    for step in range(version, SCHEMA):
+        found = MIGRATIONS[step](found)
+    return found
+
+
+def _convert(raw: Raw, kind: type[R]) -> R:
+    try:
+        record = msgspec.convert(raw, kind)
+    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
+        raise Damaged(inert(str(error))[:200]) from None
+    recipes = [record.spec.recipe] if isinstance(record, FinishedRun | FailedRun | LRSearch) else [record.recipe]
+    if any(recipe.epochs < 0 or recipe.batch_size < 1 for recipe in recipes):
+        raise Damaged("its recipe has a negative number of epochs or an empty batch")
+    if isinstance(record, Session):
+        _check_samples(record)
+    if isinstance(record, LRSearch) and record.chosen not in [None, *(trial.lr for trial in record.trials)]:
+        raise Damaged("what it chose is not among its trials")
+    if isinstance(record, SettingSearch) and record.chosen not in [row.setting for row in record.candidates]:
+        raise Damaged("what it chose is not among its candidates")
+    return record
+
+
+def _check_samples(session: Session) -> None:
+    """Whatever was timed has one sample in every block: ratios are taken within blocks."""
+    blocks: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for sample in session.samples:
+        blocks[sample.model, sample.kind, sample.batch_size].append(sample.block)
+    wanted = list(range(session.blocks))
+    for (model, kind, batch_size), found in blocks.items():
+        if sorted(found) != wanted:
+            raise Damaged(f"its {kind} blocks of {inert(model)} at batch {batch_size} are not complete")
+    if {model for model, _, _ in blocks} - {*session.models}:
+        raise Damaged("it has samples of a model that it does not name")
+    if len(set(session.models)) < len(session.models):
+        raise Damaged("it names a model twice")
+
+
+def inert_copy(record: R) -> R:
+    """A record with every text in it harmless to a terminal, a table or a plot, whoever wrote it."""
+    return msgspec.convert(_inert(msgspec.to_builtins(record)), type(record))
+
+
+def _inert(value: Any) -> Any:
+    if isinstance(value, str):
+        return inert(value)
+    if isinstance(value, dict):
+        # most values are numbers, of which there are hundreds of thousands in a large store
+        return {inert(k): _inert(v) if isinstance(v, str | dict | list | tuple) else v for k, v in value.items()}
+    return [_inert(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+# --- older schemas -----------------------------------------------------------------------------------------------
+
+
+def _migrate_1(old: Raw) -> Raw:
+    """Schema 1 had no checkpoints, hence one segment a run; ten blocks a session; no checksums, no audit."""
+    new = {**old, "schema": 2}
+    if isinstance(old.get("samples"), list) and isinstance(old.get("key"), dict):
+        key = {k: v for k, v in old["key"].items() if k != "setting"}
+        blocks = [s.get("block") for s in old["samples"] if isinstance(s, dict)]
+        new |= {
+            "key": {**key, "policy": f"identical:{old['key'].get('setting')}"},
+            "settings": {},
+            "reference": "seresnet",
+            "stopped": "blocks",
+            "blocks": 1 + max((b for b in blocks if isinstance(b, int)), default=0),
+            "build_seconds": {},
+            "failures": [],
+            "memory": [],
+            "warnings": [],
+            "first_calls": [],
+            "ceilings": None,
+            "bounds": {},
+            "energy": {"source": "", "why_not": "not measured under schema 1"},
+        }
+    if old.get("status") == "ok" and isinstance(old.get("metrics"), dict):
+        new["metrics"] = {**old["metrics"], "segments": 1, "checkpoint_seconds": 0.0}
+        new["files"] = {}
+    return new
+
+
+MIGRATIONS: dict[int, Callable[[Raw], Raw]] = {1: _migrate_1}

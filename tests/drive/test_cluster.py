@@ -1,0 +1,133 @@
+"""A sweep of 24 runs on Ray clusters of two and four nodes, all on this machine; what is lost on the way is done again.
+
+The runs train nothing (far_work.short_run), but go the whole way: board, Ray task, child process, record, store.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from bench.data.datasets import DataSource
+from bench.drive.runs import Home, Manner, Plan, Views, train_all
+from bench.drive.sweep import wait_for_devices
+from bench.machine.environment import cpu_name
+from bench.machine.identity import identity
+from bench.present.screen.progress import Display, make_console
+from bench.store.disk import Store
+from tests import synthetic
+
+pytest.importorskip("ray")
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECS = [synthetic.spec("seresnet", seed, device_name=cpu_name()) for seed in range(24)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two nodes of one CPU; the third and the fourth come later."""
+    from ray.cluster_utils import Cluster
+
+    place = tmp_path_factory.mktemp("nodes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEVIT_HOST_LOCK", str(place / "host.lock"))
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "disabled"))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        soon = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 300}
+        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(num_cpus=1)
+        yield cluster
+        cluster.shutdown()
+
+
+def drive(address: str, root: Path, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, int, int]:
+    """The sweep, or the rest of it: (failures, runs that are done, devices)."""
+    from bench.executors.ray import RayEngine
+
+    store, expected = Store(root), identity()
+    source, views = DataSource("none", None, None, 1.0), SimpleNamespace(rebuild_if_due=meanwhile)
+    plan = Plan(SPECS, source, cast(Any, SimpleNamespace(train_index=range(1000))))
+    todo = {spec.run_id for spec in SPECS if not store.is_done(spec)}
+    with store.marked() as mark:
+        engine = RayEngine(address, None, 1, expected, print)
+        try:
+            wait_for_devices(engine)
+            home, manner = Home(store, expected, mark), Manner(function="tests.far_work:short_run")
+            display = Display(make_console())
+            failures, _ = train_all([plan], todo, home, engine, display, cast(Views, views), manner)
+            return failures, sum(map(store.is_done, SPECS)), len(engine.devices())
+        finally:
+            engine.close()
+
+
+def starts(root: Path) -> Counter[str]:
+    return Counter((root / "starts").read_text().split())
+
+
+def test_two_nodes_do_every_run_once(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "go").touch()
+    assert drive(cluster.address, tmp_path) == (0, 24, 2)
+    assert starts(tmp_path) == Counter({spec.run_id: 1 for spec in SPECS})
+    printed = capsys.readouterr().out
+    assert printed.count("test accuracy 50.00 %") == 24
+    assert len({line.rpartition(" on ")[2] for line in printed.splitlines() if ") on " in line}) == 2
+
+
+def test_a_node_dies_in_the_middle_and_nothing_is_lost(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four nodes; the last one goes down while every node holds a run that waits."""
+    doomed, said = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)][1:], ""
+
+    def meanwhile() -> None:
+        nonlocal said
+        said += capsys.readouterr().out
+        begun = (tmp_path / "starts").exists() and len(starts(tmp_path)) == 16
+        if begun and doomed:  # twelve are done, four wait
+            cluster.remove_node(doomed.pop(), allow_graceful=False)
+        if "again (1 of at most 3 times)" in said:
+            (tmp_path / "go").touch()
+
+    failures, done, devices = drive(cluster.address, tmp_path, meanwhile)
+    assert (failures, done, devices) == (0, 24, 3), said
+    counted = starts(tmp_path)
+    assert set(counted) == {spec.run_id for spec in SPECS}
+    assert sorted(counted.values()) == [1] * 23 + [2], "one was lost with its node, and begun again"
+    assert len(Store(tmp_path).runs()) == 24
+
+
+def test_a_killed_drivers_sweep_is_finished_by_the_next(cluster: Any, tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from tests.drive.test_cluster import drive\n"
+    code += "drive(sys.argv[1], Path(sys.argv[2]))"
+    driver = subprocess.Popen([sys.executable, "-c", code, cluster.address, str(tmp_path)], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "starts").exists() or len(starts(tmp_path)) < 13:  # from the 13th on they wait
+            assert time.monotonic() < deadline
+            assert driver.poll() is None
+            time.sleep(0.05)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    before = {spec.run_id for spec in SPECS if Store(tmp_path).is_done(spec)}
+    assert 10 <= len(before) < 24
+    (tmp_path / "go").touch()
+    failures, done, _ = drive(cluster.address, tmp_path)
+    assert (failures, done) == (0, 24)
+    counted = starts(tmp_path)
+    assert all(counted[name] == 1 for name in before), "what was done is not done again"
+    assert len(Store(tmp_path).runs()) == 24

@@ -1,0 +1,190 @@
+"""Several runs at once: the same results, no seconds, one end. Against a serial sweep, fake runs and a fake MPS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.analysis.tables import compare, history_frame
+from bench.drive import runs
+from bench.executors.child import Outcome
+from bench.executors.local import LocalEngine
+from bench.executors.protocol import Answer, Task
+from bench.plan.spec import ALONE, Company
+from bench.present.table_formats import render
+from bench.store.disk import Store
+from tests.engines import HERE
+from tests.faults.processes import children, gone, learned, start
+
+Bench = Callable[..., "CompletedProcess[str]"]
+
+
+def local(seats: int) -> LocalEngine:
+    return LocalEngine([replace(HERE, seats=seats)])
+
+
+def noted(report: Callable[[dict[str, Any]], None], folder: Path, name: str) -> None:
+    """A task: says that it began, waits to be let go, or to be stopped."""
+    (folder / f"{name}.begun").touch()
+    while not (folder / "go").exists():
+        report({"event": "tick"})
+        time.sleep(0.01)
+    report({"event": "done", "name": name})
+
+
+def begun_all(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.begun"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def task(folder: Path, name: str, **more: Any) -> Task:
+    return Task(name, "tests.drive.test_runs:noted", (folder, name), **more)
+
+
+def answers(engine: LocalEngine, count: int) -> dict[int, Answer]:
+    found: dict[int, Answer] = {}
+    deadline = time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < deadline
+        found |= {ticket: heard for ticket, heard in engine.events(0.1) if isinstance(heard, Answer)}
+    return found
+
+
+def test_tasks_run_side_by_side_and_answer_each(tmp_path: Path) -> None:
+    engine = local(2)
+    (device,) = engine.devices()
+    engine.start([(n, task(tmp_path, f"task{n}"), device) for n in range(2)])
+    begun_all(tmp_path, 2)  # neither can end before both have begun
+    (tmp_path / "go").touch()
+    found = answers(engine, 2)
+    assert {n: answer.outcome.status for n, answer in found.items()} == {0: "ok", 1: "ok"}
+    assert all(answer.event("done") == {"event": "done", "name": f"task{n}", "n": 0} for n, answer in found.items())
+
+
+def test_stopped_tasks_are_asked_and_answer(tmp_path: Path) -> None:
+    engine = local(2)
+    (device,) = engine.devices()
+    engine.start([(0, task(tmp_path, "only"), device)])
+    begun_all(tmp_path, 1)
+    engine.stop()
+    assert answers(engine, 1)[0].outcome == Outcome("interrupted", "stopped by the user")
+
+
+def test_a_task_has_the_variables_of_its_device_and_its_own(tmp_path: Path) -> None:
+    device = replace(HERE, environment=(("CUDA_VISIBLE_DEVICES", "3"),))
+    engine = LocalEngine([device])
+    words = Task("x", "tests.drive.test_runs:say", ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"))
+    engine.start([(0, replace(words, environment=(("OMP_NUM_THREADS", "5"),)), device)])
+    assert answers(engine, 1)[0].events == ({"event": "said", "values": ["3", "5"], "n": 0},)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "3"
+
+
+def say(report: Callable[[dict[str, Any]], None], *names: str) -> None:
+    report({"event": "said", "values": [os.environ.get(name) for name in names]})
+
+
+def test_threads_are_shared() -> None:
+    device = replace(HERE, threads=8, seats=3)
+    assert runs.circumstances(device, False, False) == (
+        Company(3, 8),
+        {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
+    )
+    assert runs.circumstances(device, False, True)[1]["OMP_NUM_THREADS"] == "8", (
+        "sums in the order that they have alone"
+    )
+    assert runs.circumstances(device, True, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
+    assert runs.circumstances(replace(device, seats=1), False, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
+    gpu = replace(device, type="cuda")
+    assert runs.circumstances(gpu, False, False) == (Company(3), {})
+
+
+def test_mps_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for NVIDIA's control program writes down what it is told."""
+    control, log = tmp_path / "nvidia-cuda-mps-control", tmp_path / "log"
+    control.write_text(f'#!/bin/sh\necho "$1 $CUDA_MPS_PIPE_DIRECTORY" >> {log}\n[ "$1" = -d ] || cat >> {log}\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    with runs.mps():
+        pipes = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
+        assert Path(pipes).is_dir()
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert log.read_text() == f"-d {pipes}\n {pipes}\nquit\n"
+    assert not Path(pipes).exists()
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/somebody/elses")
+    with runs.mps():
+        assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/somebody/elses"
+
+
+@pytest.fixture(scope="module")
+def words(tiny_npz: Path, factory: Path) -> list[str]:
+    sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]
+    return [*sweep, f"--models=vit_params,{factory}:fine", "--deterministic", "--epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def together(here: Bench, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("together")
+    done = here(*words, "--runs-per-device=2", "--results", root)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return root, done.stdout
+
+
+def test_at_once_as_one_by_one_bit_for_bit(
+    here: Bench, untimed: None, words: list[str], together: tuple[Path, str], tmp_path: Path
+) -> None:
+    assert here(*words, "--results", tmp_path).returncode == 0
+    assert learned(together[0]) == learned(tmp_path)
+    assert len(learned(tmp_path)) == 2
+
+
+def test_their_seconds_stay_out_of_every_table(together: tuple[Path, str]) -> None:
+    root, out = together
+    assert "vit_params, seed 0: epoch 2/2" in out
+    assert "s of training" not in out
+    results = pd.read_csv(root / "results.csv")
+    assert list(results["runs_at_once"]) == [2, 2]
+    assert results[["train_seconds", "wall_seconds", "loop_images_per_second"]].isna().all(axis=None)
+    assert (results["train_images_per_second"] > 0).all(), "the session that followed had the device for itself"
+    assert not (pd.read_csv(root / "history.csv")["metric"] == "train_seconds").any()
+    assert history_frame([Store(root)])["train_seconds"].isna().all()
+    assert not list((root / "plots").glob("*learning_curves-seconds*")), "nothing to draw against seconds"
+    (comparison,) = compare([Store(root)])
+    assert all("train_seconds" not in row.values for row in comparison.rows)
+    assert "2 of 2 runs shared the device with others" in " ".join(render([comparison], "text").split())
+
+
+def test_ctrl_c_ends_all_and_the_same_command_goes_on(
+    here: Bench, untimed: None, tiny_npz: Path, factory: Path, tmp_path: Path
+) -> None:
+    sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]
+    sweep += [f"--models={factory}:slow", "--seeds=0,1", "--epochs=30", "--runs-per-device=2"]
+    process = start(*sweep, "--results", tmp_path)
+    assert process.stdout is not None
+    begun: set[str] = set()
+    for line in process.stdout:
+        begun |= {seed for seed in ("0", "1") if f"seed {seed}: epoch 3/30" in line}
+        if len(begun) == 2:
+            break
+    below = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=45)
+    assert process.returncode == 130
+    assert "what was finished is kept" in error
+    assert "Traceback" not in error
+    assert gone(below)
+    assert [r["status"] for r in Store(tmp_path).runs()] == ["interrupted"] * 2
+    done = here(*sweep, "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("goes on after step") == 2

@@ -1,0 +1,144 @@
+"""Energy and clocks from fake counters; where there are none, the reason."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.machine import energy
+
+CPU = torch.device("cpu")
+
+
+def fake_rapl(root: Path, microjoules: list[int], most: int = 1_000_000) -> list[Path]:
+    paths = []
+    for i, value in enumerate(microjoules):
+        folder = root / f"intel-rapl:{i}"
+        (folder / f"intel-rapl:{i}:0").mkdir(parents=True)
+        (folder / f"intel-rapl:{i}:0" / "energy_uj").write_text("77")  # a part of the package: not counted twice
+        (folder / "energy_uj").write_text(str(value))
+        (folder / "max_energy_range_uj").write_text(str(most))
+        paths.append(folder / "energy_uj")
+    return paths
+
+
+def test_rapl_adds_packages_and_undoes_the_wrap_around(tmp_path: Path) -> None:
+    first, second = fake_rapl(tmp_path, [100, 999_000])
+    meter = energy.find_meter(CPU, rapl=tmp_path)
+    assert meter.joules is not None
+    assert meter.joules() == 0
+    first.write_text("300100")
+    second.write_text("999500")
+    assert meter.joules() == pytest.approx(0.3005)
+    second.write_text("500")  # wrapped at 1,000,000
+    assert meter.joules() == pytest.approx(0.3005 + 0.001)
+
+
+def test_a_machine_without_a_counter_says_so(tmp_path: Path) -> None:
+    meter = energy.find_meter(CPU, rapl=tmp_path)
+    assert meter.joules is None
+    assert "no RAPL counter" in meter.why_not
+    fake_rapl(tmp_path, [5])[0].write_text("nonsense")
+    meter = energy.find_meter(CPU, rapl=tmp_path)
+    assert meter.joules is None
+    assert "cannot be read" in meter.why_not
+
+
+def test_joules_per_image_by_hand() -> None:
+    """50 W for steps of 0.5 s and 10 images: 2.5 J an image, over a window of at least six seconds."""
+    time = [0.0]
+    meter = energy.Meter("fake", lambda: 50 * time[0])
+    calls = [0]
+
+    def step() -> None:
+        time[0] += 0.5
+        calls[0] += 1
+
+    found = energy.joules_per_image(meter, step, 10, lambda: None, lambda: time[0])
+    assert found == pytest.approx(2.5)
+    assert calls[0] * 0.5 >= energy.WINDOW_SECONDS
+
+
+class FakeNvml(SimpleNamespace):
+    """An NVML that answers some questions, throttles, and has another process."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    nvmlClocksEventReasonGpuIdle = 1
+    nvmlClocksEventReasonSwPowerCap = 4
+    nvmlClocksEventReasonHwThermalSlowdown = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.millijoules = 1000
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        assert uuid == "GPU-abc"
+        return "handle"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        self.millijoules += 2500
+        return self.millijoules
+
+    def nvmlDeviceGetClockInfo(self, handle: str, which: int) -> int:
+        return 1980 if which == self.NVML_CLOCK_SM else 2619
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+        raise RuntimeError("not supported")
+
+    def nvmlDeviceGetTemperature(self, handle: str, which: int) -> int:
+        return 61
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
+        return 1 | 4
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[int]:
+        return [1, 2, 3]
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake: Any = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+    return fake
+
+
+def test_nvml_counts_joules(nvml: FakeNvml) -> None:
+    meter = energy.find_meter(torch.device("cuda"))
+    assert meter.joules is not None
+    assert meter.joules() - meter.joules() == pytest.approx(-2.5)
+
+
+def test_nvml_that_fails_is_a_reason(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(handle: str) -> int:
+        raise RuntimeError("Not Supported")
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetTotalEnergyConsumption", fails)
+    meter = energy.find_meter(torch.device("cuda"))
+    assert meter.joules is None
+    assert "Not Supported" in meter.why_not
+
+
+def test_the_state_of_a_gpu_and_what_it_warns_of(nvml: FakeNvml) -> None:
+    state = energy.gpu_state(torch.device("cuda"))
+    assert state == {
+        "sm_clock_mhz": 1980,
+        "memory_clock_mhz": 2619,
+        "temperature_celsius": 61,
+        "throttle_reasons": "SwPowerCap",
+        "processes": 3,
+    }
+    found = energy.warnings_of_state(state, {})
+    assert found == [
+        "the GPU was held back before the session: SwPowerCap",
+        "2 other process(es) on the GPU before the session",
+    ]
+    assert energy.gpu_state(CPU) == {}
+    assert energy.warnings_of_state({}, {}) == []

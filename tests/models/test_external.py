@@ -1,0 +1,85 @@
+"""Models from timm, torchvision, a file and a module."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.measure.run import check_model
+from models.external import parse_options
+from models.registry import ModelError, build
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Path:
+    path = tmp_path / "my models" / "größe.py"  # a space and an umlaut: paths are not ours to choose
+    path.parent.mkdir()
+    return Path(shutil.copy(ROOT / "tests" / "misbehaving.py", path))
+
+
+def test_a_file(factory: Path) -> None:
+    assert build(f"{factory}:fine", 7, 16)(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("wide", r"puts out \(2, 1000\) for 2 images, not \(2, 10\)"),
+        ("breaks", "ZeroDivisionError: my own mistake"),
+        ("text", "returned a str"),
+        ("fien", "no function 'fien'; did you mean 'fine'"),
+    ],
+)
+def test_a_bad_factory_is_told_in_a_sentence(factory: Path, function: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        check_model(f"{factory}:{function}", 10, 16)
+
+
+def test_missing_file_and_broken_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no file"):
+        build(f"{tmp_path}/none.py:f", 10, 32)
+    broken = tmp_path / "broken.py"
+    broken.write_text("def f(:")
+    with pytest.raises(ModelError, match="SyntaxError"):
+        build(f"{broken}:f", 10, 32)
+
+
+def test_a_module() -> None:
+    assert build("models.seresnet:resnet20", 10, 32)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    with pytest.raises(ModelError, match="ModuleNotFoundError"):
+        build("no_such_package:f", 10, 32)
+
+
+def test_timm_by_name_and_with_options() -> None:
+    model = build("timm:vit_tiny_patch16_224[patch_size=4,depth=2,embed_dim=64,num_heads=2]", 5, 32)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert len(model.blocks) == 2
+    assert build("timm:resnet18", 5, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 5)  # takes no img_size
+    with pytest.raises(ModelError, match="did you mean 'resnet18'"):
+        build("timm:resnet81", 5, 32)
+    with pytest.raises(ModelError, match="could not be built"):
+        build("timm:resnet18[nonsense=3]", 5, 32)
+
+
+def test_torchvision_by_name() -> None:
+    assert build("torchvision:squeezenet1_1", 5, 32)(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    with pytest.raises(ModelError, match="torchvision has no classifier 'resnet81'"):
+        build("torchvision:resnet81", 5, 32)
+
+
+def test_few_tokens_are_warned_of() -> None:
+    warnings = check_model("timm:vit_tiny_patch16_224[depth=1]", 10, 32)
+    assert len(warnings) == 1
+    assert "only 4 tokens" in warnings[0]
+    assert check_model("vit_flops", 10, 32) == []
+
+
+def test_options() -> None:
+    assert parse_options("depth=2,act=gelu,drop=0.1", "x") == {"depth": 2, "act": "gelu", "drop": 0.1}
+    for bad in ("depth", "=2", "a b=1"):
+        with pytest.raises(ModelError, match="not key=value"):
+            parse_options(bad, "x")

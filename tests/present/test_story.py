@@ -1,0 +1,423 @@
+"""The headline: its words against stores of known content, its figures against the committed CSV files."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.analysis.compare import Pair, pairs, turned
+from bench.analysis.crossed import Difference
+from bench.analysis.tables import compare
+from bench.analysis.verdicts import BETTER, DEPENDS, EQUIVALENT, NO_VERDICT, WORSE, claim, verdict
+from bench.core.errors import UserError
+from bench.core.stats import Interval
+from bench.plan.recipes import in_track
+from bench.present.report.story import Headline, caveats, chosen, display_name, headline
+from bench.store.disk import REFERENCE, Store
+from tests.synthetic import DATA, ENVIRONMENT, RECIPE, failure, session, spec, write_pair, write_store
+
+ROOT = Path(__file__).resolve().parent.parent
+STORES = ROOT / "results/reference/cpu-2core"
+
+
+def told(*stores: Store, reference: str = REFERENCE) -> Headline:
+    """The headline as a report makes it."""
+    try:
+        made = pairs([*stores])
+    except UserError:
+        made = []
+    return headline(made, compare([*stores], reference), reference)
+
+
+def whole(found: Headline) -> str:
+    return " ".join((*found.sentences, found.caveat, *found.further, *found.others))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A pair whose figures the tests replace."""
+    store = Store(tmp_path_factory.mktemp("base"))
+    write_pair(store, {"seresnet": 0.9, "vit_flops": 0.8})
+    timed = session({m: [s * (1 + 0.001 * b) for b in range(10)] for m, s in (("seresnet", 0.1), ("vit_flops", 0.2))})
+    store.write_session(timed["id"], timed)
+    (pair,) = pairs([store])
+    return pair
+
+
+def difference(value: float, half: float, seeds: int = 3, of_runs: bool = False) -> Difference:
+    """In points."""
+    p = 0.001 if abs(value) > half else 0.5
+    ends = (value / 100, (value - half) / 100, (value + half) / 100)
+    return Difference(*ends, p, 4, half / 200, seeds, seeds, 10_000, of_runs)
+
+
+def made_pair(base: Pair, d: Difference, p: float | None = None, track: str = "", **changes: Any) -> Pair:
+    """The pair with this difference; its words follow."""
+    p = d.p if p is None else p
+    pair = replace(base, like_these=d, p_like_these=p, about={**base.about, "track": track}, **changes)
+    words = {"verdict": verdict(d, p, pair.margin), "claim": claim(d, pair.speed, pair.margin), "help": ""}
+    return replace(pair, words={**base.words, **words})
+
+
+UNTOLD = "seresnet and vit_flops could not be told apart: "
+WORDS = [
+    (difference(5, 2), BETTER, "seresnet was 5.0 points more accurate than vit_flops (95 % interval 3.0 to 7.0;"),
+    (difference(-5, 2), WORSE, "seresnet was 5.0 points less accurate than vit_flops (95 % interval 3.0 to 7.0;"),
+    (
+        difference(0.1, 0.3),
+        EQUIVALENT,
+        "seresnet and vit_flops were equally accurate within ±0.5 points: seresnet was 0.10 points more accurate than "
+        "vit_flops (95 % interval −0.20 to +0.40;",
+    ),
+    (
+        difference(2.1, 3.1),
+        NO_VERDICT,
+        "seresnet and vit_flops could not be told apart: seresnet was 2.1 points more accurate than vit_flops "
+        "(95 % interval −1.0 to +5.2; 3 seeds each, 10,000 test images)",
+    ),
+    (
+        difference(0, 3),
+        NO_VERDICT,
+        f"{UNTOLD}seresnet was exactly as accurate as vit_flops (95 % interval −3.0 to +3.0;",
+    ),
+    (difference(0.02, 3), NO_VERDICT, f"{UNTOLD}seresnet was 0.02 points more accurate"),
+    (
+        difference(9, 1, seeds=1, of_runs=True),
+        NO_VERDICT,
+        "the one run of seresnet was 9.0 points more accurate than that of vit_flops (95 % interval 8.0 to 10.0 for "
+        "other test images; one seed each, 10,000 test images), which is said of these two runs alone.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("d", "word", "sentence"), WORDS)
+def test_each_verdict_in_one_track(base: Pair, d: Difference, word: str, sentence: str) -> None:
+    pair = made_pair(base, d)
+    assert pair.words["verdict"] == word
+    first = headline([pair], []).sentences[0]
+    start = "On CIFAR-10, after 3 passes over 45,000 training images on two threads of a Test CPU, "
+    assert first.startswith(start + sentence), first
+    assert first.endswith(".")
+
+
+def test_one_track_alone(base: Pair) -> None:
+    for track, words in (("shared", "under one shared recipe"), ("family", "under each family's own recipe")):
+        first, second = headline([made_pair(base, difference(5, 2), track=track)], []).sentences
+        assert f"more accurate than vit_flops {words} (95 %" in first
+        assert f"the speed of vit_flops {words} (95 %" in second
+        assert second.endswith("holds here.")
+
+
+def test_an_interval_that_holm_takes_back(base: Pair) -> None:
+    first = headline([replace(made_pair(base, difference(-5, 4), p=0.09), tests=6)], []).sentences[0]
+    assert "(95 % interval 1.0 to 9.0;" in first
+    assert first.endswith("which among 6 pairs looked at together may be chance: no verdict.")
+    assert "told apart" not in first
+
+
+TRACKED = [
+    (difference(5, 2), difference(4, 2), "seresnet was more accurate than vit_flops under both kinds of recipe: "),
+    (difference(-5, 2), difference(-4, 2), "seresnet was less accurate than vit_flops under both kinds of recipe: "),
+    (difference(0, 0.2), difference(0.1, 0.2), "were equally accurate within ±0.5 points under both kinds of recipe: "),
+    (difference(5, 2), difference(-4, 2), "whether seresnet or vit_flops was more accurate depends on the recipe: "),
+    (difference(5, 2), difference(0, 0.2), "depends on the recipe: "),
+    (difference(1, 2), difference(-1, 3), "seresnet and vit_flops could not be told apart: "),
+    (
+        difference(5, 2),
+        difference(-1, 3),
+        "there is no verdict on seresnet and vit_flops that holds under both kinds of recipe: under one shared recipe "
+        "seresnet was 5.0 points more accurate (95 % interval 3.0 to 7.0), under each family's own 1.0 points less "
+        "accurate (−4.0 to +2.0; 3 seeds each, 10,000 test images).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("shared", "family", "sentence"), TRACKED)
+def test_both_tracks(
+    base: Pair, shared: Difference, family: Difference, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pair, "asks", "one question")  # it is made of the runs, which are those of no track here
+    slower = Interval(0.9, 0.8, 0.998, 12)
+    two = [made_pair(base, shared, track="shared"), made_pair(base, family, track="family", speed=slower)]
+    first, second = headline(two, []).sentences
+    assert sentence in first
+    assert "under one shared recipe (95 % interval 2.00 to 2.00; 10 blocks in turns) and at 0.90 times" in second
+    assert "under each family's own recipe (0.80 to 0.998; 12 blocks)" in second
+    assert (
+        second.endswith(" under the shared recipe and does not hold under the families' own.")
+        or "does not hold under either" in second
+    )
+
+
+@pytest.mark.parametrize(
+    ("speed", "d", "ending"),
+    [
+        (Interval(2.5, 2.4, 2.6, 26), difference(5, 2), "holds here."),
+        (Interval(2.5, 2.4, 2.6, 26), difference(0, 2), "stays open here."),
+        (Interval(0.86, 0.81, 0.91, 26), difference(5, 2), "does not hold here."),
+    ],
+)
+def test_speed_and_the_claim(base: Pair, speed: Interval, d: Difference, ending: str) -> None:
+    second = headline([made_pair(base, d, speed=speed)], []).sentences[1]
+    figures = f"{speed.value:.2f} times the speed of vit_flops (95 % interval {speed.low:.2f} to {speed.high:.2f}; "
+    assert second.startswith(f"One training step of seresnet ran at {figures}26 blocks in turns), so that the claim ")
+    assert second.endswith(f"“faster and at most 0.5 points less accurate” {ending}")
+
+
+def test_without_a_common_session(base: Pair) -> None:
+    unknown = Interval(math.nan, math.nan, math.nan, 0)
+    second = headline([made_pair(base, difference(5, 2), speed=unknown)], []).sentences[1]
+    assert second.startswith("seresnet and vit_flops were never timed in turns, so that nothing is known")
+    assert second.endswith("stays open here.")
+    assert "nan" not in whole(headline([made_pair(base, difference(5, 2), speed=unknown)] * 2, []))
+
+
+def test_a_pair_turned_twice_is_itself(base: Pair) -> None:
+    other = turned(base)
+    assert (other.a.model, other.words["verdict"], other.words["claim"]) == ("vit_flops", WORSE, "does not hold")
+    assert other.speed.value == pytest.approx(0.5)
+    assert other.like_these[:3] == (-base.like_these.value, -base.like_these.high, -base.like_these.low)
+    again = turned(other)
+    assert again.like_these == base.like_these
+    assert again.words == base.words
+    assert again.speed == pytest.approx(base.speed)
+
+
+# --- which pair ------------------------------------------------------------------------------------------------------
+
+
+def test_an_seresnet_against_a_transformer_is_told(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_pair(store, {"cct_2": 0.8, "resnet56": 0.9, "seresnet20": 0.85, "vit_tiny": 0.6}, images=500, seeds=2)
+    found = told(store)
+    assert found.models[0] == "seresnet20"
+    assert len(found.others) == 5
+    # the reference goes first where there is one, whatever its figures
+    write_pair(store, {"seresnet": 0.5}, images=500, seeds=2)
+    found = told(store)
+    assert found.models[0] == "seresnet"
+    assert found.models[1] in ("cct_2", "vit_tiny")
+    assert all("seresnet against" in line for line in found.others[:3])
+
+
+def test_of_several_the_closest_in_flops(base: Pair) -> None:
+    far, near = replace(base, flops=Interval(3, 3, 3, 1)), replace(base, flops=Interval(0.9, 0.9, 0.9, 1))
+    far = replace(far, b=replace(base.b, model="vit_tiny"))
+    assert chosen([far, near])[0] is near
+    more = replace(far, like_these=base.like_these._replace(images=9000))
+    assert chosen([near, more])[0] is more
+
+
+def test_the_question_comes_before_the_reference(base: Pair) -> None:
+    """Any network against a transformer rather than the reference against another CNN."""
+    cnn = tuple({**run, "family": "cnn"} for run in base.b.runs)
+    inside = replace(base, b=replace(base.b, model="resnet56", runs=cnn))
+    against = replace(base, a=replace(base.a, model="resnet56"))
+    assert chosen([inside, against])[0] is against
+    assert chosen([inside, against, base])[0] is base
+
+
+def test_two_recipes_in_one_track(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("mine", "shared"):
+        recipe = in_track("shared", "cnn", replace(RECIPE, name=name), "seresnet")
+        write_pair(store, {"seresnet": 0.9, "vit_flops": 0.8}, images=500, recipe=recipe)
+    found = told(store)
+    assert "both kinds" not in found.sentences[0]
+    assert "under one shared recipe (95 %" in found.sentences[0]
+    assert len(found.others) == 1
+
+
+# --- caveats ---------------------------------------------------------------------------------------------------------
+
+
+def levelled(run: dict[str, Any]) -> dict[str, Any]:
+    """The run with the same validation accuracy at every look."""
+    return {**run, "history": [{**epoch, "val_accuracy": 0.9} for epoch in run["history"]]}
+
+
+def test_the_weightiest_caveat_comes_first(base: Pair) -> None:
+    """3,000 images are the start of a training on CIFAR-10; without that, other data, then a dirty commit, then CPU."""
+    assert "0.04 % of the 8.19 million" in caveats([base], [])[0]
+    one = made_pair(base, difference(9, 1, seeds=1, of_runs=True))
+    assert caveats([one], [])[0].startswith("One seed tells nothing of the next")
+    elsewhere = replace(base, about={**base.about, "dataset": "npz:mine", "content": "not svhn's official content"})
+    assert caveats([elsewhere], [])[0].startswith("The images are not svhn's official content")
+    mine = replace(base, about={**base.about, "dataset": "npz:mine"})
+    # each of three validations adds a third of the accuracy: 0.9 and 0.8
+    assert "of seresnet (by 30." in caveats([mine], [])[0]
+    flat = [replace(side, runs=tuple(map(levelled, side.runs))) for side in (base.a, base.b)]
+    mine = replace(mine, a=flat[0], b=flat[1])
+    assert caveats([mine], [])[0].startswith("All of it ran on a CPU")
+    dirty = tuple({**run, "environment": {**ENVIRONMENT, "dirty": True}} for run in mine.a.runs)
+    assert "no commit holds" in caveats([replace(mine, a=replace(base.a, runs=dirty))], [])[0]
+    gpu = tuple({**run, "spec": {**run["spec"], "device": "cuda"}} for run in mine.a.runs)
+    there = replace(mine, a=replace(base.a, runs=gpu, search_edge=True, left_out=("seed 2: oom",)))
+    edge, left, recipe, last = caveats([there], [])
+    assert "last one tried on its side" in edge
+    assert left == "Of seresnet runs are left out: seed 2: oom."
+    assert recipe.startswith("One recipe")
+    assert last
+
+
+def test_a_run_below_its_published_figure(base: Pair) -> None:
+    """As many samples as He et al. and 90 % of accuracy: below ResNet-56's 93.03."""
+    metrics = {**base.a.runs[0]["metrics"], "samples_seen": 8_192_000}
+    runs = tuple({**run, "metrics": metrics} for run in base.a.runs)
+    pair = replace(base, a=replace(base.a, model="resnet56", runs=runs))
+    assert caveats([pair], [])[0].startswith("Short of what was published: resnet56: ")
+
+
+def test_what_the_timing_said(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_pair(store, {"seresnet": 0.9, "vit_flops": 0.8}, images=500)
+    timed = session({"seresnet": [0.1] * 10, "vit_flops": [0.2] * 10})
+    timed |= {"stopped": "limit", "warnings": ["a fan stood still"]}
+    store.write_session(timed["id"], timed)
+    found = told(store)
+    assert "The timing gave a warning: a fan stood still." in found.further
+    assert any(line.startswith("The timing was ended by its time limit") for line in found.further)
+    elsewhere = Store(tmp_path / "elsewhere")
+    write_pair(elsewhere, {"seresnet": 0.9, "vit_flops": 0.8}, images=500, data=replace(DATA, name="svhn"))
+    said = caveats(pairs([elsewhere]), compare([store]))
+    assert not [line for line in said if "timing" in line]
+
+
+# --- without a pair --------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_store(tmp_path: Path) -> None:
+    found = told(Store(tmp_path))
+    assert found.sentences[0] == "There is no finished run here yet."
+    assert "run_bench.py --models" in found.caveat
+    assert found.models == ()
+
+
+def test_failures_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seed, status in enumerate(("oom", "oom", "killed")):
+        of = spec("vit_tiny", seed)
+        store.write_record(of, failure(of, status))
+    first, _ = told(store).sentences
+    assert first == "None of 3 runs finished: 2 ran out of memory and 1 was killed."
+    only = Store(tmp_path / "one")
+    of = spec("vit_tiny")
+    only.write_record(of, failure(of, "diverged"))
+    assert told(only).sentences[0] == "The only run did not finish: 1 diverged."
+
+
+def test_one_run_of_one_model(tmp_path: Path) -> None:
+    found = told(write_store(tmp_path, {"seresnet": 0.9}))
+    start = "On CIFAR-10, after 3 passes over 45,000 training images on two threads of a Test CPU, "
+    assert found.sentences[0].startswith(
+        f"{start}seresnet got 90.00 % of the test images right (95 % interval 89.40 to"
+    )
+    assert found.sentences[0].endswith("one seed).")
+    assert found.sentences[1] == "The speed of seresnet was not measured."
+    assert found.caveat.startswith("Nothing stands beside it yet")
+    assert found.models == ("seresnet",)
+
+
+def test_runs_without_predictions_and_of_different_conditions(tmp_path: Path) -> None:
+    lost = write_store(tmp_path / "lost", {"seresnet": 0.9, "vit_flops": 0.8}, {"seresnet": [0.1] * 10})
+    found = told(lost)
+    assert "seresnet got 90.00 % of the test images right" in found.sentences[0]
+    assert "vit_flops got 80.00 %" in found.sentences[0]
+    assert found.sentences[1] == (
+        "seresnet trains on 1,280 images a second (median of 10 blocks; half of them lay between 1,280 and 1,280)."
+    )
+    assert "missing or damaged" in found.caveat
+    apart = Store(tmp_path / "apart")
+    write_pair(apart, {"seresnet": 0.9}, images=500)
+    write_pair(apart, {"vit_flops": 0.8}, images=500, data=replace(DATA, name="svhn", content_hash="d" * 64))
+    found = told(apart)
+    assert found.caveat.startswith("No two models were trained under equal conditions")
+    assert found.others[0].startswith("SVHN, 3 epochs: vit_flops got ")
+
+
+def test_hostile_names_change_nothing_but_the_name(tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>$x$_{NA}\u202e\n" + "long" * 60
+    store = Store(tmp_path)
+    write_pair(store, {"seresnet": 0.9, name: 0.8}, images=500)
+    found = told(store)
+    assert "\n" not in whole(found)
+    assert "\u202e" not in whole(found)
+    assert found.models[1].startswith("<img src=x")  # as text: whoever shows it escapes it
+    assert found.models[1] in found.sentences[0]
+
+
+def test_display_names() -> None:
+    assert [display_name(n) for n in ("cifar10", "npz:cifar10_part")] == ["CIFAR-10", "npz:cifar10_part"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("40s", "after 40 seconds of training a run on"),
+        ("60s", "after 1 minute of training a run on"),
+        ("5400s", "after 90 minutes of training a run on"),
+        ("7200s", "after 2 hours of training a run on"),
+        ("1.5s", "after 1.5 seconds of training a run on"),
+        ("3840samples", "after training on 3,840 images a run, drawn from 45,000 training images on"),
+        ("2000000GFLOP", "after 2 quadrillion arithmetic operations of training a run on"),
+        ("1 epochs", "after 1 pass over 45,000 training images on"),
+    ],
+)
+def test_budgets_in_words(base: Pair, budget: str, words: str) -> None:
+    pair = replace(base, about={**base.about, "budget": budget})
+    assert words in headline([pair], []).sentences[0]
+
+
+def test_devices_in_words(base: Pair) -> None:
+    about = {**base.about, "device_name": "NVIDIA H100", "threads": None}
+    assert "training images on an NVIDIA H100, seresnet was" in headline([replace(base, about=about)], []).sentences[0]
+
+
+# --- the committed stores --------------------------------------------------------------------------------------------
+
+
+def verdict_rows(name: str) -> list[dict[str, str]]:
+    with (STORES / name / "verdicts.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "models", "dataset"),
+    [
+        ("", ("seresnet", "vit_flops"), "cifar10"),
+        ("verdict", ("seresnet", "vit_flops"), "npz:cifar10_part"),
+        ("sane", ("seresnet20", "cct_2"), "cifar10"),
+    ],
+)
+def test_figures_are_those_of_the_committed_csv(name: str, models: tuple[str, str], dataset: str) -> None:
+    found = told(Store(STORES / name))
+    assert (found.models, found.dataset) == (models, dataset)
+    rows = [
+        row
+        for row in verdict_rows(name)
+        if {row["model_a"], row["model_b"]} == {*models}
+        and row["dataset"] == dataset
+        and row["budget"] != "3840samples"
+    ]
+    assert len(rows) == (2 if name == "verdict" else 1)
+    first, second = found.sentences
+    for row in rows:
+        sign = 1 if row["model_a"] == models[0] else -1
+        value, low, high = (float(row[f"{k}_points"]) for k in ("difference", "low", "high"))
+        digits = 2 if high - low < 2 else 1
+        assert f" {abs(value):.{digits}f} points {'more' if sign * value > 0 else 'less'} accurate" in first
+        for end in (low, high):
+            assert f"{abs(end):.{digits}f}" in first
+        speed = [float(row[f"speed_ratio{k}"]) for k in ("", "_low", "_high")]
+        speed = speed if sign == 1 else [1 / speed[0], 1 / speed[2], 1 / speed[1]]
+        shown = [f"{s:.3f}" if f"{s:.2f}" == "1.00" else f"{s:.2f}" for s in speed]
+        assert f"{shown[0]} times" in second
+        assert f"{shown[1]} to {shown[2]}; {row['speed_blocks']} blocks" in second
+        assert f"{int(row['test_images']):,} test images" in first
+    assert len(found.others) + len(rows) == len(verdict_rows(name))
+    assert DEPENDS not in first
