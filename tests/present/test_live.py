@@ -14,15 +14,25 @@ import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 
-from bench.machine import energy, sensors
+from bench.core.display import Job
+from bench.core.events import (
+    BlockDone,
+    Continued,
+    Epoch,
+    EpochDone,
+    ModelTurn,
+    Note,
+    Planned,
+    Stage,
+    StepDone,
+)
+from bench.machine.sensors import Sensors
 from bench.present.screen import live, live_screen
 from bench.present.screen.live import LiveDisplay
 from bench.present.screen.live_screen import (
@@ -33,11 +43,10 @@ from bench.present.screen.live_screen import (
     draw,
     label,
     run_seconds,
-    share_out,
+    share_rows,
     sparkline,
     time_left,
 )
-from bench.present.screen.progress import Job
 from tests.conftest import ROOT
 
 ESCAPE = "\x1b[31m\x1b[2J\u202e[red]<img onerror=x>\n\r" + "$x$_" * 100
@@ -53,7 +62,7 @@ class Clock:
         return self.seconds
 
 
-def make(width: int = 80, height: int = 24, sense: sensors.Sensors = lambda: "memory 1.2 of 16.0 GB") -> LiveDisplay:
+def make(width: int = 80, height: int = 24, sense: Sensors = lambda: "memory 1.2 of 16.0 GB") -> LiveDisplay:
     """A display on a made-up terminal, its clock at 0; `display.clock` moves it."""
     console = Console(
         file=io.StringIO(), force_terminal=True, width=width, height=height, markup=False, highlight=False
@@ -64,11 +73,11 @@ def make(width: int = 80, height: int = 24, sense: sensors.Sensors = lambda: "me
 @contextlib.contextmanager
 def at_rest(display: LiveDisplay) -> Iterator[LiveDisplay]:
     """The display open, as within `with`, but without its thread: nothing is drawn that the test does not draw."""
-    display._open = Live(console=display.console, screen=True, auto_refresh=False)
+    display._live = Live(console=display.console, screen=True, auto_refresh=False)
     try:
         yield display
     finally:
-        display._open = None
+        display._live = None
 
 
 def written(display: LiveDisplay) -> str:
@@ -80,8 +89,17 @@ def jobs_of(*models: str, seeds: int = 2) -> list[Job]:
     return [Job(f"{m}-{s}", f"{m}, seed {s}", m) for m in models for s in range(seeds)]
 
 
-def epoch(number: int, accuracy: float) -> dict[str, object]:
-    return {"event": "epoch", "epoch": number, "train_loss": 1.5 / number, "val_accuracy": accuracy}
+def epoch(number: int, accuracy: float) -> EpochDone:
+    row = Epoch(
+        epoch=number,
+        train_loss=1.5 / number,
+        val_loss=1.0,
+        val_accuracy=accuracy,
+        lr=0.1,
+        train_seconds=1.0,
+        samples_seen=100,
+    )
+    return EpochDone(row)
 
 
 # --- closed cases --------------------------------------------------------------------------------------------------
@@ -100,12 +118,12 @@ def test_the_time_left_by_hand() -> None:
     state = State(0.0, jobs=tuple(jobs_of("a", "b", "c")))
     assert time_left(state, 0.0) == (0.0, 6)
     state.ended.append(Ended("a-0", "a, seed 0", True, "fine", seconds=100.0))
-    running = Running("b-0", "b, seed 0", 32, begun=100.0)
+    running = Running("b-0", "b, seed 0", 32, started=100.0)
     state.running.append(running)
-    running.hear({"event": "planned", "steps": 100, "epochs": 1.0}, 110.0)
-    running.hear({"event": "step", "step": 1}, 121.0)
+    running.on_event(Planned(100, 1.0), 110.0)
+    running.on_event(StepDone(1), 121.0)
     assert time_left(state, 121.0) == (100.0, 4), "a-1; one report is no pace"
-    running.hear({"event": "step", "step": 41}, 161.0)
+    running.on_event(StepDone(41), 161.0)
     assert run_seconds(state, 161.0) == {"a": 100.0, "b": 61.0 + 59.0}
     assert time_left(state, 161.0) == (100.0 + 59.0 + 120.0, 2)
     state.at_once = 2
@@ -118,18 +136,18 @@ def test_what_says_nothing_of_a_whole_run_is_not_taken_for_one() -> None:
     state = State(0.0, jobs=(*jobs_of("a"), Job("b-0", "b, seed 0", "b", 30.0)))
     state.ended.append(Ended("a-0", "a, seed 0", False, "oom", seconds=1.0))
     assert run_seconds(state, 5.0) == {"b": 30.0}, "an earlier run's; a failure has no pace"
-    resumed = Running("a-1", "a, seed 1", 32, begun=0.0)
-    resumed.hear({"event": "planned", "steps": 100, "epochs": 1.0}, 0.0)
-    resumed.hear({"event": "continued", "step": 80}, 0.0)
-    resumed.hear({"event": "step", "step": 81}, 5.0)
-    resumed.hear({"event": "step", "step": 91}, 15.0)
-    assert (resumed.left(15.0), resumed.whole(15.0)) == (9.0, None)
+    resumed = Running("a-1", "a, seed 1", 32, started=0.0)
+    resumed.on_event(Planned(100, 1.0), 0.0)
+    resumed.on_event(Continued(80), 0.0)
+    resumed.on_event(StepDone(81), 5.0)
+    resumed.on_event(StepDone(91), 15.0)
+    assert (resumed.seconds_left(15.0), resumed.seconds_in_all(15.0)) == (9.0, None)
 
 
 def test_room_is_shared_in_turns() -> None:
-    assert share_out([5, 1, 3], 6) == [3, 1, 2]
-    assert share_out([1, 1], 9) == [1, 1]
-    assert share_out([4], 0) == [0]
+    assert share_rows([5, 1, 3], 6) == [3, 1, 2]
+    assert share_rows([1, 1], 9) == [1, 1]
+    assert share_rows([4], 0) == [0]
 
 
 def test_of_a_long_name_the_seed_stays() -> None:
@@ -147,24 +165,24 @@ def test_what_runs_what_is_next_what_is_done() -> None:
     display.planned("digits · recipe smoke", jobs_of("resnet20", "vit_tiny", seeds=3), 1)
     with at_rest(display):
         with display.run("resnet20, seed 0 (1 of 6)", 100, name="resnet20-0") as run:
-            run.event({"event": "planned", "steps": 20, "epochs": 2.0})
+            run.event(Planned(20, 2.0))
             run.ended(True, "test accuracy 91.23 %")
         with display.run("resnet20, seed 1 (2 of 6)", 100, name="resnet20-1") as run:
             run.ended(False, "oom: out of memory at batch 100")
         with display.run("resnet20, seed 2 (3 of 6)", 100, name="resnet20-2") as run:
-            run.event({"event": "planned", "steps": 20, "epochs": 2.0})
-            run.event({"event": "step", "step": 1})
+            run.event(Planned(20, 2.0))
+            run.event(StepDone(1))
             clock.seconds = 9.0
-            run.event({"event": "step", "step": 10})
+            run.event(StepDone(10))
             for number in (1, 2):
                 run.event(epoch(number, 0.1 + 0.4 * number))
-            run.event({"event": "note", "text": "slower than set"})
+            run.event(Note("slower than set"))
             display.sense()
             screen = display.lines()
     text = "\n".join(screen)
     assert screen[0] == "digits · recipe smoke"
-    assert "1 of 6 done, 1 failed, 1 now, 3 to come" in text
-    assert "9 s so far, ~10 s left + 3 runs not known yet" in text
+    assert "1 of 6 done, 1 failed, 1 running, 3 to come" in text
+    assert "9 s so far, ~10 s left + 3 runs without an estimate" in text
     assert "memory 1.2 of 16.0 GB" in text
     assert "validation accuracy ▁ 50.0 to █ 90.0 %" in text
     assert "50 %  ▁█" in text
@@ -191,15 +209,15 @@ def test_a_session_shows_its_blocks_and_whose_turn_it_is() -> None:
     with at_rest(display):
         display.session_started("timing resnet20, vit_tiny in turns")
         assert "building and warming up" in "\n".join(display.lines())
-        display.session_event({"event": "task", "model": "resnet20"})
-        display.session_event({"event": "block", "block": 3, "blocks": 12})
-        display.session_event({"event": "task", "model": "vit_tiny"})
+        display.session_event(ModelTurn("resnet20"))
+        display.session_event(BlockDone(3, 12))
+        display.session_event(ModelTurn("vit_tiny"))
         display.sense()
         text = "\n".join(display.lines())
         assert "timing resnet20, vit_tiny in turns" in text
         assert "25 %  block 3 of 12, now vit_tiny" in text
-        assert "not read while timing" in text
-        display.session_event({"event": "stage", "text": "energy of vit_tiny"})
+        assert "not read during timing" in text
+        display.session_event(Stage("energy of vit_tiny"))
         assert "energy of vit_tiny" in "\n".join(display.lines())
         display.progress("a.tar.gz", 31, 100)
         assert "a.tar.gz" in "\n".join(display.lines())
@@ -212,11 +230,11 @@ def test_a_session_shows_its_blocks_and_whose_turn_it_is() -> None:
 def test_every_screen_fits_with_64_runs_at_once(width: int, height: int, name: str) -> None:
     state = State(0.0, about=name, jobs=tuple(jobs_of(name, seeds=200)), at_once=64, machine=name)
     for seed in range(64):
-        run = Running(f"{name}-{seed}", f"{name}, seed {seed}", 32, begun=0.0)
-        run.hear({"event": "planned", "steps": 900, "epochs": 1.5}, 0.0)
+        run = Running(f"{name}-{seed}", f"{name}, seed {seed}", 32, started=0.0)
+        run.on_event(Planned(900, 1.5), 0.0)
         for number in range(40):
-            run.hear({"event": "step", "step": 20 * number + 1}, float(number))
-            run.hear(epoch(number + 1, number / 50), float(number))
+            run.on_event(StepDone(20 * number + 1), float(number))
+            run.on_event(epoch(number + 1, number / 50), float(number))
         state.running.append(run)
     for seed in range(64, 90):
         curve = (0.1,) * seed
@@ -231,7 +249,7 @@ def test_every_screen_fits_with_64_runs_at_once(width: int, height: int, name: s
         assert not any(mark in line.plain for mark in ("\x1b", "\n", "\r", "\u202e"))
     if (width, height, name) == (60, 20, "vit_tiny"):
         text = "\n".join(line.plain for line in lines)
-        for words in ("13 of 200 done, 13 failed, 64 now, 110 to come", "▇█", "and 109 more", "and 12 earlier"):
+        for words in ("13 of 200 done, 13 failed, 64 running, 110 to come", "▇█", "and 109 more", "and 12 earlier"):
             assert words in text
 
 
@@ -248,7 +266,7 @@ def test_what_was_said_stays_on_the_first_screen() -> None:
     assert before == "before\n"
     assert entered
     seen, _, after = rest.partition("\x1b[?1049l")
-    assert "getting ready" in seen
+    assert "preparing" in seen
     assert after.splitlines() == [
         "a message",
         "of two lines�[2J",
@@ -292,46 +310,6 @@ def test_without_a_terminal_it_says_so(capsys: pytest.CaptureFixture[str]) -> No
     display = live.make_display("cpu")
     assert not isinstance(display, LiveDisplay)
     assert capsys.readouterr().out.startswith("--live needs a terminal")
-
-
-# --- sensors -------------------------------------------------------------------------------------------------------
-
-
-def test_memory_and_clocks_from_files(tmp_path: Path) -> None:
-    proc, cpus = tmp_path / "proc", tmp_path / "cpu"
-    for pid, children, pages in ((1, "2 3", 9), (2, "4", 100), (3, "", 200), (4, "", 300)):
-        (proc / str(pid) / "task" / str(pid)).mkdir(parents=True)
-        (proc / str(pid) / "task" / str(pid) / "children").write_text(children)
-        (proc / str(pid) / "statm").write_text(f"{10 * pages} {pages * 1000} 0")
-    (proc / "meminfo").write_text("MemTotal:       16000000 kB\nMemFree: 5 kB\n")
-    used = 600_000 * os.sysconf("SC_PAGE_SIZE") / 1e9
-    assert sensors.cpu_line(proc, cpus, 1) == f"memory {used:.1f} of 16.4 GB · clock not readable here"
-    (proc / "cpuinfo").write_text("cpu MHz\t\t: 2450.0\ncpu MHz\t\t: 2450.2\n")
-    assert sensors.clock_words(proc, cpus) == "2.45 GHz"
-    for core, kilohertz in enumerate((1_200_000, 3_400_000)):
-        (cpus / f"cpu{core}" / "cpufreq").mkdir(parents=True)
-        (cpus / f"cpu{core}" / "cpufreq" / "scaling_cur_freq").write_text(f"{kilohertz}\n")
-    assert sensors.clock_words(proc, cpus) == "1.20 to 3.40 GHz"
-    assert sensors.memory_words(proc, 77) == "not readable here"
-
-
-def test_a_gpu_tells_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = torch.device("cuda")
-    monkeypatch.setattr(energy, "gpu_state", lambda _: {"why_not": "no NVML"})
-    monkeypatch.setattr(energy, "gpu_memory", lambda _: None)
-    read = sensors.sensors_of(device)
-    assert read() == "memory and clocks not readable here"
-    monkeypatch.setattr(energy, "gpu_memory", lambda _: (10_200_000_000, 80_000_000_000))
-    monkeypatch.setattr(energy, "gpu_state", lambda _: {"sm_clock_mhz": 1980, "temperature_celsius": 61})
-    assert read() == "memory 10.2 of 80.0 GB · clock 1.98 GHz · 61 °C"
-
-
-def test_gpu_memory_is_nvml_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = SimpleNamespace(nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=3, total=handle))
-    monkeypatch.setattr(energy, "_nvml", lambda device: (nvml, 5))
-    assert energy.gpu_memory(torch.device("cuda")) == (3, 5)
-    monkeypatch.setattr(energy, "_nvml", lambda device: 1 / 0)
-    assert energy.gpu_memory(torch.device("cuda")) is None
 
 
 # --- a real sweep --------------------------------------------------------------------------------------------------

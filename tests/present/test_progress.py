@@ -7,33 +7,38 @@ import io
 import pytest
 from rich.console import Console
 
+from bench.core.events import BlockDone, Continued, Epoch, EpochDone, Note, Planned, StepDone
 from bench.present.screen import progress
-from bench.present.screen.progress import Display, duration
+from bench.present.screen.progress import ScreenDisplay
 
-EPOCH = {
-    "event": "epoch",
-    "epoch": 1,
-    "train_loss": 1.5,
-    "val_accuracy": 0.25,
-    "train_seconds": 10.0,
-    "samples_seen": 1000,
-}
+
+def epoch(number: int) -> EpochDone:
+    row = Epoch(
+        epoch=number,
+        train_loss=1.5,
+        val_loss=1.6,
+        val_accuracy=0.25,
+        lr=0.1,
+        train_seconds=10.0 * number,
+        samples_seen=1000 * number,
+    )
+    return EpochDone(row)
 
 
 def shown(terminal: bool) -> str:
     """Everything written during a run of two epochs of ten steps."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=140, markup=False, highlight=False, soft_wrap=True)
-    with Display(console) as display:
+    with ScreenDisplay(console) as display:
         with display.run("[red]model, seed 0 (1 of 1)", 100) as bar:
-            bar.event({"event": "planned", "steps": 20, "epochs": 2.0})
-            bar.event({"event": "step", "step": 10})
-            bar.event(EPOCH)
-            bar.event({"event": "step", "step": 15})
-            bar.event({**EPOCH, "epoch": 2, "train_seconds": 20.0, "samples_seen": 2000})
+            bar.event(Planned(20, 2.0))
+            bar.event(StepDone(10))
+            bar.event(epoch(1))
+            bar.event(StepDone(15))
+            bar.event(epoch(2))
             display._bars.refresh()
         display.session_started("timing [red]model in turns")
-        display.session_event({"event": "block", "block": 1, "blocks": 3})
+        display.session_event(BlockDone(1, 3))
     return file.getvalue()
 
 
@@ -55,24 +60,19 @@ def test_a_bar_says_where_it_is() -> None:
 
 def test_runs_at_once_are_told_apart() -> None:
     file = io.StringIO()
-    display = Display(Console(file=file, width=140, markup=False, highlight=False, soft_wrap=True))
+    display = ScreenDisplay(Console(file=file, width=140, markup=False, highlight=False, soft_wrap=True))
     with display.run("one (1 of 2)", 100, "  one: ") as one, display.run("two (2 of 2)", 100) as two:
-        one.event({"event": "planned", "steps": 20, "epochs": 2.0})
-        one.event(EPOCH)
-        two.event({"event": "note", "text": "graphed could not be had"})
-        one.event({"event": "continued", "step": 3})
+        one.event(Planned(20, 2.0))
+        one.event(epoch(1))
+        two.event(Note("graphed could not be had"))
+        one.event(Continued(3))
     assert file.getvalue().splitlines() == [
         "one (1 of 2)",
         "two (2 of 2)",
         "  one: epoch 1/2  loss 1.500  validation 25.0 %  100 images/s  10 s left",
         "  note: graphed could not be had",
-        "  one: goes on after step 3 of 20",
+        "  one: resumes after step 3 of 20",
     ]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -80,7 +80,7 @@ def test_a_download_is_a_bar_or_now_and_then_a_line(terminal: bool, monkeypatch:
     file, now = io.StringIO(), [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     console = Console(file=file, force_terminal=terminal, width=140, markup=False, highlight=False, soft_wrap=True)
-    with Display(console) as display:
+    with ScreenDisplay(console) as display:
         for megabytes in range(101):
             display.progress("a.tar.gz", megabytes * 1_000_000, 100_000_000)
             now[0] += 1

@@ -1,7 +1,7 @@
-"""One screen for a running sweep. Example: with make_display(None) as show: … (run_bench.py --live)
+"""One screen for a running sweep. Example: with make_display("cpu") as display: display.session_started("timing a, b")
 
-What runs, what is next, the time left, memory, clocks, learning curves. It hears what bench/present/screen/progress.py's Display hears
-and draws it with bench/present/screen/live_screen.py on the terminal's second screen; what was said is on the first when that closes.
+What runs, what is next, the time left, memory, clocks, learning curves. It takes the calls that ScreenDisplay takes and
+draws them on the terminal's second screen; the first one has every line when that closes.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from bench.core.display import Display, Job, RunDisplay
+from bench.core.events import Continued, Event, Note
 from bench.core.files import inert, inert_line
-from bench.machine import environment
 from bench.machine.sensors import UNKNOWN, Sensors, sensors_of
 from bench.present.screen import live_screen
 from bench.present.screen.live_screen import Ended, Running, Session, State
-from bench.present.screen.progress import Display, Events, Job, make_console
+from bench.present.screen.progress import ScreenDisplay, make_console
 
-# Drawing takes time from what is being measured. Twice a second while runs train, as the bars of Display: 3 ms of one
-# core each, where theirs take 1.5. While a speed session times, once in two seconds, which is half of what the bars
-# take then; and the sensors are left alone.
+# Drawing takes time from what is being measured. Twice a second while runs train, like the bars of ScreenDisplay: 3 ms
+# of one core each, where theirs take 1.5. Every two seconds during a speed session, half of what the bars take then;
+# and the sensors are left alone.
 DRAW_SECONDS, DRAW_SECONDS_TIMING = 0.5, 2.0
 SENSE_SECONDS = 2.0
 
 
 def make_display(device: str | None) -> Display:
-    """The live screen, or plain lines and one that says why. Raises UserError for a device that is not here."""
+    """The live screen of a sweep on `device` (as --device names it), or plain lines and one that says why."""
     console = make_console()
     if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
-        return LiveDisplay(console, sensors_of(environment.choose_device(device)))
-    display = Display(console)
-    display.line("--live needs a terminal that can move its cursor and shows Unicode; here are plain lines")
+        return LiveDisplay(console, sensors_of(device))
+    display = ScreenDisplay(console)
+    display.line("--live needs a terminal that can move its cursor and shows Unicode; showing plain lines instead")
     return display
 
 
-class LiveDisplay(Display):
-    """Display's events on one screen, drawn by a thread of its own; opened by the first of them within `with`.
+class LiveDisplay(ScreenDisplay):
+    """A sweep on one screen, drawn by a thread of its own; the first event within `with` opens it.
 
     The second ("alternate") screen, because children may write to the terminal, too: the next drawing covers that.
     """
@@ -50,11 +50,11 @@ class LiveDisplay(Display):
     def __init__(self, console: Console, sensors: Sensors, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console)
         self._sensors, self._now = sensors, now
-        self._state, self._lock = State(begun=now()), threading.RLock()
+        self._state, self._lock = State(started=now()), threading.RLock()
         self._sensed = -SENSE_SECONDS
-        self._kept: list[str] = []  # for the first screen
+        self._kept: list[str] = []  # lines for the first screen
         self._within = False
-        self._open: Live | None = None
+        self._live: Live | None = None
         self._closing, self._thread = threading.Event(), threading.Thread()
 
     def __enter__(self) -> LiveDisplay:
@@ -67,17 +67,17 @@ class LiveDisplay(Display):
         self._within = False
         self._close()
 
-    # --- what it hears ---------------------------------------------------------------------------------------------
+    # --- calls of the driver ---------------------------------------------------------------------------------------
 
     def planned(self, about: str, jobs: Sequence[Job], at_once: int) -> None:
-        """What the screen says is next; the time left is reckoned from it."""
+        """Keep what is to come; the time left is computed from it."""
         with self._lock:
             self._state.about, self._state.jobs, self._state.at_once = about, tuple(jobs), at_once
 
     def line(self, text: str) -> None:
-        """In the log while the screen is open, and on the first screen in the end."""
+        """Add to the log while the screen is open, and to the first screen in the end."""
         with self._lock:
-            if self._open is None:
+            if self._live is None:
                 super().line(text)
             else:
                 self._kept += text.split("\n")
@@ -89,17 +89,17 @@ class LiveDisplay(Display):
             self._state.transfers[what] = (done, of)
             if done >= of:
                 del self._state.transfers[what]
-        self._show()
+        self._open()
 
     @contextlib.contextmanager
-    def run(self, title: str, batch_size: int, prefix: str = "  ", name: str = "") -> Iterator[Events]:
-        """A row among those that run; `prefix` is for displays that show lines alone."""
+    def run(self, title: str, batch_size: int, prefix: str = "  ", name: str = "") -> Iterator[RunDisplay]:
+        """A row among the running ones; `prefix` is for displays that only show lines."""
         with self._lock:
             title = next((job.title for job in self._state.jobs if job.name == name), title)
             run = Running(name, title, batch_size, self._now())
             self._state.session = None
             self._state.running.append(run)
-        self._show()
+        self._open()
         try:
             yield LiveRun(self, run)
         finally:
@@ -107,26 +107,26 @@ class LiveDisplay(Display):
                 self._state.running.remove(run)
 
     def session_started(self, title: str) -> None:
-        """A speed session, or a search, takes the place of the runs."""
+        """A speed session or a search takes the place of the runs."""
         with self._lock:
             self._state.session = Session(title)
-        self._show()
+        self._open()
 
-    def session_event(self, event: dict[str, Any]) -> None:
-        """A block is done, a model's turn comes, or what follows the blocks begins."""
+    def session_event(self, event: Event) -> None:
+        """A block is done, a model's turn comes, or another part of the session begins."""
         with self._lock:
             if self._state.session is not None:
-                self._state.session.hear(event)
+                self._state.session.on_event(event)
 
-    def run_event(self, run: Running, event: dict[str, Any]) -> None:
+    def run_event(self, run: Running, event: Event) -> None:
         """What a run reports."""
         with self._lock:
-            run.hear(event, self._now())
+            run.on_event(event, self._now())
 
     def run_ended(self, run: Running, well: bool, text: str) -> None:
-        """From here on it is among those that are done, or failed."""
+        """Move a run to those that are done or failed."""
         with self._lock:
-            seconds = None if run.continued or not run.steps else self._now() - run.begun
+            seconds = None if run.resumed or not run.steps else self._now() - run.started
             self._state.ended.append(Ended(run.name, run.title, well, text, tuple(run.curve), seconds))
             self._kept.append(f"{run.title}: {text}")
 
@@ -148,10 +148,10 @@ class LiveDisplay(Display):
             return Group(Text(f"this screen cannot be drawn ({type(error).__name__}: {inert(str(error))})"))
 
     def sense(self) -> None:
-        """Read the sensors where it is time to; whatever goes wrong there is no trouble of the sweep."""
+        """Read the sensors when it is time to; a fault in them does not affect the sweep."""
         timing, now = self._state.session is not None, self._now()
         if timing:
-            self._state.machine = "not read while timing"
+            self._state.machine = "not read during timing"
         elif now - self._sensed >= SENSE_SECONDS:
             self._sensed = now
             try:
@@ -159,16 +159,16 @@ class LiveDisplay(Display):
             except Exception:
                 self._state.machine = f"memory and clocks {UNKNOWN}"
 
-    def _show(self) -> None:
-        """Open the screen, where this is the first event within `with`."""
+    def _open(self) -> None:
+        """Open the screen at the first event within `with`."""
         with self._lock:
-            if self._open is None and self._within:
-                self._open = Live(get_renderable=self._frame, console=self.console, screen=True, auto_refresh=False)
+            if self._live is None and self._within:
+                self._live = Live(get_renderable=self._frame, console=self.console, screen=True, auto_refresh=False)
                 self._closing = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._keep_drawing, args=(self._open, self._closing), daemon=True
+                    target=self._keep_drawing, args=(self._live, self._closing), daemon=True
                 )
-                self._open.start()
+                self._live.start()
                 self._thread.start()
 
     def _keep_drawing(self, live: Live, closing: threading.Event) -> None:
@@ -179,13 +179,13 @@ class LiveDisplay(Display):
                 timing = self._state.session is not None
                 if closing.wait(DRAW_SECONDS_TIMING if timing else DRAW_SECONDS):
                     break
-        except OSError as error:  # of the terminal: whoever reads the store later misses nothing
+        except OSError as error:  # of the terminal: nothing is lost from the store
             self.line(f"the live screen stopped: {error.strerror or error}")
 
     def _close(self) -> None:
-        """Back to the first screen, with everything that was said since."""
+        """Return to the first screen and print every line since."""
         with self._lock:
-            live, self._open = self._open, None
+            live, self._live = self._live, None
             kept, self._kept = self._kept, []
             self._state.session = None
             self._state.transfers.clear()
@@ -200,23 +200,24 @@ class LiveDisplay(Display):
 
 
 class LiveRun:
-    """What one run tells the screen."""
+    """One run on the screen."""
 
     def __init__(self, display: LiveDisplay, run: Running) -> None:
         self._display, self._run = display, run
 
     def line(self, text: str) -> None:
-        """Into the log."""
+        """Add to the log."""
         self._display.line(f"{self._run.title}: {text}")
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Whatever the run's process reports."""
+    def event(self, event: Event) -> None:
+        """Show what the run's process reports."""
         self._display.run_event(self._run, event)
-        if event["event"] == "note":
-            self.line(f"note: {event['text']}")
-        elif event["event"] == "continued":
-            self.line(f"goes on after step {event['step']:,}")
+        match event:
+            case Note(text=text):
+                self.line(f"note: {text}")
+            case Continued(step=step):
+                self.line(f"resumes after step {step:,}")
 
     def ended(self, well: bool, text: str) -> None:
-        """What it found, or how it failed."""
+        """Show the result, or why it failed."""
         self._display.run_ended(self._run, well, text)

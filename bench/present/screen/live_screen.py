@@ -1,7 +1,7 @@
-"""What `--live` shows, drawn from what is known. Example: lines = draw(state, width=80, height=24, now=clock())
+"""The screen of `--live` as lines of text. Example: lines = draw(state, width=80, height=24, now=clock())
 
-The state of a sweep as its display hears of it, the time left, sparklines, and the screen as lines of text. Nothing
-here reads a clock, a sensor or a terminal: all of them are arguments.
+The state of a sweep, the time left, sparklines, and the screen. Nothing here reads a clock, a sensor or a terminal:
+all of them are arguments.
 """
 
 from __future__ import annotations
@@ -10,73 +10,87 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
-from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from bench.core.display import Job
+from bench.core.events import (
+    BlockDone,
+    CandidateStarted,
+    CandidateTurn,
+    Continued,
+    EpochDone,
+    Event,
+    ModelTurn,
+    Planned,
+    Stage,
+    StepDone,
+    TaskStarted,
+)
 from bench.core.files import inert
-from bench.present.screen.progress import Job, duration
+from bench.core.text import duration, plural
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDE = 120  # columns from which a run needs one line, else two
 LOG_LINES = 100  # kept for the pane; all of them are printed at the end
-AFTERWARDS = "the timing in turns, tables, plots"  # of which the time left knows nothing
+AFTERWARDS = "timing, tables, plots"  # not in the time left
 MOST_FAILED = 3  # shown, the latest
 
 
 @dataclass(eq=False)
 class Running:
-    """A run as far as it has told; `begun` and `first` (a moment and its step) by the display's clock, in seconds."""
+    """A run in progress; `started` and `first` (a moment and its step) by the display's clock, in seconds."""
 
     name: str
     title: str
     batch_size: int
-    begun: float
+    started: float
     steps: int = 0
     epochs: float = 0.0
     step: int = 0
     first: tuple[float, int] | None = None
     latest: float = 0.0
-    continued: bool = False
+    resumed: bool = False
     loss: float | None = None
     curve: list[float] = field(default_factory=list)  # validation accuracy, 0 to 1
 
-    def hear(self, event: dict[str, Any], now: float) -> None:
-        """What its process reports; notes are for the log."""
-        kind = event["event"]
-        if kind == "planned":
-            self.steps, self.epochs = event["steps"], event["epochs"]
-        elif kind == "continued":
-            self.continued, self.step = True, event["step"]
-        elif kind == "step":
-            self.step, self.latest = event["step"], now
-            self.first = self.first or (now, self.step)
-        elif kind == "epoch":
-            self.loss = event["train_loss"]
-            self.curve.append(event["val_accuracy"])
+    def on_event(self, event: Event, now: float) -> None:
+        """Take in what its process reports; notes go to the log."""
+        match event:
+            case Planned(steps=steps, epochs=epochs):
+                self.steps, self.epochs = steps, epochs
+            case Continued(step=step):
+                self.resumed, self.step = True, step
+            case StepDone(step=step):
+                self.step, self.latest = step, now
+                self.first = self.first or (now, step)
+            case EpochDone(row=row):
+                self.loss = row.train_loss
+                self.curve.append(row.val_accuracy)
 
-    def seconds_a_step(self, until: float) -> float | None:
-        """Of its own, between its first report and `until`, validation included; None before the second report."""
+    def seconds_per_step(self, until: float) -> float | None:
+        """Its pace from its first report to `until`, validation included; None before the second report."""
         if self.first is None or self.step <= self.first[1]:
             return None
         return (until - self.first[0]) / (self.step - self.first[1])
 
-    def left(self, now: float) -> float | None:
-        """Seconds, at its own pace so far; None before there is one."""
-        pace = self.seconds_a_step(now)
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds left at its own pace; None before there is one."""
+        pace = self.seconds_per_step(now)
         return None if pace is None else pace * (self.steps - self.step)
 
-    def whole(self, now: float) -> float | None:
-        """Seconds from its beginning to its end, at its own pace; None before there is one, or where half is older."""
-        left = self.left(now)
-        return None if left is None or self.continued else now - self.begun + left
+    def seconds_in_all(self, now: float) -> float | None:
+        """Seconds from start to end at its own pace; None before there is one, and for a resumed run."""
+        left = self.seconds_left(now)
+        return None if left is None or self.resumed else now - self.started + left
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that is over; `seconds` from its beginning to its end, None where that is no whole run."""
+    """A run that has ended; `seconds` from start to end, None where it was resumed or never trained."""
 
     name: str
     title: str
@@ -88,7 +102,7 @@ class Ended:
 
 @dataclass
 class Session:
-    """A speed session, or a search for a setting, as far as it has told."""
+    """A speed session or a setting search in progress."""
 
     title: str
     block: int = 0
@@ -96,18 +110,23 @@ class Session:
     text: str = "building and warming up"
     model: str = ""
 
-    def hear(self, event: dict[str, Any]) -> None:
-        """What its process reports."""
-        self.block, self.blocks = event.get("block", self.block), event.get("blocks", self.blocks)
-        self.model = event.get("model", self.model)
-        self.text = event.get("text", "" if self.block else self.text)
+    def on_event(self, event: Event) -> None:
+        """Take in what its process reports."""
+        match event:
+            case BlockDone(block=block, blocks=blocks):
+                self.block, self.blocks, self.text = block, blocks, ""
+            case ModelTurn(model=model) | TaskStarted(model=model):
+                self.model = model
+                self.text = "" if self.block else self.text
+            case Stage(text=text) | CandidateStarted(text=text) | CandidateTurn(text=text):
+                self.text = text
 
 
 @dataclass
 class State:
-    """Everything that a display knows; `begun` by its clock."""
+    """Everything that a display knows; `started` by its clock."""
 
-    begun: float
+    started: float
     about: str = ""
     jobs: tuple[Job, ...] = ()
     at_once: int = 1
@@ -119,7 +138,7 @@ class State:
     machine: str = ""
 
     def coming(self) -> list[Job]:
-        """What has neither ended nor runs, in its order."""
+        """Jobs that neither run nor have ended, in their order."""
         gone = {run.name for run in self.running} | {run.name for run in self.ended}
         return [job for job in self.jobs if job.name not in gone]
 
@@ -128,14 +147,14 @@ class State:
 
 
 def run_seconds(state: State, now: float) -> dict[str, float]:
-    """By group the seconds of a whole run: the mean of those that ended well here, else of those that run now.
+    """Seconds of a whole run by group: the mean of those that ended well, else of those that run now.
 
-    Else what an earlier run of the same work took to train. Models differ in speed, so one says nothing of another.
+    Else the training time of an earlier run of the same work. Models differ in speed: one says nothing about another.
     """
     groups = {job.name: job.group for job in state.jobs}
     known = {job.group: job.seconds for job in state.jobs if job.seconds is not None}
     for measured in (
-        [(run.name, run.whole(now)) for run in state.running],
+        [(run.name, run.seconds_in_all(now)) for run in state.running],
         [(run.name, run.seconds) for run in state.ended if run.well],
     ):
         series: dict[str, list[float]] = {}
@@ -147,33 +166,33 @@ def run_seconds(state: State, now: float) -> dict[str, float]:
 
 
 def time_left(state: State, now: float) -> tuple[float, int]:
-    """(seconds until the runs of known length are done, how many runs of unknown length are not in them).
+    """(seconds until the runs with an estimate are done, number of runs without one).
 
-    What runs goes on at its own pace, what comes takes run_seconds. Several at once share the work evenly, and none
-    ends before the longest of what runs: the order of the rest is left open. Timing and tables are not counted.
+    A running one continues at its own pace, a coming one takes run_seconds. Runs at once share the work evenly, and
+    none ends before the longest running one: the order of the rest is open. Timing and tables are not counted.
     """
     known, groups = run_seconds(state, now), {job.name: job.group for job in state.jobs}
-    lefts: list[float | None] = []
+    estimates: list[float | None] = []
     for run in state.running:
         whole = known.get(groups.get(run.name, ""))
-        by_others = None if whole is None else max(0.0, whole - (now - run.begun))
-        own = run.left(now)
-        lefts.append(by_others if own is None else own)
-    longest = max((left for left in lefts if left is not None), default=0.0)
-    lefts += [known.get(job.group) for job in state.coming()]
-    counted = [left for left in lefts if left is not None]
-    return max(longest, sum(counted) / state.at_once), len(lefts) - len(counted)
+        by_others = None if whole is None else max(0.0, whole - (now - run.started))
+        own = run.seconds_left(now)
+        estimates.append(by_others if own is None else own)
+    longest = max((seconds for seconds in estimates if seconds is not None), default=0.0)
+    estimates += [known.get(job.group) for job in state.coming()]
+    counted = [seconds for seconds in estimates if seconds is not None]
+    return max(longest, sum(counted) / state.at_once), len(estimates) - len(counted)
 
 
-def time_words(state: State, now: float) -> str:
+def time_text(state: State, now: float) -> str:
     """How long it has taken, and what is left of the runs."""
-    so_far = f"{duration(now - state.begun)} so far"
+    so_far = f"{duration(now - state.started)} so far"
     if not (state.running or state.coming()):
         return so_far
     seconds, unknown = time_left(state, now)
     if unknown and not seconds:
-        return f"{so_far}, time left not known yet"
-    rest = f" + {unknown} run{'s' * (unknown > 1)} not known yet" if unknown else ""
+        return f"{so_far}, no estimate yet"
+    rest = f" + {plural(unknown, 'run')} without an estimate" if unknown else ""
     return f"{so_far}, ~{duration(seconds)} left{rest}"
 
 
@@ -181,9 +200,9 @@ def time_words(state: State, now: float) -> str:
 
 
 def sparkline(values: Sequence[float], low: float, high: float, width: int) -> str:
-    """A block a value: ▁ from `low` on, █ up to `high`, eight equal steps; where low is high, ▄.
+    """One block per value, from ▁ at `low` to █ at `high` in eight equal steps; ▄ where low is high.
 
-    More values than `width` are thinned out: each block is a value that was measured, the last of its share.
+    More values than `width` are thinned out: each block is a measured value, the last of its share.
     """
     if len(values) > width:
         values = [values[(i + 1) * len(values) // width - 1] for i in range(width)]
@@ -193,27 +212,27 @@ def sparkline(values: Sequence[float], low: float, high: float, width: int) -> s
 
 
 def scale_of(state: State) -> tuple[float, float]:
-    """The lowest and the highest validation accuracy of all curves: one scale for all, so that they can be compared."""
+    """The lowest and highest validation accuracy of all curves: one scale, so that they can be compared."""
     curves = [*(run.curve for run in state.running), *(run.curve for run in state.ended)]
-    every = [value for curve in curves for value in curve]
-    return min(every, default=0.0), max(every, default=0.0)
+    values = [value for curve in curves for value in curve]
+    return min(values, default=0.0), max(values, default=0.0)
 
 
 # --- the screen ----------------------------------------------------------------------------------------------------
 
 
 def cut(text: str, width: int) -> str:
-    """A text from anywhere on at most `width` columns, unable to do anything to a terminal."""
+    """Text from elsewhere on at most `width` columns, harmless to a terminal."""
     return clip(inert(text), width)
 
 
 def clip(text: str, width: int) -> str:
-    """A text of our own on at most `width` columns."""
+    """Our own text on at most `width` columns."""
     return text if cell_len(text) <= width else f"{set_cell_size(text, max(0, width - 1)).rstrip()}…"[: max(0, width)]
 
 
 def label(title: str, width: int) -> str:
-    """A run's title on exactly `width` columns: of `a_long_name, seed 0` the name is cut, not the seed."""
+    """A run's title on exactly `width` columns: `a_long_name, seed 0` loses part of its name, not its seed."""
     name, comma, rest = inert(title).rpartition(", ")
     tail = f"{comma}{rest}"
     if not comma or cell_len(tail) > width // 2:
@@ -222,7 +241,7 @@ def label(title: str, width: int) -> str:
 
 
 def bar(done: float, of: float, width: int) -> Text:
-    """A bar with its per cent."""
+    """A bar and its percentage."""
     share = min(1.0, done / of) if of else 0.0
     full = int(share * width)
     percent = f" {100 * share:3.0f} %" if of else "   – %"
@@ -234,23 +253,23 @@ def row(*cells: str | Text, style: str = "") -> Text:
     return Text("  ").join(cell if isinstance(cell, Text) else Text(cell, style) for cell in cells if len(cell))
 
 
-def share_out(wanted: Sequence[int], room: int) -> list[int]:
-    """Lines for each part: one in turn until all have what they want, or no room is left."""
-    given = [0] * len(wanted)
-    while room > 0 and given != list(wanted):
-        for i, most in enumerate(wanted):
-            if room > 0 and given[i] < most:
-                given[i], room = given[i] + 1, room - 1
-    return given
+def share_rows(wishes: Sequence[int], room: int) -> list[int]:
+    """Rows for each part: one in turn until all wishes are met, or no room is left."""
+    rows = [0] * len(wishes)
+    while room > 0 and rows != list(wishes):
+        for i, wish in enumerate(wishes):
+            if room > 0 and rows[i] < wish:
+                rows[i], room = rows[i] + 1, room - 1
+    return rows
 
 
 def running_lines(run: Running, width: int, scale: tuple[float, float]) -> list[Text]:
     """A run on one line, or on two where the screen is narrow."""
-    speed = run.seconds_a_step(run.latest)
-    passes = max(0, run.step - 1) * run.epochs / run.steps if run.steps else 0.0
+    pace = run.seconds_per_step(run.latest)
+    epochs = max(0, run.step - 1) * run.epochs / run.steps if run.steps else 0.0
     facts = [
-        f"epoch {1 + int(passes)}/{math.ceil(run.epochs)}" if run.step else "starting",
-        f"{run.batch_size / speed:,.0f} images/s" if speed else "",
+        f"epoch {1 + int(epochs)}/{math.ceil(run.epochs)}" if run.step else "starting",
+        f"{run.batch_size / pace:,.0f} images/s" if pace else "",
         f"loss {run.loss:.3f}" if run.loss is not None else "",
         f"validation {100 * run.curve[-1]:.1f} %" if run.curve else "",
     ]
@@ -258,37 +277,37 @@ def running_lines(run: Running, width: int, scale: tuple[float, float]) -> list[
         spark = sparkline(run.curve, *scale, min(24, width - 112))
         wide = [set_cell_size(fact, size) for fact, size in zip(facts, (12, 16, 10, 17), strict=True)]
         return [row(label(run.title, 30), bar(run.step, run.steps, 10), *wide, Text(spark, "cyan"))]
-    room = width - 2 - 8 - 6 - 2  # of what the bar leaves
+    room = width - 2 - 8 - 6 - 2  # beside the bar
     spark = sparkline(run.curve, *scale, room * 2 // 5)
     first = row(label(run.title, room - room * 2 // 5 - 2), bar(run.step, run.steps, 8), Text(spark, "cyan"))
     return [first, Text(clip("  " + "  ".join(filter(None, facts)), width))]
 
 
 def ended_line(run: Ended, width: int, scale: tuple[float, float], longest: int) -> Text:
-    """A run that is over: its curve, as wide as the longest of all, and what it found; or why it failed."""
+    """A run that has ended: its curve, as wide as the longest of all, and its result; or why it failed."""
     room = min(32, width // 3)
     name = label(run.title, room)
     if not run.well:
         return Text.assemble(("✗ ", "red"), name, "  ", cut(run.text, width - room - 4))
     size = min(24, width // 5, longest)
     spark = set_cell_size(sparkline(run.curve, *scale, size), size)
-    found = cut(run.text, width - room - size - 6)
-    return Text.assemble(("✓ ", "green"), name, "  ", (spark, "cyan"), "  ", found)
+    result = cut(run.text, width - room - size - 6)
+    return Text.assemble(("✓ ", "green"), name, "  ", (spark, "cyan"), "  ", result)
 
 
 def session_lines(session: Session, width: int) -> list[Text]:
-    """What is timed, which block, whose turn it is."""
+    """What is timed, which block it is at, whose turn it is."""
     blocks = f"block {session.block} of {session.blocks}" if session.blocks else ""
     turn = f"now {session.model}" if session.model else ""
-    about = ", ".join(filter(None, (blocks, turn, session.text)))
+    progress = ", ".join(filter(None, (blocks, turn, session.text)))
     return [
         *(Text(part) for part in folded(session.title, width, 3)),
-        row("", bar(session.block, session.blocks, 12), cut(about, width - 22)),
+        row("", bar(session.block, session.blocks, 12), cut(progress, width - 22)),
     ]
 
 
 def folded(text: str, width: int, most: int) -> list[str]:
-    """A text on at most so many lines, broken at spaces where there are any."""
+    """Text on at most so many lines, broken at spaces where there are any."""
     lines, rest = list[str](), inert(text)
     while rest and len(lines) < most - 1 and cell_len(rest) > width:
         piece = set_cell_size(rest, width)
@@ -298,10 +317,10 @@ def folded(text: str, width: int, most: int) -> list[str]:
     return [*lines, cut(rest, width)]
 
 
-def some(items: Sequence[list[Text]], rows: int, last: bool = False) -> list[Text]:
-    """As many whole items as fit, the first or the last ones; where some are left out, one line says how many.
+def fit(items: Sequence[list[Text]], rows: int, last: bool = False) -> list[Text]:
+    """As many whole items as fit, the first or the last ones, and one line that counts those left out.
 
-    Where not even one and that line fit, what fits of one.
+    Where not even one item and that line fit, as much of one item as fits.
     """
     if sum(map(len, items)) <= rows:
         return [line for item in items for line in item]
@@ -320,70 +339,69 @@ def some(items: Sequence[list[Text]], rows: int, last: bool = False) -> list[Tex
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the screen: its title, how many lines it would like, and what it shows on fewer."""
+    """A part of the screen: its title, the rows it would like, and what it shows on fewer."""
 
     title: str
-    wanted: int
+    rows: int
     lines: Callable[[int], list[Text]]
 
 
 def head(state: State, width: int, now: float) -> list[Text]:
-    """What is compared, how many runs are done, how long it takes, what the machine says."""
+    """The conditions, how many runs are done, how long it takes, what the machine says."""
     failed = sum(not run.well for run in state.ended)
     planned = {job.name for job in state.jobs}
     done = sum(run.name in planned for run in state.ended)
     counts = [
         f"{done - failed} of {len(planned)} done",
         f"{failed} failed" if failed else "",
-        f"{len(state.running)} now" if state.running else "",
+        f"{len(state.running)} running" if state.running else "",
         f"{len(state.coming())} to come" if state.coming() else "",
     ]
     runs = ", ".join(filter(None, counts)) if planned else "not planned yet"
-    rows = {"runs": runs, "time": time_words(state, now), "machine": state.machine}
-    facts = [Text.assemble((f"{name:<8}", "dim"), cut(words, width - 8)) for name, words in rows.items()]
-    return [Text(cut(state.about or "getting ready", width), "bold"), *facts]
+    facts = {"runs": runs, "time": time_text(state, now), "machine": state.machine}
+    lines = [Text.assemble((f"{name:<8}", "dim"), cut(text, width - 8)) for name, text in facts.items()]
+    return [Text(cut(state.about or "preparing", width), "bold"), *lines]
 
 
-def parts_of(state: State, width: int, clock: float) -> list[Part]:
-    """The parts that have something to show, the most important first when room is shared out."""
+def parts_of(state: State, width: int, now: float) -> list[Part]:
+    """The parts that have something to show, the most important first when rows are shared out."""
     scale = scale_of(state)
-    now = [running_lines(run, width, scale) for run in state.running]
-    now += [session_lines(state.session, width)] if state.session else []
-    now += [
-        [row(label(what, width // 3), bar(done, of, 12), cut(f"{done:,} of {of:,}", width // 3))]
-        for what, (done, of) in state.transfers.items()
-    ]
-    lengths = run_seconds(state, clock)
-    coming = [
-        [
-            row(
-                label(job.title, min(44, width * 2 // 3)),
-                f"~{duration(lengths[job.group])}" if job.group in lengths else "",
-            )
-        ]
-        for job in state.coming()
-    ]
     longest = max((len(run.curve) for run in state.ended), default=0)
+    running = running_items(state, width, scale)
     failed = [[ended_line(run, width, scale, longest)] for run in state.ended if not run.well]
     well = [[ended_line(run, width, scale, longest)] for run in state.ended if run.well]
-    log = [[Text(cut(text, width), "dim")] for text in state.log]
-    curves = f" · validation accuracy ▁ {100 * scale[0]:.1f} to █ {100 * scale[1]:.1f} %" if scale[1] else ""
-    after = f"next ({len(coming)}) · then {AFTERWARDS}"
+    log = [Text(cut(text, width), "dim") for text in state.log]
+    legend = f" · validation accuracy ▁ {100 * scale[0]:.1f} to █ {100 * scale[1]:.1f} %" if scale[1] else ""
+    coming = coming_items(state, width, now)
+    next_title = f"next ({len(coming)}) · then {AFTERWARDS}"
     if state.running and not coming:
-        after, coming = "next", [[Text(AFTERWARDS)]]
-
-    def part(title: str, items: list[list[Text]], most: int, last: bool = False) -> Part:
-        wanted = min(most, sum(map(len, items)))
-        return Part(title, wanted, lambda rows: some(items, rows, last))
-
+        next_title, coming = "next", [[Text(AFTERWARDS)]]
     parts = [
-        part(f"now{curves if state.running else ''}", now, 200),
-        part(after, coming, 4),
-        part(f"failed ({len(failed)})", failed, MOST_FAILED, last=True),
-        part(f"done ({len(well)}){'' if state.running else curves}", well, 200, last=True),
-        Part("log", min(8, len(log)), lambda rows: [line for item in log[-rows:] for line in item]),
+        Part(f"now{legend if state.running else ''}", sum(map(len, running)), partial(fit, running)),
+        Part(next_title, min(4, len(coming)), partial(fit, coming)),
+        Part(f"failed ({len(failed)})", min(MOST_FAILED, len(failed)), partial(fit, failed, last=True)),
+        Part(f"done ({len(well)}){'' if state.running else legend}", len(well), partial(fit, well, last=True)),
+        Part("log", min(8, len(log)), lambda rows: log[-rows:]),
     ]
-    return [part for part in parts if part.wanted]
+    return [part for part in parts if part.rows]
+
+
+def running_items(state: State, width: int, scale: tuple[float, float]) -> list[list[Text]]:
+    """What happens now: runs, a session, transfers."""
+    items = [running_lines(run, width, scale) for run in state.running]
+    items += [session_lines(state.session, width)] if state.session else []
+    third = width // 3
+    return items + [
+        [row(label(what, third), bar(done, of, 12), cut(f"{done:,} of {of:,}", third))]
+        for what, (done, of) in state.transfers.items()
+    ]
+
+
+def coming_items(state: State, width: int, now: float) -> list[list[Text]]:
+    """The runs to come, with how long each takes where that is known."""
+    lengths = run_seconds(state, now)
+    titles = [(label(job.title, min(44, width * 2 // 3)), lengths.get(job.group)) for job in state.coming()]
+    return [[row(title, "" if seconds is None else f"~{duration(seconds)}")] for title, seconds in titles]
 
 
 def draw(state: State, width: int, height: int, now: float) -> list[Text]:
@@ -391,11 +409,11 @@ def draw(state: State, width: int, height: int, now: float) -> list[Text]:
     top, parts = head(state, width, now), parts_of(state, width, now)
     while parts and len(top) + 2 * len(parts) > height:  # a title and a line each, or not at all
         parts.pop()
-    given = share_out([part.wanted for part in parts], height - len(top) - len(parts))
+    rows = share_rows([part.rows for part in parts], height - len(top) - len(parts))
     lines = list(top)
-    for part, rows in zip(parts, given, strict=True):
+    for part, count in zip(parts, rows, strict=True):
         title = clip(f"── {part.title} ", width - 1)
-        lines += [Text(title + "─" * (width - cell_len(title)), "dim"), *part.lines(rows)]
+        lines += [Text(title + "─" * (width - cell_len(title)), "dim"), *part.lines(count)]
     for line in lines:
         line.truncate(width)
     return lines[:height]

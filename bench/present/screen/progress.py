@@ -1,6 +1,6 @@
-"""What a sweep shows while it runs. Example: with Display(make_console()) as show: show.line("hello")
+"""Bars on a terminal, plain lines in a log. Example: with ScreenDisplay(make_console()) as display: display.line("hi")
 
-Bars on a terminal, plain lines elsewhere (a log, CI), from the same events.
+Both come from the same events; bench.core.display says which calls a display takes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,28 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from bench.core.display import Job, RunDisplay, Tally
+from bench.core.events import (
+    BlockDone,
+    CandidateStarted,
+    CandidateTurn,
+    Continued,
+    Epoch,
+    EpochDone,
+    Event,
+    Note,
+    Planned,
+    Stage,
+    StepDone,
+)
 from bench.core.files import inert_line
+from bench.core.text import duration
 
 PLAIN_WIDTH = 140
 PLAIN_SECONDS = 30.0  # between two lines about a download where there are no bars
@@ -29,62 +42,8 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(markup=False, highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run to come. `group` is the same for runs of the same work; `seconds` of training, where earlier runs tell."""
-
-    name: str
-    title: str
-    group: str
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How far a sweep is: runs, devices that are at work, seconds that are left where that can be told."""
-
-    done: int
-    failed: int
-    running: int
-    total: int
-    begun_again: int
-    devices: int
-    seconds_left: float | None = None
-
-    def words(self, now: datetime) -> str:
-        """`12 of 24 done, 1 failed, 4 running on 4 devices; about 12 min left, until 14:32`."""
-        parts = [
-            f"{self.done} of {self.total} done",
-            f"{self.failed} failed" if self.failed else "",
-            f"{self.running} running on {self.devices} device{'s' * (self.devices != 1)}",
-            f"{self.begun_again} begun again" if self.begun_again else "",
-        ]
-        text = ", ".join(filter(None, parts))
-        if self.seconds_left is None or not math.isfinite(self.seconds_left):
-            return text
-        end = now + timedelta(seconds=self.seconds_left)
-        day = "" if end.date() == now.date() else f" of {end:%Y-%m-%d}"
-        return f"{text}; about {duration(self.seconds_left)} left, until {end:%H:%M}{day}"
-
-
-class Events(Protocol):
-    """What a display hears of one run."""
-
-    def line(self, text: str) -> None:
-        """Something worth reading later."""
-
-    def event(self, event: dict[str, Any]) -> None:
-        """Whatever the run's process reports."""
-
-    def ended(self, well: bool, text: str) -> None:
-        """What it found, or how it failed; never called where another process has the run."""
-
-
-class Display:
-    """`run` for each run, `session_started` for a session, then their events; `line` for what stays on the screen.
-
-    Runs may be several at once, each from a thread of its own.
-    """
+class ScreenDisplay:
+    """Shows a sweep as bars and lines: see bench.core.display.Display."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -99,12 +58,12 @@ class Display:
             refresh_per_second=2,  # drawing takes time from what is being timed
             disable=not console.is_terminal,
         )
-        self._task: Any = None
-        self._transfers: dict[str, tuple[Any, float]] = {}
-        self._sweep: Any = None
-        self._told = 0.0
+        self._session: TaskID | None = None
+        self._sweep: TaskID | None = None
+        self._sweep_line_at = 0.0
+        self._transfers: dict[str, tuple[TaskID, float]] = {}  # bar, and when its last plain line was written
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ScreenDisplay:
         self._bars.start()
         return self
 
@@ -114,130 +73,127 @@ class Display:
         self._bars.stop()
 
     def planned(self, about: str, jobs: Sequence[Job], at_once: int) -> None:
-        """Under which conditions which runs are to come, how many at once. Nothing to do: each announces itself."""
+        """Does nothing: each run announces itself."""
 
     def line(self, text: str) -> None:
-        """A line, or several, that stay; what comes from elsewhere cannot move the cursor."""
+        """Print one or more lines that stay; text from elsewhere cannot move the cursor."""
         self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
 
     def overall(self, tally: Tally) -> None:
-        """A bar for the whole sweep; where there is no terminal, now and then a line."""
-        words = tally.words(datetime.now())
+        """A bar for the whole sweep; without a terminal, a line now and then."""
+        text = tally.words(datetime.now())
         if self._sweep is None:
             self._sweep = self._bars.add_task("all runs", total=tally.total, note="")
-            self._told = time.monotonic()
-        self._bars.update(self._sweep, total=tally.total, completed=tally.done + tally.failed, note=words)
+            self._sweep_line_at = time.monotonic()
+        self._bars.update(self._sweep, total=tally.total, completed=tally.done + tally.failed, note=text)
         if tally.done + tally.failed >= tally.total:
             self._bars.remove_task(self._sweep)
             self._sweep = None
-        elif not self.console.is_terminal and time.monotonic() - self._told > PLAIN_SECONDS:
-            self._told = time.monotonic()
-            self.line(words)
+        elif not self.console.is_terminal and time.monotonic() - self._sweep_line_at > PLAIN_SECONDS:
+            self._sweep_line_at = time.monotonic()
+            self.line(text)
 
     def progress(self, what: str, done: int, of: int) -> None:
-        """A bar of bytes or items, from its first call to its last; where there is no terminal, now and then a line."""
+        """A bar of bytes or items, from its first call to its last; without a terminal, a line now and then."""
         if what not in self._transfers:
             self._transfers[what] = (self._bars.add_task(what, total=of, note=""), time.monotonic())
-        task, said = self._transfers[what]
-        self._bars.update(task, completed=done, total=of, note=f"{done:,} of {of:,}")
+        bar, line_at = self._transfers[what]
+        self._bars.update(bar, completed=done, total=of, note=f"{done:,} of {of:,}")
         if done >= of:
-            self._bars.remove_task(task)
+            self._bars.remove_task(bar)
             del self._transfers[what]
-        elif not self.console.is_terminal and time.monotonic() - said > PLAIN_SECONDS:
-            self._transfers[what] = (task, time.monotonic())
+        elif not self.console.is_terminal and time.monotonic() - line_at > PLAIN_SECONDS:
+            self._transfers[what] = (bar, time.monotonic())
             self.line(f"{what}: {100 * done / of:.0f} %")
 
     @contextlib.contextmanager
-    def run(self, title: str, batch_size: int, prefix: str = "  ", name: str = "") -> Iterator[Events]:
-        """A run, as long as it says itself; its lines begin with `prefix`, which tells several at once apart.
-
-        `name`: that of its Job, where it has one.
-        """
-        self._clear()
+    def run(self, title: str, batch_size: int, prefix: str = "  ", name: str = "") -> Iterator[RunDisplay]:
+        """A bar for one run; its lines begin with `prefix`, which tells several at once apart."""
+        self._end_session()
         self.line(title)
-        task = self._bars.add_task(title, total=None, note="starting")
+        bar = self._bars.add_task(title, total=None, note="starting")
         try:
-            yield RunBar(self, self._bars, task, batch_size, prefix)
+            yield RunBar(self, self._bars, bar, batch_size, prefix)
         finally:
-            self._bars.remove_task(task)
+            self._bars.remove_task(bar)
 
     def session_started(self, title: str) -> None:
-        """A speed session begins; how many blocks it takes, its pilot says."""
-        self._clear()
-        self._task = self._bars.add_task(title, total=None, note="building and warming up")
+        """A bar for a speed session; its pilot blocks decide how many blocks it takes."""
+        self._end_session()
+        self._session = self._bars.add_task(title, total=None, note="building and warming up")
         self.line(title)
 
-    def session_event(self, event: dict[str, Any]) -> None:
-        """A block is done, a model's turn comes, or what follows the blocks begins."""
-        if event["event"] == "block":
-            block, of = event["block"], event["blocks"]
-            self._bars.update(self._task, total=of, completed=block, note=f"block {block}/{of}")
-        elif "text" in event:
-            self._bars.update(self._task, note=event["text"])
+    def session_event(self, event: Event) -> None:
+        """A block is done, or another part of the session begins."""
+        if self._session is None:
+            return
+        match event:
+            case BlockDone(block=block, blocks=blocks):
+                self._bars.update(self._session, total=blocks, completed=block, note=f"block {block}/{blocks}")
+            case Stage(text=text) | CandidateStarted(text=text) | CandidateTurn(text=text):
+                self._bars.update(self._session, note=text)
 
-    def _clear(self) -> None:
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-            self._task = None
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._bars.remove_task(self._session)
+            self._session = None
 
 
 class RunBar:
-    """What one run shows: a step moves its bar, a validation writes a line."""
+    """One run: a step moves its bar, a validation writes a line."""
 
-    def __init__(self, display: Display, bars: Progress, task: Any, batch_size: int, prefix: str) -> None:
-        self._display, self._bars, self._task, self._prefix = display, bars, task, prefix
-        self._steps, self._epochs, self._batch = 1, 1.0, batch_size
+    def __init__(self, display: ScreenDisplay, bars: Progress, bar: TaskID, batch_size: int, prefix: str) -> None:
+        self._display, self._bars, self._bar, self._prefix = display, bars, bar, prefix
+        self._steps, self._epochs, self._batch_size = 1, 1.0, batch_size
         self._first_step: tuple[float, int] | None = None
-        self._last_epoch = ""
+        self._last_validation = ""
 
     def line(self, text: str) -> None:
-        """A line of this run that stays."""
+        """Print a line of this run that stays."""
         self._display.line(f"{self._prefix}{text}")
 
     def ended(self, well: bool, text: str) -> None:
-        """What it found, or how it failed."""
+        """Print the result, or why it failed."""
         self.line(text)
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Whatever the run's process reports."""
-        if event["event"] == "planned":
-            self._steps, self._epochs = event["steps"], event["epochs"]
-            self._bars.update(self._task, total=self._steps)
-        elif event["event"] == "step":
-            self._step(event["step"])
-        elif event["event"] == "note":
-            self.line(f"note: {event['text']}")
-        elif event["event"] == "continued":
-            self.line(f"goes on after step {event['step']:,} of {self._steps:,}")
-        elif event["event"] == "epoch":
-            done, seconds = event["epoch"], event["train_seconds"]
-            speed = event["samples_seen"] / seconds if seconds else float("nan")
-            left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs - 1e-9 else ""
-            self._last_epoch = f"loss {event['train_loss']:.3f}  validation {100 * event['val_accuracy']:.1f} %"
-            self.line(f"epoch {_passes(done)}/{_passes(self._epochs)}  {self._last_epoch}  {speed:,.0f} images/s{left}")
+    def event(self, event: Event) -> None:
+        """Show what the run's process reports."""
+        match event:
+            case Planned(steps=steps, epochs=epochs):
+                self._steps, self._epochs = steps, epochs
+                self._bars.update(self._bar, total=steps)
+            case StepDone(step=step):
+                self._step_done(step)
+            case Note(text=text):
+                self.line(f"note: {text}")
+            case Continued(step=step):
+                self.line(f"resumes after step {step:,} of {self._steps:,}")
+            case EpochDone(row=row):
+                self._epoch_done(row)
 
-    def _step(self, step: int) -> None:
+    def _epoch_done(self, row: Epoch) -> None:
+        done, seconds = row.epoch, row.train_seconds
+        speed = row.samples_seen / seconds if seconds else math.nan
+        left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs - 1e-9 else ""
+        self._last_validation = f"loss {row.train_loss:.3f}  validation {100 * row.val_accuracy:.1f} %"
+        epochs = f"epoch {_epochs_text(done)}/{_epochs_text(self._epochs)}"
+        self.line(f"{epochs}  {self._last_validation}  {speed:,.0f} images/s{left}")
+
+    def _step_done(self, step: int) -> None:
         now = time.monotonic()
         if self._first_step is None:
             self._first_step = (now, step)
         since, first = self._first_step
-        speed = (step - first) * self._batch / (now - since) if now > since and step > first else 0.0
+        speed = (step - first) * self._batch_size / (now - since) if now > since and step > first else 0.0
         epoch = 1 + int((step - 1) * self._epochs / self._steps)
         parts = [
             f"epoch {epoch}/{math.ceil(self._epochs)}",
-            self._last_epoch,
+            self._last_validation,
             f"{speed:,.0f} images/s" if speed else "",
         ]
-        self._bars.update(self._task, completed=step, note="  ".join(filter(None, parts)))
+        self._bars.update(self._bar, completed=step, note="  ".join(filter(None, parts)))
 
 
-def _passes(epochs: float) -> str:
+def _epochs_text(epochs: float) -> str:
     """3, or 3.25 where it is not a whole number."""
     return f"{epochs:.0f}" if abs(epochs - round(epochs)) < 1e-9 else f"{epochs:.2f}"
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`: as coarse as an estimate deserves."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
