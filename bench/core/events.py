@@ -84,6 +84,31 @@ class CostCounted(_Event, frozen=True, tag="cost"):
     train_flops: float
 
 
+class ModulePart(msgspec.Struct, frozen=True, kw_only=True):
+    """The cost of one part of a model, for one image."""
+
+    name: str
+    params: Whole
+    flops: Whole
+    activations: Whole
+
+
+class ModelCounted(_Event, frozen=True, kw_only=True, tag="model"):
+    """A model at one image size: what was built, and its cost for one image. A row of the `cost` command."""
+
+    model: str
+    image_size: int
+    stem: str  # what the first convolution or product does to the image
+    resolutions: str  # at how many places that and all others work
+    params: int
+    flops: int  # multiply-adds, forward
+    activations: int
+    train_flops_2x: int | None  # forward and backward; None where torch's counter could not run
+    audit: str  # equal | mismatch | failed
+    notes: tuple[str, ...] = ()  # what a reader of the count must know
+    modules: tuple[ModulePart, ...] = ()  # by module, the model itself first under the name ""
+
+
 class Estimated(_Event, frozen=True, tag="estimate"):
     """Expected training seconds of a run, from a step timed now."""
 
@@ -233,6 +258,7 @@ Event = (
     | DeviceFound
     | Described
     | CostCounted
+    | ModelCounted
     | Estimated
     | Placed
     | Planned
