@@ -1,19 +1,17 @@
-"""Stores of every kind that a report must bear, made without training. Example: STORES["hostile"](tmp_path)"""
+"""Stores of every kind that a report must handle, made without training. Example: STORES["hostile"](tmp_path)"""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench.plan.spec import DataRef, RunSpec
 from bench.store.disk import Store
-from tests.synthetic import DATA, RECIPE, failure, record, spec, thorough_session
+from tests.synthetic import DATA, RECIPE, failure, spec, thorough_session, write_predicted
 
 IMAGES = 500
 MODELS = {"seresnet": ("cnn", 0.92), "resnet56": ("cnn", 0.91), "vit_flops": ("vit", 0.86), "cct_2": ("hybrid", 0.88)}
@@ -31,58 +29,67 @@ HOSTILE = (
 
 
 def write_run(store: Store, of: RunSpec, accuracy: float, family: str, index: int, epochs: int = 6) -> None:
-    """A finished run: a history that rises to its accuracy, predictions, costs of its parts."""
+    """A finished run: a history that rises to its accuracy, predictions, cost by module."""
     rng = np.random.default_rng([of.seed, index])
     label = np.arange(IMAGES) % of.data.num_classes
     right = rng.random(IMAGES) < accuracy
     wrong = (label + 1 + rng.integers(of.data.num_classes - 1, size=IMAGES)) % of.data.num_classes
-    arrays: dict[str, Any] = {
-        "test_predicted": np.where(right, label, wrong).astype(np.int16),
-        "test_label": label.astype(np.int16),
-        "test_loss": np.where(right, 0.1, 3.0 + rng.random(IMAGES)).astype(np.float32),
-    }
-    made = record(of, float(right.mean()), family, train_seconds=30.0 + 7 * index)
-    made["metrics"] |= {
-        "test_images": IMAGES,
-        "train_flops_2x": 753_638_592 * (1 + index) // 2,
-        "flops": 127_105_568 * (1 + index) // 2,
-        "params": 861_818 * (1 + index % 5) // 2,
-    }
-    made["history"] = [
+    loss = np.where(right, 0.1, 3.0 + rng.random(IMAGES))
+    seconds = 30.0 + 7 * index
+    history = [
         {
-            **made["history"][0],
             "epoch": e,
+            "train_loss": 2.0,
+            "val_loss": 2.1,
             "val_accuracy": accuracy * (1 - math.exp(-1.5 * e / epochs - 0.2 * of.seed / 3)) * 1.2,
-            "train_seconds": (30.0 + 7 * index) * e / epochs,
+            "lr": 1e-3,
+            "train_seconds": seconds * e / epochs,
             "samples_seen": 1000 * e,
         }
         for e in range(1, epochs + 1)
     ]
-    made["classes"] = [f"class {i}" for i in range(of.data.num_classes)]
-    made["target"] = 0.8
-    parts = (("conv1", 432, 442_368, 16_384), ("layer1", 42_336, 43_204_608, 294_912), ("fc", 650, 640, 10))
-    rows = [dict(zip(("name", "params", "flops", "activations"), part, strict=True)) for part in parts]
-    made["modules"] = [{"name": "", "params": 43_418, "flops": 43_647_616, "activations": 311_306}, *rows]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    metrics = {
+        "train_flops_2x": 753_638_592 * (1 + index) // 2,
+        "flops": 127_105_568 * (1 + index) // 2,
+        "params": 861_818 * (1 + index % 5) // 2,
+    }
+    parts = (
+        ("", 43_418, 43_647_616, 311_306),
+        ("conv1", 432, 442_368, 16_384),
+        ("layer1", 42_336, 43_204_608, 294_912),
+        ("fc", 650, 640, 10),
+    )
     store.write_spec(of)
-    (store.run_dir(of) / "predictions.npz").write_bytes(buffer.getvalue())
-    store.write_record(of, made)
+    write_predicted(
+        store,
+        of,
+        label,
+        np.where(right, label, wrong),
+        loss,
+        family=family,
+        train_seconds=seconds,
+        metrics=metrics,
+        history=history,
+        classes=[f"class {i}" for i in range(of.data.num_classes)],
+        target=0.8,
+        modules=[dict(zip(("name", "params", "flops", "activations"), part, strict=True)) for part in parts],
+    )
 
 
 def time_all(store: Store, names: list[str]) -> None:
     """A session of the `time` command with everything that it can measure."""
-    made = thorough_session({m: [0.1 * (1 + i / 3) * (1 + 0.01 * b) for b in range(10)] for i, m in enumerate(names)})
     groups = {"convolution": 0.05, "matrix product": 0.02, "normalisation": 0.02, "elementwise": 0.01}
-    if "seresnet" not in names:
-        made["reference"] = names[0]
-    made["groups"] = {m: {"step_seconds": 0.1 * (1 + i / 3), "groups": groups} for i, m in enumerate(names)}
-    made["energy"] = {
-        "source": "rapl",
-        "why_not": "",
-        "joules_per_1000_images": {m: 12.0 + 3 * i for i, m in enumerate(names)},
-    }
-    store.write_session(made["id"], made)
+    session = thorough_session(
+        {m: [0.1 * (1 + i / 3) * (1 + 0.01 * b) for b in range(10)] for i, m in enumerate(names)},
+        reference="seresnet" if "seresnet" in names else names[0],
+        groups={m: {"step_seconds": 0.1 * (1 + i / 3), "groups": groups} for i, m in enumerate(names)},
+        energy={
+            "source": "rapl",
+            "why_not": "",
+            "joules_per_1000_images": {m: 12.0 + 3 * i for i, m in enumerate(names)},
+        },
+    )
+    store.write_session(session)
 
 
 def full(root: Path) -> Store:
@@ -97,7 +104,7 @@ def full(root: Path) -> Store:
                 write_run(store, of, accuracy - less, family, index)
     time_all(store, list(MODELS))
     of = spec("vit_tiny", 0)
-    store.write_failure(of, failure(of))
+    store.write_failure(failure(of))
     store.rebuild_views()
     return store
 
@@ -131,19 +138,19 @@ def twenty(root: Path) -> Store:
 
 
 def failures(root: Path) -> Store:
-    """Runs of which none ended well."""
+    """Only failed runs."""
     store = Store(root)
     for model, status in (("seresnet", "oom"), ("vit_tiny", "diverged")):
         of = spec(model)
-        store.write_failure(of, failure(of, status, f"{status} at step 7"))
+        store.write_failure(failure(of, status, f"{status} at step 7"))
     return store
 
 
 def hostile(root: Path) -> Store:
-    """Models, a data set and messages with names that somebody chose to do harm."""
+    """Models, a data set and messages with names chosen to do harm."""
     store = _many(root, list(HOSTILE), replace(DATA, name="npz:<b>data</b>"))
     of = spec("<svg onload=alert(1)>", data=replace(DATA, name="npz:<b>data</b>"))
-    store.write_failure(of, failure(of, "failed", "</td><script>window.owned=1</script>"))
+    store.write_failure(failure(of, "failed", "</td><script>window.owned=1</script>"))
     return store
 
 
@@ -157,7 +164,7 @@ def _many(root: Path, names: list[str], data: DataRef = DATA) -> Store:
 
 
 def large(root: Path, runs: int = 500) -> Store:
-    """So many runs: ten models, five data sets, seeds."""
+    """`runs` runs: ten models, five data sets, seeds."""
     store = Store(root)
     names = ("cifar10", "cifar100", "svhn", "cinic10", "fashion_mnist")
     for number in range(runs):
