@@ -9,33 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from bench.analysis.compare import Pair, pairs, turned
 from bench.analysis.crossed import Difference
 from bench.analysis.tables import compare
-from bench.analysis.verdicts import BETTER, DEPENDS, EQUIVALENT, NO_VERDICT, WORSE, claim, verdict
+from bench.analysis.verdicts import BETTER, DEPENDS, EQUIVALENT, NO_VERDICT, WORSE
 from bench.core.errors import UserError
 from bench.core.stats import Interval
+from bench.plan.keys import REFERENCE
 from bench.plan.recipes import in_track
-from bench.present.report.story import Headline, caveats, chosen, display_name, headline
-from bench.store.disk import REFERENCE, Store
+from bench.present.report.caveats import caveats
+from bench.present.report.story import Headline, chosen, headline
+from bench.present.report.wording import display_name
+from bench.store.disk import Store
+from bench.store.records import FinishedRun
+from tests.conftest import ROOT
 from tests.synthetic import DATA, ENVIRONMENT, RECIPE, failure, session, spec, write_pair, write_store
 
-ROOT = Path(__file__).resolve().parent.parent
 STORES = ROOT / "results/reference/cpu-2core"
 
 
-def told(*stores: Store, reference: str = REFERENCE) -> Headline:
+def headline_of(*stores: Store) -> Headline:
     """The headline as a report makes it."""
     try:
-        made = pairs([*stores])
+        found = pairs([*stores])
     except UserError:
-        made = []
-    return headline(made, compare([*stores], reference), reference)
+        found = []
+    return headline(found, compare([*stores]), REFERENCE)
 
 
-def whole(found: Headline) -> str:
-    return " ".join((*found.sentences, found.caveat, *found.further, *found.others))
+def whole(result: Headline) -> str:
+    return " ".join((*result.sentences, result.caveat, *result.others))
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +48,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A pair whose figures the tests replace."""
     store = Store(tmp_path_factory.mktemp("base"))
     write_pair(store, {"seresnet": 0.9, "vit_flops": 0.8})
-    timed = session({m: [s * (1 + 0.001 * b) for b in range(10)] for m, s in (("seresnet", 0.1), ("vit_flops", 0.2))})
-    store.write_session(timed["id"], timed)
+    seconds = {"seresnet": 0.1, "vit_flops": 0.2}
+    store.write_session(session({m: [s * (1 + 0.001 * b) for b in range(10)] for m, s in seconds.items()}))
     (pair,) = pairs([store])
     return pair
 
@@ -56,12 +61,10 @@ def difference(value: float, half: float, seeds: int = 3, of_runs: bool = False)
     return Difference(*ends, p, 4, half / 200, seeds, seeds, 10_000, of_runs)
 
 
-def made_pair(base: Pair, d: Difference, p: float | None = None, track: str = "", **changes: Any) -> Pair:
-    """The pair with this difference; its words follow."""
-    p = d.p if p is None else p
-    pair = replace(base, like_these=d, p_like_these=p, about={**base.about, "track": track}, **changes)
-    words = {"verdict": verdict(d, p, pair.margin), "claim": claim(d, pair.speed, pair.margin), "help": ""}
-    return replace(pair, words={**base.words, **words})
+def changed(base: Pair, d: Difference, p: float | None = None, track: str = "", **changes: Any) -> Pair:
+    """The pair with this difference."""
+    conditions = replace(base.conditions, track=track)
+    return replace(base, like_these=d, p_like_these=d.p if p is None else p, conditions=conditions, **changes)
 
 
 UNTOLD = "seresnet and vit_flops could not be told apart: "
@@ -90,33 +93,33 @@ WORDS = [
         difference(9, 1, seeds=1, of_runs=True),
         NO_VERDICT,
         "the one run of seresnet was 9.0 points more accurate than that of vit_flops (95 % interval 8.0 to 10.0 for "
-        "other test images; one seed each, 10,000 test images), which is said of these two runs alone.",
+        "other test images; one seed each, 10,000 test images), which holds for these two runs only.",
     ),
 ]
 
 
 @pytest.mark.parametrize(("d", "word", "sentence"), WORDS)
 def test_each_verdict_in_one_track(base: Pair, d: Difference, word: str, sentence: str) -> None:
-    pair = made_pair(base, d)
-    assert pair.words["verdict"] == word
+    pair = changed(base, d)
+    assert pair.verdict == word
     first = headline([pair], []).sentences[0]
-    start = "On CIFAR-10, after 3 passes over 45,000 training images on two threads of a Test CPU, "
+    start = "On CIFAR-10, after 3 epochs of 45,000 training images on two threads of a Test CPU, "
     assert first.startswith(start + sentence), first
     assert first.endswith(".")
 
 
 def test_one_track_alone(base: Pair) -> None:
     for track, words in (("shared", "under one shared recipe"), ("family", "under each family's own recipe")):
-        first, second = headline([made_pair(base, difference(5, 2), track=track)], []).sentences
+        first, second = headline([changed(base, difference(5, 2), track=track)], []).sentences
         assert f"more accurate than vit_flops {words} (95 %" in first
         assert f"the speed of vit_flops {words} (95 %" in second
         assert second.endswith("holds here.")
 
 
 def test_an_interval_that_holm_takes_back(base: Pair) -> None:
-    first = headline([replace(made_pair(base, difference(-5, 4), p=0.09), tests=6)], []).sentences[0]
+    first = headline([replace(changed(base, difference(-5, 4), p=0.09), tests=6)], []).sentences[0]
     assert "(95 % interval 1.0 to 9.0;" in first
-    assert first.endswith("which among 6 pairs looked at together may be chance: no verdict.")
+    assert first.endswith("which may be chance among 6 pairs tested together: no verdict.")
     assert "told apart" not in first
 
 
@@ -141,12 +144,12 @@ TRACKED = [
 def test_both_tracks(
     base: Pair, shared: Difference, family: Difference, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pair, "asks", "one question")  # it is made of the runs, which are those of no track here
+    monkeypatch.setattr(Pair, "question", "one question")  # it is made of the runs, which are those of no track here
     slower = Interval(0.9, 0.8, 0.998, 12)
-    two = [made_pair(base, shared, track="shared"), made_pair(base, family, track="family", speed=slower)]
+    two = [changed(base, shared, track="shared"), changed(base, family, track="family", speed=slower)]
     first, second = headline(two, []).sentences
     assert sentence in first
-    assert "under one shared recipe (95 % interval 2.00 to 2.00; 10 blocks in turns) and at 0.90 times" in second
+    assert "under one shared recipe (95 % interval 2.00 to 2.00; 10 interleaved blocks) and at 0.90 times" in second
     assert "under each family's own recipe (0.80 to 0.998; 12 blocks)" in second
     assert (
         second.endswith(" under the shared recipe and does not hold under the families' own.")
@@ -163,46 +166,46 @@ def test_both_tracks(
     ],
 )
 def test_speed_and_the_claim(base: Pair, speed: Interval, d: Difference, ending: str) -> None:
-    second = headline([made_pair(base, d, speed=speed)], []).sentences[1]
+    second = headline([changed(base, d, speed=speed)], []).sentences[1]
     figures = f"{speed.value:.2f} times the speed of vit_flops (95 % interval {speed.low:.2f} to {speed.high:.2f}; "
-    assert second.startswith(f"One training step of seresnet ran at {figures}26 blocks in turns), so that the claim ")
+    assert second.startswith(f"One training step of seresnet ran at {figures}26 interleaved blocks), so the claim ")
     assert second.endswith(f"“faster and at most 0.5 points less accurate” {ending}")
 
 
 def test_without_a_common_session(base: Pair) -> None:
     unknown = Interval(math.nan, math.nan, math.nan, 0)
-    second = headline([made_pair(base, difference(5, 2), speed=unknown)], []).sentences[1]
-    assert second.startswith("seresnet and vit_flops were never timed in turns, so that nothing is known")
+    second = headline([changed(base, difference(5, 2), speed=unknown)], []).sentences[1]
+    assert second.startswith("seresnet and vit_flops were never timed together, so their relative speed is unknown")
     assert second.endswith("stays open here.")
-    assert "nan" not in whole(headline([made_pair(base, difference(5, 2), speed=unknown)] * 2, []))
+    assert "nan" not in whole(headline([changed(base, difference(5, 2), speed=unknown)] * 2, []))
 
 
 def test_a_pair_turned_twice_is_itself(base: Pair) -> None:
     other = turned(base)
-    assert (other.a.model, other.words["verdict"], other.words["claim"]) == ("vit_flops", WORSE, "does not hold")
+    assert (other.a.model, other.verdict, other.claim) == ("vit_flops", WORSE, "does not hold")
     assert other.speed.value == pytest.approx(0.5)
     assert other.like_these[:3] == (-base.like_these.value, -base.like_these.high, -base.like_these.low)
     again = turned(other)
     assert again.like_these == base.like_these
-    assert again.words == base.words
+    assert (again.verdict, again.claim) == (base.verdict, base.claim)
     assert again.speed == pytest.approx(base.speed)
 
 
 # --- which pair ------------------------------------------------------------------------------------------------------
 
 
-def test_an_seresnet_against_a_transformer_is_told(tmp_path: Path) -> None:
+def test_an_seresnet_against_a_transformer_is_chosen(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write_pair(store, {"cct_2": 0.8, "resnet56": 0.9, "seresnet20": 0.85, "vit_tiny": 0.6}, images=500, seeds=2)
-    found = told(store)
-    assert found.models[0] == "seresnet20"
-    assert len(found.others) == 5
+    result = headline_of(store)
+    assert result.models[0] == "seresnet20"
+    assert len(result.others) == 5
     # the reference goes first where there is one, whatever its figures
     write_pair(store, {"seresnet": 0.5}, images=500, seeds=2)
-    found = told(store)
-    assert found.models[0] == "seresnet"
-    assert found.models[1] in ("cct_2", "vit_tiny")
-    assert all("seresnet against" in line for line in found.others[:3])
+    result = headline_of(store)
+    assert result.models[0] == "seresnet"
+    assert result.models[1] in ("cct_2", "vit_tiny")
+    assert all("seresnet against" in line for line in result.others[:3])
 
 
 def test_of_several_the_closest_in_flops(base: Pair) -> None:
@@ -215,7 +218,7 @@ def test_of_several_the_closest_in_flops(base: Pair) -> None:
 
 def test_the_question_comes_before_the_reference(base: Pair) -> None:
     """Any network against a transformer rather than the reference against another CNN."""
-    cnn = tuple({**run, "family": "cnn"} for run in base.b.runs)
+    cnn = tuple(structs.replace(run, family="cnn") for run in base.b.runs)
     inside = replace(base, b=replace(base.b, model="resnet56", runs=cnn))
     against = replace(base, a=replace(base.a, model="resnet56"))
     assert chosen([inside, against])[0] is against
@@ -227,128 +230,126 @@ def test_two_recipes_in_one_track(tmp_path: Path) -> None:
     for name in ("mine", "shared"):
         recipe = in_track("shared", "cnn", replace(RECIPE, name=name), "seresnet")
         write_pair(store, {"seresnet": 0.9, "vit_flops": 0.8}, images=500, recipe=recipe)
-    found = told(store)
-    assert "both kinds" not in found.sentences[0]
-    assert "under one shared recipe (95 %" in found.sentences[0]
-    assert len(found.others) == 1
+    result = headline_of(store)
+    assert "both kinds" not in result.sentences[0]
+    assert "under one shared recipe (95 %" in result.sentences[0]
+    assert len(result.others) == 1
 
 
 # --- caveats ---------------------------------------------------------------------------------------------------------
 
 
-def levelled(run: dict[str, Any]) -> dict[str, Any]:
-    """The run with the same validation accuracy at every look."""
-    return {**run, "history": [{**epoch, "val_accuracy": 0.9} for epoch in run["history"]]}
+def levelled(run: FinishedRun) -> FinishedRun:
+    """The run with the same validation accuracy at every validation."""
+    return structs.replace(run, history=tuple(structs.replace(epoch, val_accuracy=0.9) for epoch in run.history))
 
 
 def test_the_weightiest_caveat_comes_first(base: Pair) -> None:
     """3,000 images are the start of a training on CIFAR-10; without that, other data, then a dirty commit, then CPU."""
     assert "0.04 % of the 8.19 million" in caveats([base], [])[0]
-    one = made_pair(base, difference(9, 1, seeds=1, of_runs=True))
-    assert caveats([one], [])[0].startswith("One seed tells nothing of the next")
-    elsewhere = replace(base, about={**base.about, "dataset": "npz:mine", "content": "not svhn's official content"})
+    one = changed(base, difference(9, 1, seeds=1, of_runs=True))
+    assert caveats([one], [])[0].startswith("One seed says nothing about the next")
+    conditions = replace(base.conditions, dataset="npz:mine", content="not svhn's official content")
+    elsewhere = replace(base, conditions=conditions)
     assert caveats([elsewhere], [])[0].startswith("The images are not svhn's official content")
-    mine = replace(base, about={**base.about, "dataset": "npz:mine"})
+    mine = replace(base, conditions=replace(base.conditions, dataset="npz:mine"))
     # each of three validations adds a third of the accuracy: 0.9 and 0.8
     assert "of seresnet (by 30." in caveats([mine], [])[0]
     flat = [replace(side, runs=tuple(map(levelled, side.runs))) for side in (base.a, base.b)]
     mine = replace(mine, a=flat[0], b=flat[1])
-    assert caveats([mine], [])[0].startswith("All of it ran on a CPU")
-    dirty = tuple({**run, "environment": {**ENVIRONMENT, "dirty": True}} for run in mine.a.runs)
-    assert "no commit holds" in caveats([replace(mine, a=replace(base.a, runs=dirty))], [])[0]
-    gpu = tuple({**run, "spec": {**run["spec"], "device": "cuda"}} for run in mine.a.runs)
+    assert caveats([mine], [])[0].startswith("Everything ran on a CPU")
+    dirty = tuple(structs.replace(run, environment={**ENVIRONMENT, "dirty": True}) for run in mine.a.runs)
+    assert "uncommitted changes" in caveats([replace(mine, a=replace(base.a, runs=dirty))], [])[0]
+    gpu = tuple(structs.replace(run, spec=replace(run.spec, device="cuda")) for run in mine.a.runs)
     there = replace(mine, a=replace(base.a, runs=gpu, search_edge=True, left_out=("seed 2: oom",)))
     edge, left, recipe, last = caveats([there], [])
-    assert "last one tried on its side" in edge
-    assert left == "Of seresnet runs are left out: seed 2: oom."
-    assert recipe.startswith("One recipe")
+    assert "at the edge of the range tried" in edge
+    assert left == "Runs of seresnet are left out: seed 2: oom."
+    assert recipe.startswith("A single recipe")
     assert last
 
 
 def test_a_run_below_its_published_figure(base: Pair) -> None:
     """As many samples as He et al. and 90 % of accuracy: below ResNet-56's 93.03."""
-    metrics = {**base.a.runs[0]["metrics"], "samples_seen": 8_192_000}
-    runs = tuple({**run, "metrics": metrics} for run in base.a.runs)
+    metrics = structs.replace(base.a.runs[0].metrics, samples_seen=8_192_000)
+    runs = tuple(structs.replace(run, metrics=metrics) for run in base.a.runs)
     pair = replace(base, a=replace(base.a, model="resnet56", runs=runs))
-    assert caveats([pair], [])[0].startswith("Short of what was published: resnet56: ")
+    assert caveats([pair], [])[0].startswith("Below the published accuracy: resnet56: ")
 
 
 def test_what_the_timing_said(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write_pair(store, {"seresnet": 0.9, "vit_flops": 0.8}, images=500)
-    timed = session({"seresnet": [0.1] * 10, "vit_flops": [0.2] * 10})
-    timed |= {"stopped": "limit", "warnings": ["a fan stood still"]}
-    store.write_session(timed["id"], timed)
-    found = told(store)
-    assert "The timing gave a warning: a fan stood still." in found.further
-    assert any(line.startswith("The timing was ended by its time limit") for line in found.further)
+    seconds = {"seresnet": [0.1] * 10, "vit_flops": [0.2] * 10}
+    store.write_session(session(seconds, stopped="limit", warnings=["a fan stood still"]))
+    lines = caveats(pairs([store]), compare([store]))
+    assert "Timing warning: a fan stood still." in lines
+    assert any(line.startswith("Timing stopped at its time limit") for line in lines)
     elsewhere = Store(tmp_path / "elsewhere")
     write_pair(elsewhere, {"seresnet": 0.9, "vit_flops": 0.8}, images=500, data=replace(DATA, name="svhn"))
-    said = caveats(pairs([elsewhere]), compare([store]))
-    assert not [line for line in said if "timing" in line]
+    lines = caveats(pairs([elsewhere]), compare([store]))
+    assert not [line for line in lines if line.startswith("Timing")]
 
 
 # --- without a pair --------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_store(tmp_path: Path) -> None:
-    found = told(Store(tmp_path))
-    assert found.sentences[0] == "There is no finished run here yet."
-    assert "run_bench.py --models" in found.caveat
-    assert found.models == ()
+    result = headline_of(Store(tmp_path))
+    assert result.sentences[0] == "There are no finished runs yet."
+    assert "run_bench.py --models" in result.caveat
+    assert result.models == ()
 
 
 def test_failures_only(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for seed, status in enumerate(("oom", "oom", "killed")):
         of = spec("vit_tiny", seed)
-        store.write_record(of, failure(of, status))
-    first, _ = told(store).sentences
+        store.write_record(failure(of, status))
+    first, _ = headline_of(store).sentences
     assert first == "None of 3 runs finished: 2 ran out of memory and 1 was killed."
     only = Store(tmp_path / "one")
     of = spec("vit_tiny")
-    only.write_record(of, failure(of, "diverged"))
-    assert told(only).sentences[0] == "The only run did not finish: 1 diverged."
+    only.write_record(failure(of, "diverged"))
+    assert headline_of(only).sentences[0] == "The only run did not finish: it diverged."
 
 
 def test_one_run_of_one_model(tmp_path: Path) -> None:
-    found = told(write_store(tmp_path, {"seresnet": 0.9}))
-    start = "On CIFAR-10, after 3 passes over 45,000 training images on two threads of a Test CPU, "
-    assert found.sentences[0].startswith(
-        f"{start}seresnet got 90.00 % of the test images right (95 % interval 89.40 to"
-    )
-    assert found.sentences[0].endswith("one seed).")
-    assert found.sentences[1] == "The speed of seresnet was not measured."
-    assert found.caveat.startswith("Nothing stands beside it yet")
-    assert found.models == ("seresnet",)
+    result = headline_of(write_store(tmp_path, {"seresnet": 0.9}))
+    start = "On CIFAR-10, after 3 epochs of 45,000 training images on two threads of a Test CPU, "
+    assert result.sentences[0].startswith(f"{start}seresnet reached 90.00 % test accuracy (95 % interval 89.40 to")
+    assert result.sentences[0].endswith("one seed).")
+    assert result.sentences[1] == "The speed of seresnet was not measured."
+    assert result.caveat.startswith("There is nothing to compare it with yet")
+    assert result.models == ("seresnet",)
 
 
 def test_runs_without_predictions_and_of_different_conditions(tmp_path: Path) -> None:
     lost = write_store(tmp_path / "lost", {"seresnet": 0.9, "vit_flops": 0.8}, {"seresnet": [0.1] * 10})
-    found = told(lost)
-    assert "seresnet got 90.00 % of the test images right" in found.sentences[0]
-    assert "vit_flops got 80.00 %" in found.sentences[0]
-    assert found.sentences[1] == (
-        "seresnet trains on 1,280 images a second (median of 10 blocks; half of them lay between 1,280 and 1,280)."
+    result = headline_of(lost)
+    assert "seresnet reached 90.00 % test accuracy" in result.sentences[0]
+    assert "vit_flops reached 80.00 %" in result.sentences[0]
+    assert result.sentences[1] == (
+        "seresnet trains at 1,280 images per second (median of 10 blocks; quartiles 1,280 and 1,280)."
     )
-    assert "missing or damaged" in found.caveat
+    assert "missing or damaged" in result.caveat
     apart = Store(tmp_path / "apart")
     write_pair(apart, {"seresnet": 0.9}, images=500)
     write_pair(apart, {"vit_flops": 0.8}, images=500, data=replace(DATA, name="svhn", content_hash="d" * 64))
-    found = told(apart)
-    assert found.caveat.startswith("No two models were trained under equal conditions")
-    assert found.others[0].startswith("SVHN, 3 epochs: vit_flops got ")
+    result = headline_of(apart)
+    assert result.caveat.startswith("No two models were trained under equal conditions")
+    assert result.others[0].startswith("SVHN, 3 epochs: vit_flops reached ")
 
 
 def test_hostile_names_change_nothing_but_the_name(tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(1)>$x$_{NA}\u202e\n" + "long" * 60
     store = Store(tmp_path)
     write_pair(store, {"seresnet": 0.9, name: 0.8}, images=500)
-    found = told(store)
-    assert "\n" not in whole(found)
-    assert "\u202e" not in whole(found)
-    assert found.models[1].startswith("<img src=x")  # as text: whoever shows it escapes it
-    assert found.models[1] in found.sentences[0]
+    result = headline_of(store)
+    assert "\n" not in whole(result)
+    assert "\u202e" not in whole(result)
+    assert result.models[1].startswith("<img src=x")  # as text: whoever shows it escapes it
+    assert result.models[1] in result.sentences[0]
 
 
 def test_display_names() -> None:
@@ -358,24 +359,24 @@ def test_display_names() -> None:
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        ("40s", "after 40 seconds of training a run on"),
-        ("60s", "after 1 minute of training a run on"),
-        ("5400s", "after 90 minutes of training a run on"),
-        ("7200s", "after 2 hours of training a run on"),
-        ("1.5s", "after 1.5 seconds of training a run on"),
-        ("3840samples", "after training on 3,840 images a run, drawn from 45,000 training images on"),
-        ("2000000GFLOP", "after 2 quadrillion arithmetic operations of training a run on"),
-        ("1 epochs", "after 1 pass over 45,000 training images on"),
+        ("40s", "after 40 seconds of training per run on"),
+        ("60s", "after 1 minute of training per run on"),
+        ("5400s", "after 90 minutes of training per run on"),
+        ("7200s", "after 2 hours of training per run on"),
+        ("1.5s", "after 1.5 seconds of training per run on"),
+        ("3840samples", "after 3,840 training samples per run (from 45,000 images) on"),
+        ("2000000GFLOP", "after 2 quadrillion training operations per run on"),
+        ("1 epoch", "after 1 epoch of 45,000 training images on"),
     ],
 )
 def test_budgets_in_words(base: Pair, budget: str, words: str) -> None:
-    pair = replace(base, about={**base.about, "budget": budget})
+    pair = replace(base, conditions=replace(base.conditions, budget=budget))
     assert words in headline([pair], []).sentences[0]
 
 
 def test_devices_in_words(base: Pair) -> None:
-    about = {**base.about, "device_name": "NVIDIA H100", "threads": None}
-    assert "training images on an NVIDIA H100, seresnet was" in headline([replace(base, about=about)], []).sentences[0]
+    pair = replace(base, conditions=replace(base.conditions, device_name="NVIDIA H100", threads=None))
+    assert "training images on an NVIDIA H100, seresnet was" in headline([pair], []).sentences[0]
 
 
 # --- the committed stores --------------------------------------------------------------------------------------------
@@ -395,8 +396,8 @@ def verdict_rows(name: str) -> list[dict[str, str]]:
     ],
 )
 def test_figures_are_those_of_the_committed_csv(name: str, models: tuple[str, str], dataset: str) -> None:
-    found = told(Store(STORES / name))
-    assert (found.models, found.dataset) == (models, dataset)
+    result = headline_of(Store(STORES / name))
+    assert (result.models, result.dataset) == (models, dataset)
     rows = [
         row
         for row in verdict_rows(name)
@@ -405,7 +406,7 @@ def test_figures_are_those_of_the_committed_csv(name: str, models: tuple[str, st
         and row["budget"] != "3840samples"
     ]
     assert len(rows) == (2 if name == "verdict" else 1)
-    first, second = found.sentences
+    first, second = result.sentences
     for row in rows:
         sign = 1 if row["model_a"] == models[0] else -1
         value, low, high = (float(row[f"{k}_points"]) for k in ("difference", "low", "high"))
@@ -419,5 +420,5 @@ def test_figures_are_those_of_the_committed_csv(name: str, models: tuple[str, st
         assert f"{shown[0]} times" in second
         assert f"{shown[1]} to {shown[2]}; {row['speed_blocks']} blocks" in second
         assert f"{int(row['test_images']):,} test images" in first
-    assert len(found.others) + len(rows) == len(verdict_rows(name))
+    assert len(result.others) + len(rows) == len(verdict_rows(name))
     assert DEPENDS not in first
