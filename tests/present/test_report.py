@@ -127,16 +127,16 @@ def test_no_cell_is_blank(pages: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "text"),
     [
         ("empty", "There are no runs yet."),
         ("one_run", "trains both and times them together."),
         ("failures", "oom at step 7"),
-        ("one_model", "Charts that these stores have no data for"),
+        ("one_model", "Charts without data in these stores"),
     ],
 )
-def test_what_is_said_where_there_is_little(pages: dict[str, bytes], name: str, said: str) -> None:
-    assert said in pages[name].decode()
+def test_what_is_said_where_there_is_little(pages: dict[str, bytes], name: str, text: str) -> None:
+    assert text in pages[name].decode()
 
 
 def test_the_csv_files_are_whole(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_csv_files_are_whole(tmp_path: Path) -> None:
 def test_committed_pages_show_no_images_but_digits(pages: dict[str, bytes]) -> None:
     stores = [Store(ROOT / "results/reference/cpu-2core/digits"), Store(ROOT / "results/reference/cpu-2core/sane")]
     page = build(stores, images="digits", still=False).decode()
-    shown = re.findall(r"<h4>Surest mistakes: (.*?)</h4>", page)
+    shown = re.findall(r"<h4>Most confident mistakes: (.*?)</h4>", page)
     assert shown
     assert all(title.startswith("digits ") for title in shown)
 

@@ -25,26 +25,17 @@ from bench.data.datasets import Dataset
 from bench.data.datasets import load as load_data
 from bench.plan import recipes
 from bench.plan.spec import DataRef
-from bench.present.report import facts, models
-from bench.present.report.models import (
-    MOST_CLASSES,
-    MOST_IMAGES,
-    MOST_PAIRS,
-    Gallery,
-    ModelSection,
-    Module,
-    confusion,
-    counted,
-    most_confused,
-    sections,
-    sources,
-)
-from bench.store.disk import REFERENCE, Store
-from bench.store.records import Record
+from bench.present.report import commands, facts, gallery
+from bench.present.report.confusion import MOST_CLASSES, MOST_PAIRS, confusion, counted, most_confused
+from bench.present.report.gallery import Gallery, sources
+from bench.present.report.mistakes import MOST_IMAGES
+from bench.present.report.models import ModelSection, sections
+from bench.store.disk import Store
+from bench.store.records import ModulePart
 from models.registry import CATALOGUE
-from tests.synthetic import DATA, RECIPE, failure, session, spec, thorough_session, write_predicted, write_store
+from tests.conftest import ROOT
+from tests.synthetic import DATA, RECIPE, failure, record, session, spec, thorough_session, write_predicted, write_store
 
-ROOT = Path(__file__).resolve().parent.parent
 STORES = ROOT / "results/reference/cpu-2core"
 
 
@@ -54,14 +45,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_data("digits", tmp_path_factory.mktemp("data"))
 
 
-def told(store: Store, images: str = "all", data_dir: Path | None = None, reference: str = REFERENCE) -> Any:
+def sections_of(store: Store, images: str = "all", data_dir: Path | None = None) -> dict[str, ModelSection]:
     """Sections by name."""
-    made = sections([store], load([store]), compare([store], reference), images, data_dir, reference)
-    return {section.name: section for section in made}
+    return {one.name: one for one in sections([store], load([store]), compare([store]), images, data_dir)}
 
 
 def digits_store(root: Path, digits: Dataset, **changes: Any) -> Store:
-    """seresnet takes every 7 for a 1, ever more surely; vit_tiny takes it for a 2."""
+    """seresnet predicts 1 for every 7, with rising loss; vit_tiny predicts 2."""
     store, label = Store(root), digits.arrays.test_y
     for model, said in (("seresnet", 1), ("vit_tiny", 2)):
         for seed in (0, 1):
@@ -82,20 +72,20 @@ def test_a_confusion_matrix_is_scikit_learns(tmp_path: Path) -> None:
         label, predicted = rng.integers(0, 10, 300), rng.integers(0, 9, 300)
         write_predicted(store, spec("seresnet", seed), label, predicted)
         every.append((label, predicted))
-    (found,) = told(store)["seresnet"].confusions
+    (matrix,) = sections_of(store)["seresnet"].confusions
     label, predicted = (np.concatenate(part) for part in zip(*every, strict=True))
     truth = confusion_matrix(label, predicted, labels=range(10))
-    assert np.array_equal(np.array(found.counts), truth)
-    assert (found.runs, found.dataset, found.why_not) == (3, "cifar10", "")
-    first = found.confused[0]
+    assert np.array_equal(np.array(matrix.counts), truth)
+    assert (matrix.runs, matrix.dataset, matrix.why_not) == (3, "cifar10", "")
+    first = matrix.confused[0]
     assert first.count == (truth - np.diag(np.diag(truth))).max()
     assert first.of == truth[int(first.true)].sum()
     # a run whose predictions are damaged is left out
     path = store.run_dir(spec("seresnet", 1)) / "predictions.npz"
     path.write_bytes(path.read_bytes()[:-20])
-    (found,) = told(store)["seresnet"].confusions
-    assert found.runs == 2
-    assert np.array(found.counts).sum() == 600
+    (matrix,) = sections_of(store)["seresnet"].confusions
+    assert matrix.runs == 2
+    assert np.array(matrix.counts).sum() == 600
 
 
 def test_more_classes_than_fit_are_told_by_their_worst_pairs(tmp_path: Path) -> None:
@@ -105,10 +95,10 @@ def test_more_classes_than_fit_are_told_by_their_worst_pairs(tmp_path: Path) -> 
     data = replace(DATA, name="cifar100", num_classes=count)
     of = spec("seresnet", data=data)
     write_predicted(store, of, label, predicted, classes=[f"class {i}" for i in range(count)])
-    (found,) = told(store)["seresnet"].confusions
-    assert found.counts == ()
-    assert len(found.confused) == MOST_PAIRS
-    assert [(c.true, c.predicted, c.count, c.of) for c in found.confused[:2]] == [
+    (matrix,) = sections_of(store)["seresnet"].confusions
+    assert matrix.counts == ()
+    assert len(matrix.confused) == MOST_PAIRS
+    assert [(c.true, c.predicted, c.count, c.of) for c in matrix.confused[:2]] == [
         ("class 14", "class 64", 15, 20),
         ("class 13", "class 63", 14, 20),
     ]
@@ -126,16 +116,16 @@ def test_classes_that_are_none_are_no_predictions(tmp_path: Path, said: int) -> 
     (run,) = store.runs()
     assert read_predictions(run, [store]) is not None
     assert confusion("here", [run], [store]).why_not == "The predictions of these runs are missing or damaged."
-    section = told(store)["seresnet"]
-    assert section.wrong[0].why_not == "The predictions are missing or damaged."
+    section = sections_of(store)["seresnet"]
+    assert section.mistakes[0].why_not == "The predictions are missing or damaged."
 
 
 # --- wrong images ----------------------------------------------------------------------------------------------------
 
 
 def test_wrong_images_are_the_data_sets_own(tmp_path: Path, digits: Dataset) -> None:
-    found = told(digits_store(tmp_path, digits), images="digits")
-    (shown,) = found["seresnet"].wrong
+    by_name = sections_of(digits_store(tmp_path, digits), images="digits")
+    (shown,) = by_name["seresnet"].mistakes
     label = digits.arrays.test_y
     worst = np.flatnonzero(label == 7)[::-1][:MOST_IMAGES]  # losses rise with the index
     assert [image.index for image in shown.images] == worst.tolist()
@@ -145,15 +135,15 @@ def test_wrong_images_are_the_data_sets_own(tmp_path: Path, digits: Dataset) -> 
         assert image.loss == image.index  # of seed 0
         pixels = np.asarray(Image.open(io.BytesIO(image.png)))
         assert np.array_equal(pixels, digits.arrays.test_x[image.index])
-    assert found["vit_tiny"].wrong[0].other_model == "seresnet"
+    assert by_name["vit_tiny"].mistakes[0].other_model == "seresnet"
 
 
 def test_the_other_model_is_asked_by_a_run_of_the_same_seed(tmp_path: Path, digits: Dataset) -> None:
     store, label = digits_store(tmp_path, digits), digits.arrays.test_y
     write_predicted(store, spec("vit_tiny", 1, data=digits.ref), label, np.where(label == 7, 3, label))
-    assert {image.other for image in told(store)["seresnet"].wrong[0].images} == {"2"}
+    assert {image.other for image in sections_of(store)["seresnet"].mistakes[0].images} == {"2"}
     (store.run_dir(spec("seresnet", 0, data=digits.ref)) / "predictions.npz").unlink()
-    (shown,) = told(store)["seresnet"].wrong
+    (shown,) = sections_of(store)["seresnet"].mistakes
     assert (shown.seed, {image.other for image in shown.images}) == (1, {"3"})
 
 
@@ -161,7 +151,7 @@ def test_images_that_are_not_at_hand_are_a_sentence(
     tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = digits_store(tmp_path / "store", digits)
-    assert "--images none" in told(store, images="none")["seresnet"].wrong[0].why_not
+    assert "--images none" in sections_of(store, images="none")["seresnet"].mistakes[0].why_not
     with pytest.raises(UserError, match="all, digits, none"):
         Gallery("some", tmp_path)
     other = Store(tmp_path / "other")
@@ -169,28 +159,28 @@ def test_images_that_are_not_at_hand_are_a_sentence(
     write_predicted(
         other, spec("seresnet", data=data), digits.arrays.test_y, 0 * digits.arrays.test_y, digits.arrays.test_y
     )
-    (shown,) = told(other)["seresnet"].wrong
+    (shown,) = sections_of(other)["seresnet"].mistakes
     assert (shown.images, shown.other_model) == ((), "")
-    assert "are not those that the run saw" in shown.why_not
+    assert "are not those of the run" in shown.why_not
     looked: list[int] = []
-    monkeypatch.setattr(models, "at_hand", lambda source, data_dir, size: looked.append(size))
+    monkeypatch.setattr(gallery, "at_hand", lambda source, data_dir, size: looked.append(size))
     huge = Store(tmp_path / "huge")
     write_predicted(huge, spec("seresnet", data=replace(digits.ref, image_size=10**6)), [1, 0], [0, 0], [1, 1])
-    assert "not on this machine" in told(huge)["seresnet"].wrong[0].why_not
+    assert "not on this machine" in sections_of(huge)["seresnet"].mistakes[0].why_not
     assert not looked
     monkeypatch.undo()
     turned = Store(tmp_path / "turned")
     label = digits.arrays.test_y[::-1]
     write_predicted(turned, spec("seresnet", data=digits.ref), label, 0 * label, label)
-    assert "another order" in told(turned)["seresnet"].wrong[0].why_not
+    assert "another order" in sections_of(turned)["seresnet"].mistakes[0].why_not
 
 
 def test_runs_without_losses_or_without_mistakes(tmp_path: Path, digits: Dataset) -> None:
     label = digits.arrays.test_y
-    for name, predicted, words in (("a", 0 * label, "no losses"), ("b", label, "classified rightly")):
+    for name, predicted, words in (("a", 0 * label, "no losses"), ("b", label, "classified correctly")):
         store = Store(tmp_path / name)
         write_predicted(store, spec("seresnet", data=digits.ref), label, predicted)
-        assert words in told(store)["seresnet"].wrong[0].why_not
+        assert words in sections_of(store)["seresnet"].mistakes[0].why_not
 
 
 def own_arrays(path: Path) -> None:
@@ -204,17 +194,17 @@ def test_ones_own_file_is_found_beside_and_held_against_its_hash(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own_arrays(tmp_path / "mine.npz")
-    found = load_data("npz:mine.npz", tmp_path)
-    label, origin = found.arrays.test_y, {"source": "npz:mine.npz", "version": "", "official": False, "like": ""}
+    dataset = load_data("npz:mine.npz", tmp_path)
+    label, origin = dataset.arrays.test_y, {"source": "npz:mine.npz", "version": "", "official": False, "like": ""}
     store = Store(tmp_path / "store")
-    of, about = spec("seresnet", data=found.ref), {"classes": list("abc"), "provenance": {**origin, "checked": True}}
+    of, about = spec("seresnet", data=dataset.ref), {"classes": list("abc"), "provenance": {**origin, "checked": True}}
     write_predicted(store, of, label, (label + 1) % 3, np.arange(30), **about)
-    (shown,) = told(store, data_dir=tmp_path)["seresnet"].wrong
+    (shown,) = sections_of(store, data_dir=tmp_path)["seresnet"].mistakes
     first = shown.images[0]
     assert (first.index, first.true, first.predicted, first.other) == (29, "c", "a", "")
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(first.png))), found.arrays.test_x[29])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(first.png))), dataset.arrays.test_x[29])
     (tmp_path / "mine.npz").write_bytes(b"no longer")
-    assert "not on this machine" in told(store, data_dir=tmp_path)["seresnet"].wrong[0].why_not
+    assert "not on this machine" in sections_of(store, data_dir=tmp_path)["seresnet"].mistakes[0].why_not
 
 
 def test_nothing_is_fetched_nor_sought_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,12 +217,12 @@ def test_nothing_is_fetched_nor_sought_elsewhere(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("SEVIT_OFFLINE", raising=False)
     store, data_dir = Store(tmp_path / "store"), tmp_path / "data"
     write_predicted(store, spec("seresnet"), [0, 1], [1, 1], [1, 1])
-    assert "fetches nothing" in told(store, data_dir=data_dir)["seresnet"].wrong[0].why_not
+    assert "downloads nothing" in sections_of(store, data_dir=data_dir)["seresnet"].mistakes[0].why_not
     assert not data_dir.exists()
     (data_dir / "cifar10").mkdir(parents=True)
     for file in CATALOGUE_OF_DATA["cifar10"].files:
         (data_dir / "cifar10" / file.name).write_bytes(b"half a file")
-    assert "fetches nothing" in told(store, data_dir=data_dir)["seresnet"].wrong[0].why_not
+    assert "downloads nothing" in sections_of(store, data_dir=data_dir)["seresnet"].mistakes[0].why_not
     assert "SEVIT_OFFLINE" not in os.environ
     assert not asked
 
@@ -241,7 +231,8 @@ def test_nothing_is_fetched_nor_sought_elsewhere(tmp_path: Path, monkeypatch: py
 def test_a_record_cannot_name_other_places(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.npz").write_bytes(b"")
-    run: Record = {"spec": {"data": {"name": "npz:x"}}, "provenance": {"source": source}}
+    origin = {"source": source, "version": "", "official": False}
+    run = record(spec("seresnet", data=replace(DATA, name="npz:x")), 0.5, provenance=origin)
     assert sources(run, tmp_path / "data") == [f"npz:{tmp_path / 'secret.npz'}"] * source.startswith("npz")
 
 
@@ -250,42 +241,41 @@ def test_a_record_cannot_name_other_places(tmp_path: Path, source: str, monkeypa
 
 def test_a_section_of_every_model_and_run(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"vit_tiny": 0.8, "seresnet": 0.9, "timm:resnet18[x=1]": 0.7})
-    write = store.write_record
     of = spec("seresnet", 1)
-    write(of, failure(of, "oom", "out of memory"))
+    store.write_record(failure(of, "oom", "out of memory"))
     strange = spec("my/file.py:net", model_source="ab" * 32)
-    write(strange, failure(strange, "failed"))
-    found = told(store)
-    assert list(found) == ["seresnet", "my/file.py:net", "timm:resnet18[x=1]", "vit_tiny"]
-    section = found["seresnet"]
-    assert section.architecture == "seresnet is SE-ResNet-56, the seed's model."
-    assert section.modules_how == "Its costs by module: python run_bench.py cost seresnet --by-module"
+    store.write_record(failure(strange, "failed"))
+    by_name = sections_of(store)
+    assert list(by_name) == ["seresnet", "my/file.py:net", "timm:resnet18[x=1]", "vit_tiny"]
+    section = by_name["seresnet"]
+    assert section.architecture == f"seresnet is {CATALOGUE['seresnet'].summary}."
+    assert section.modules_how == "To count its cost by module: python run_bench.py cost seresnet --by-module"
     assert [(row.status, row.message) for row in section.runs] == [("ok", ""), ("oom", "out of memory")]
     ok, lost = section.runs
     assert ok.accuracy is not None
     assert (ok.accuracy.value, ok.accuracy.n, ok.budget, ok.samples_seen) == (0.9, 10_000, "3 epochs", 3000)
     assert (lost.accuracy, lost.train_seconds, lost.samples_seen) == (None, None, None)
     assert section.confusions[0].why_not
-    assert found["timm:resnet18[x=1]"].architecture.startswith(
-        "timm:resnet18[x=1] is resnet18[x=1] as the package timm"
+    assert by_name["timm:resnet18[x=1]"].architecture.startswith(
+        "timm:resnet18[x=1] is resnet18[x=1] as built by the package timm"
     )
-    assert "function net of my/file.py builds, SHA-256 abababababab…" in found["my/file.py:net"].architecture
-    assert found["my/file.py:net"].confusions == ()
+    assert "the function net of my/file.py, SHA-256 abababababab…" in by_name["my/file.py:net"].architecture
+    assert by_name["my/file.py:net"].confusions == ()
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_architectures_are_sentences(tmp_path: Path, name: str) -> None:
-    found = told(write_store(tmp_path, {name: 0.5}))[name].architecture
-    assert found.startswith(f"{name} is ")
-    assert found.endswith(".")
+    sentence = sections_of(write_store(tmp_path, {name: 0.5}))[name].architecture
+    assert sentence.startswith(f"{name} is ")
+    assert sentence.endswith(".")
 
 
 def test_costs_by_module_where_the_record_has_them(tmp_path: Path) -> None:
     store, of = Store(tmp_path), spec("seresnet")
     rows = [{"name": "stem", "params": 432, "flops": 442_368, "activations": 16_384}]
     write_predicted(store, of, [0, 1], [0, 1], modules=rows)
-    section = told(store)["seresnet"]
-    assert section.modules == (Module("stem", 432, 442_368, 16_384),)
+    section = sections_of(store)["seresnet"]
+    assert section.modules == (ModulePart(name="stem", params=432, flops=442_368, activations=16_384),)
     assert section.modules_how == ""
 
 
@@ -293,7 +283,7 @@ def test_hostile_names_are_quoted_and_inert(tmp_path: Path) -> None:
     name = "<script>alert(1)</script>; rm -rf ~\u202e\n$(x)"
     store = Store(tmp_path)
     write_predicted(store, spec(name), [0, 1], [1, 1], [1, 2])
-    (section,) = told(store).values()
+    (section,) = sections_of(store).values()
     assert isinstance(section, ModelSection)
     assert not {"\n", "\u202e"} & set(section.name + section.architecture + section.modules_how)
     words = shlex.split(section.modules_how.partition(": ")[2])
@@ -302,10 +292,10 @@ def test_hostile_names_are_quoted_and_inert(tmp_path: Path) -> None:
 
 def test_an_empty_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert told(store) == {}
-    found = load([store])
-    assert facts.environment(found) == []
-    assert len(facts.reproduce(found, [store])) == 5
+    assert sections_of(store) == {}
+    loaded = load([store])
+    assert facts.environment(loaded) == []
+    assert len(commands.reproduce(loaded, [store])) == 5
     assert {file.name for file in facts.raw_files([store])} == {
         *("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv")
     }
@@ -315,14 +305,14 @@ def test_the_committed_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Confusion matrices agree with the accuracies of the records."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store = Store(STORES / "verdict")
-    for section in told(store, "digits", tmp_path).values():
+    for section in sections_of(store, "digits", tmp_path).values():
         assert len(section.confusions) == 3
-        for found in section.confusions:
-            assert found.runs == 3
-        right = sum(np.trace(np.array(found.counts)) for found in section.confusions)
+        for matrix in section.confusions:
+            assert matrix.runs == 3
+        right = sum(np.trace(np.array(matrix.counts)) for matrix in section.confusions)
         accuracies = [row.accuracy.value for row in section.runs if row.accuracy]
         assert right == round(sum(accuracies) * 2500)
-        assert all("digits" in shown.why_not for shown in section.wrong)
+        assert all("digits" in shown.why_not for shown in section.mistakes)
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------
@@ -338,9 +328,9 @@ def test_the_environment_with_every_value(tmp_path: Path) -> None:
         [0, 1],
         environment={"device": "cpu", "device_name": "Test CPU", "torch": "3", "torch_threads": 2},
     )
-    found = {fact.name: fact.values for fact in facts.environment(load([store]))}
-    assert found["torch"] == (("2.13.0", 3), ("3", 1))
-    assert found["dirty"] == (("no", 3),)
+    values = {fact.name: fact.values for fact in facts.environment(load([store]))}
+    assert values["torch"] == (("2.13.0", 3), ("3", 1))
+    assert values["dirty"] == (("no", 3),)
 
 
 def test_the_protocol_has_ten_sentences() -> None:
@@ -368,16 +358,16 @@ def parsed(line: str) -> Any:
 def test_commands_of_the_committed_stores() -> None:
     """They are those of the stores' READMEs, but for the path of the data, and --device, which a GPU would change."""
     store = Store(STORES / "verdict")
-    checkout, first, second, *_ = facts.reproduce(load([store]), [store])
+    checkout, first, second, *_ = commands.reproduce(load([store]), [store])
     assert checkout == "git checkout 5d92a12ff884db595c0a5f9b0141528fcc8f0edb"
-    found = parsed(first)
-    assert (found.models, found.dataset) == ("seresnet,resnet56,vit_flops,cct_2", "npz:cifar10_part.npz")
-    assert (found.recipe, found.batch_size, found.track, found.trial_budget) == ("shared", 32, "both", "640samples")
-    assert (found.seeds, found.target, found.validations, found.budget) == ("0-2", 0.25, 4, "40s")
-    found = parsed(second)
-    assert (found.track, found.budget, found.validations, found.runs_per_device) == ("shared", "3840samples", 2, 2)
+    request = parsed(first)
+    assert (request.models, request.dataset) == ("seresnet,resnet56,vit_flops,cct_2", "npz:cifar10_part.npz")
+    assert (request.recipe, request.batch_size, request.track, request.trial_budget) == ("shared", 32, "both", "640samples")
+    assert (request.seeds, request.target, request.validations, request.budget) == ("0-2", 0.25, 4, "40s")
+    request = parsed(second)
+    assert (request.track, request.budget, request.validations, request.runs_per_device) == ("shared", "3840samples", 2, 2)
     store = Store(STORES / "sane")
-    _, fashion, cifar, *_ = facts.reproduce(load([store]), [store])
+    _, fashion, cifar, *_ = commands.reproduce(load([store]), [store])
     assert (parsed(fashion).dataset, parsed(cifar).dataset) == ("fashion_mnist", "npz:cifar10.npz")
     assert (parsed(cifar).epochs, parsed(cifar).batch_size, parsed(cifar).seeds) == (2, 64, "0")
 
@@ -388,40 +378,39 @@ def test_every_condition_is_in_the_command(tmp_path: Path) -> None:
     for seed in (0, 1, 2, 5):
         of = spec("vit[a=1,b=2]", seed, data=data, recipe=replace(RECIPE, lr=0.5), deterministic=True)
         write_predicted(store, of, [0, 1], [0, 1])
-    (line, *_) = (line for line in facts.reproduce(load([store]), [store]) if "--models" in line)
-    found = parsed(line)
-    assert (found.models, found.dataset, found.cinic_train) == ("vit[a=1,b=2]", "cinic10", "train+valid")
-    assert (found.recipe, found.seeds, found.epochs) == ("shared.toml", "0-2,5", 3)  # another lr than the named one's
-    assert (found.image_size, found.train_fraction, found.deterministic, found.device) == (64, "0.1", True, "cpu")
+    (line, *_) = (line for line in commands.reproduce(load([store]), [store]) if "--models" in line)
+    request = parsed(line)
+    assert (request.models, request.dataset, request.cinic_train) == ("vit[a=1,b=2]", "cinic10", "train+valid")
+    assert (request.recipe, request.seeds, request.epochs) == ("shared.toml", "0-2,5", 3)  # another lr than the named one's
+    assert (request.image_size, request.train_fraction, request.deterministic, request.device) == (64, "0.1", True, "cpu")
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_named_recipes_are_known_again(tmp_path: Path, name: str) -> None:
     store, of = Store(tmp_path), spec("seresnet", recipe=replace(recipes.load(name), precision="fp32", flip=False))
     write_predicted(store, of, [0, 1], [0, 1])
-    assert parsed(facts.reproduce(load([store]), [store])[1]).recipe == name
+    assert parsed(commands.reproduce(load([store]), [store])[1]).recipe == name
 
 
 def test_a_time_session_and_that_of_a_sweep(tmp_path: Path) -> None:
     seconds = {"seresnet": [0.1] * 3, "vit_tiny": [0.2] * 3}
     store = write_store(tmp_path, {"seresnet": 0.9}, seconds)  # a sweep's, which comes with it
-    made = thorough_session(seconds) | {"id": "thorough", "half_width": 0.05, "limit_seconds": 90.0}
-    store.write_session("thorough", made)
-    lines = [line for line in facts.reproduce(load([store]), [store]) if " time " in line]
+    store.write_session(thorough_session(seconds, id="thorough", half_width=0.05, limit_seconds=90.0))
+    lines = [line for line in commands.reproduce(load([store]), [store]) if " time " in line]
     assert len(lines) == 1
-    found = parsed(lines[0])
-    assert (found.models, found.batch_sizes, found.within, found.time_limit) == (
+    request = parsed(lines[0])
+    assert (request.models, request.batch_sizes, request.within, request.time_limit) == (
         "seresnet,vit_tiny",
         "1,32,128",
         5,
         "90s",
     )
-    assert session(seconds)["ceilings"] is None
+    assert session(seconds).ceilings is None
 
 
 def test_reading_commands_name_every_store(tmp_path: Path) -> None:
     stores = [Store(tmp_path / "a b"), Store(tmp_path / "c")]
-    lines = facts.reproduce(load(stores), stores)  # nothing is there to be made again
+    lines = commands.reproduce(load(stores), stores)  # nothing is there to be made again
     assert (
         lines[0]
         == f"python run_bench.py check --results {shlex.quote(str(tmp_path / 'a b'))} --results {tmp_path / 'c'}"
@@ -430,13 +419,13 @@ def test_reading_commands_name_every_store(tmp_path: Path) -> None:
 
 
 def test_seeds_in_words() -> None:
-    assert facts.seed_words((3, 0, 1, 2, 7, 9, 10)) == "0-3,7,9-10"
+    assert commands.seeds_text((3, 0, 1, 2, 7, 9, 10)) == "0-3,7,9-10"
 
 
 def test_sections_never_load_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from bench.present.report.models import sections; "
-        "from bench.store import Store; "
+        "from bench.store.disk import Store; "
         f"from bench.analysis.tables import compare, load; s = [Store(Path({str(STORES / 'sane')!r}))]; "
         "sections(s, load(s), compare(s), 'none'); assert 'torch' not in sys.modules"
     )
