@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, its sums agree with the harness, and it is committed without outputs."""
+"""The notebook runs from top to bottom, its calculations agree with the harness, and it is committed without outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH = ROOT / "notebooks" / "compare.ipynb"
 
 
 def executed() -> list[nbformat.NotebookNode]:
-    """The outputs of all cells; an assertion of the notebook that fails, or any other error, is raised."""
+    """The outputs of all cells. Raises whatever fails in one of them."""
     notebook = nbformat.read(PATH, as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(PATH.parent)}}).execute()
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

@@ -135,7 +135,7 @@ def test_no_cell_is_blank(pages: dict[str, bytes]) -> None:
         ("one_model", "Charts without data in these stores"),
     ],
 )
-def test_what_is_said_where_there_is_little(pages: dict[str, bytes], name: str, text: str) -> None:
+def test_what_a_page_says_without_much_data(pages: dict[str, bytes], name: str, text: str) -> None:
     assert text in pages[name].decode()
 
 
@@ -170,7 +170,7 @@ def test_the_command(tmp_path: Path, here: Here) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["report", "--results", "nowhere"], "no store 'nowhere'"),
         (["report", "--results", "docs"], "the store 'docs' holds no runs yet"),
@@ -179,10 +179,10 @@ def test_the_command(tmp_path: Path, here: Here) -> None:
         (["plot", "--widths", "3"], "--widths takes 1, 2 by commas, not '3'"),
     ],
 )
-def test_bad_words_get_one_sentence(words: list[str], said: str, here: Here) -> None:
+def test_bad_words_get_one_sentence(words: list[str], message: str, here: Here) -> None:
     done = here(*words)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -218,7 +218,7 @@ def test_intervals_become_lengths_and_nothing_else_does() -> None:
     assert trace["marker"]["symbol"] == "square-open"
 
 
-def test_what_all_marks_say_is_said_once() -> None:
+def test_what_all_marks_share_is_written_once() -> None:
     marks = tuple(Mark(i, i, hover=("run <r>", "seed 0", f"epoch {i}")) for i in (1, 2))
     (trace,) = figure(chart(Series("m", "line", marks)))["data"]
     assert trace["hovertemplate"] == "run &lt;r&gt;<br>seed 0<br>%{customdata}<extra></extra>"

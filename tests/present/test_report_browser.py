@@ -53,7 +53,7 @@ def opened(browser: Browser, path: Path, address: str = "", **how: object) -> It
     """The page from the disk, without a network; whatever it complains about, or asks of others, fails the test."""
     complaints: list[str] = []
 
-    def hear(message: ConsoleMessage) -> None:
+    def on_message(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning", "trace"):
             complaints.append(message.text)
 
@@ -67,7 +67,7 @@ def opened(browser: Browser, path: Path, address: str = "", **how: object) -> It
     context: BrowserContext = browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **how})  # type: ignore[arg-type]
     context.set_offline(True)
     page = context.new_page()
-    page.on("console", hear)
+    page.on("console", on_message)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.route("**/*", refuse)

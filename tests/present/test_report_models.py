@@ -53,11 +53,11 @@ def sections_of(store: Store, images: str = "all", data_dir: Path | None = None)
 def digits_store(root: Path, digits: Dataset, **changes: Any) -> Store:
     """seresnet predicts 1 for every 7, with rising loss; vit_tiny predicts 2."""
     store, label = Store(root), digits.arrays.test_y
-    for model, said in (("seresnet", 1), ("vit_tiny", 2)):
+    for model, wrong in (("seresnet", 1), ("vit_tiny", 2)):
         for seed in (0, 1):
             loss = np.arange(len(label)) + seed
             write_predicted(
-                store, spec(model, seed, data=digits.ref), label, np.where(label == 7, said, label), loss, **changes
+                store, spec(model, seed, data=digits.ref), label, np.where(label == 7, wrong, label), loss, **changes
             )
     return store
 
@@ -109,10 +109,10 @@ def test_nothing_confused_is_no_pair() -> None:
     assert counted([0, 1, 1], [0, 1, 0], 2).tolist() == [[1, 0], [1, 1]]
 
 
-@pytest.mark.parametrize("said", [-1, 10])
-def test_classes_that_are_none_are_no_predictions(tmp_path: Path, said: int) -> None:
+@pytest.mark.parametrize("predicted", [-1, 10])
+def test_classes_that_are_none_are_no_predictions(tmp_path: Path, predicted: int) -> None:
     store, of = Store(tmp_path), spec("seresnet")
-    write_predicted(store, of, [0, 1, 2], [0, 1, said], [1, 2, 3])
+    write_predicted(store, of, [0, 1, 2], [0, 1, predicted], [1, 2, 3])
     (run,) = store.runs()
     assert read_predictions(run, [store]) is not None
     assert confusion("here", [run], [store]).why_not == "The predictions of these runs are missing or damaged."
@@ -212,7 +212,7 @@ def test_nothing_is_fetched_nor_sought_elsewhere(tmp_path: Path, monkeypatch: py
     from bench.data import fetch
 
     asked: list[Any] = []
-    monkeypatch.setattr(fetch, "_complete", lambda job, said: asked.append(job))
+    monkeypatch.setattr(fetch, "_complete", lambda job, say: asked.append(job))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SEVIT_OFFLINE", raising=False)
     store, data_dir = Store(tmp_path / "store"), tmp_path / "data"
@@ -362,10 +362,20 @@ def test_commands_of_the_committed_stores() -> None:
     assert checkout == "git checkout 5d92a12ff884db595c0a5f9b0141528fcc8f0edb"
     request = parsed(first)
     assert (request.models, request.dataset) == ("seresnet,resnet56,vit_flops,cct_2", "npz:cifar10_part.npz")
-    assert (request.recipe, request.batch_size, request.track, request.trial_budget) == ("shared", 32, "both", "640samples")
+    assert (request.recipe, request.batch_size, request.track, request.trial_budget) == (
+        "shared",
+        32,
+        "both",
+        "640samples",
+    )
     assert (request.seeds, request.target, request.validations, request.budget) == ("0-2", 0.25, 4, "40s")
     request = parsed(second)
-    assert (request.track, request.budget, request.validations, request.runs_per_device) == ("shared", "3840samples", 2, 2)
+    assert (request.track, request.budget, request.validations, request.runs_per_device) == (
+        "shared",
+        "3840samples",
+        2,
+        2,
+    )
     store = Store(STORES / "sane")
     _, fashion, cifar, *_ = commands.reproduce(load([store]), [store])
     assert (parsed(fashion).dataset, parsed(cifar).dataset) == ("fashion_mnist", "npz:cifar10.npz")
@@ -381,8 +391,17 @@ def test_every_condition_is_in_the_command(tmp_path: Path) -> None:
     (line, *_) = (line for line in commands.reproduce(load([store]), [store]) if "--models" in line)
     request = parsed(line)
     assert (request.models, request.dataset, request.cinic_train) == ("vit[a=1,b=2]", "cinic10", "train+valid")
-    assert (request.recipe, request.seeds, request.epochs) == ("shared.toml", "0-2,5", 3)  # another lr than the named one's
-    assert (request.image_size, request.train_fraction, request.deterministic, request.device) == (64, "0.1", True, "cpu")
+    assert (request.recipe, request.seeds, request.epochs) == (
+        "shared.toml",
+        "0-2,5",
+        3,
+    )  # another lr than the named one's
+    assert (request.image_size, request.train_fraction, request.deterministic, request.device) == (
+        64,
+        "0.1",
+        True,
+        "cpu",
+    )
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)

@@ -1,5 +1,5 @@
 "use strict";
-// What the page does beyond showing itself: sort, filter, draw, highlight, and keep all of that in its address.
+// Sort, filter, draw and highlight, and keep all of that in the page's address.
 (() => {
   const root = document.documentElement;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -7,7 +7,7 @@
   const state = { sort: "", filters: {}, models: new Set(), switches: {} };
   root.classList.add("script");
 
-  // Plotly and the charts lie packed in the page: reading them takes over a second, and nothing else waits for that.
+  // Plotly and the charts are packed in the page: unpacking them takes over a second, and nothing else waits for it.
   async function unpacked(id) {
     const bytes = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), (c) => c.charCodeAt(0));
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
@@ -28,7 +28,7 @@
 
   function readAddress() {
     const words = new URLSearchParams(location.hash.startsWith("#?") ? location.hash.slice(2) : "");
-    // an address may be of an older page, or of another store: what is not here is passed over
+    // an address may come from an older page or another store: ignore what is not here
     const known = new Set(all("#chips .chip").map((chip) => chip.dataset.model));
     const [head, direction] = (words.get("sort") || "").split(":");
     const sortable = all("#results thead th").some((one) => one.dataset.key === head) && ["up", "down"].includes(direction);
@@ -55,7 +55,7 @@
     try {
       history.replaceState(null, "", text ? `#?${text}` : "#");
     } catch {
-      // a page within another may not change its address; the link beside the charts has it
+      // a page in a frame may not change its address; the link beside the charts has it
     }
     const link = document.getElementById("link");
     if (link) link.href = text ? `#?${text}` : "#";
@@ -85,7 +85,7 @@
     const numeric = column >= 0 && heads[column].classList.contains("number");
     const ordered = column < 0 ? firstOrder : [...firstOrder].sort((a, b) => {
       const [x, y] = [valueOf(a, column), valueOf(b, column)];
-      if (x === "" || y === "") return (x === "") - (y === "");  // what has no figure stands last, whatever the order
+      if (x === "" || y === "") return (x === "") - (y === "");  // rows without a figure come last, whatever the order
       return sign * (numeric ? Number(x) - Number(y) : x.localeCompare(y));
     });
     table.tBodies[0].append(...ordered);
@@ -116,10 +116,10 @@
     return wish ? wish === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   }
 
-  const onDark = { "#000000": "#ffffff", "#0072B2": "#4aa8e0" };  // black and deep blue vanish on dark paper
+  const onDark = { "#000000": "#ffffff", "#0072B2": "#4aa8e0" };  // black and deep blue vanish on a dark page
   const shade = (colour) => (isDark() && onDark[colour]) || colour;
 
-  function readable(colour) {  // a name in its model's colour, darker on light paper and lighter on dark
+  function readable(colour) {  // a name in its model's colour, darker on a light page and lighter on a dark one
     const towards = isDark() ? 255 : 0;
     const parts = [1, 3, 5].map((i) => Math.round(0.62 * parseInt(colour.slice(i, i + 2), 16) + 0.38 * towards));
     return `rgb(${parts.join(",")})`;
@@ -127,7 +127,7 @@
 
   const kept = new Set(["meta", "customdata", "text", "name", "ticktext"]);  // a model may be called #000000
 
-  function painted(value) {  // a copy with every colour fit for the theme
+  function painted(value) {  // a copy with every colour adapted to the theme
     if (typeof value === "string") return shade(value);
     if (Array.isArray(value)) return value.map(painted);
     if (value && typeof value === "object") {
@@ -173,7 +173,7 @@
     return lines.join("<br>");
   }
 
-  function roomFor(plot, data) {  // at the right, for the names of lines that end there
+  function roomFor(plot, data) {  // pixels at the right for the names of lines that end there
     const names = data.flatMap((trace) => (trace.mode || "").includes("lines") && trace.meta.labels || []);
     const longest = Math.max(0, ...names.map((name) => name.replace(/&[#0-9a-z]+;/g, "x").length));
     return longest && plot.clientWidth > 480 ? Math.min(200, 16 + 6.9 * longest) : 24;
@@ -200,7 +200,7 @@
     try {
       await loaded();
     } catch {
-      root.classList.add("stills");  // a browser that cannot unpack them has the still images
+      root.classList.add("stills");  // a browser that cannot unpack them keeps the still images
       return;
     }
     const chart = charts[currentChart(plot)];
@@ -219,7 +219,7 @@
     await label(plot);
   }
 
-  // Small boxes along a line, so that no name stands on it.
+  // Small boxes along a line, so that no name covers it.
   function along(trace, xaxis, yaxis) {
     const boxes = [], steps = trace.line.shape === "hv";
     for (let i = 1; i < trace.x.length; i += 1) {
@@ -236,10 +236,10 @@
     return boxes;
   }
 
-  // Names beside marks, where they cover neither a mark nor another name; those without a place are left to pointing.
+  // Names beside marks, where they cover neither a mark nor another name; the others appear on pointing.
   async function label(plot) {
     const { xaxis, yaxis } = plot._fullLayout;
-    const taken = [], wanted = [], width = xaxis._length, height = yaxis._length, beyond = plot._fullLayout.margin.r - 4;
+    const taken = [], names = [], width = xaxis._length, height = yaxis._length, beyond = plot._fullLayout.margin.r - 4;
     const overlaps = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
     plot.data.forEach((trace) => {
       if (trace.type !== "scatter") return;
@@ -261,11 +261,11 @@
         }
         const text = trace.meta.labels && trace.meta.labels[i];
         const shown = px >= -1 && px <= width + 1 && py >= -1 && py <= height + 1;
-        if (text && shown) wanted.push({ text, px, py, half, trace, end: trace.mode.includes("lines") });
+        if (text && shown) names.push({ text, px, py, half, trace, end: trace.mode.includes("lines") });
       });
     });
     const annotations = [];
-    for (const { text, px, py, half, trace, end } of wanted) {
+    for (const { text, px, py, half, trace, end } of names) {
       const plain = text.replace(/&[#0-9a-z]+;/g, "x"), w = 6.9 * plain.length + 4, h = 15, gap = half + 3;
       const places = [[px + gap, py], [px - gap - w, py], [px - w / 2, py - gap - h / 2], [px - w / 2, py + gap + h / 2]];
       if (end) for (const far of [9, 18, 27, 36, 48, 60]) places.push([px + gap, py - far], [px + gap, py + far]);
@@ -294,7 +294,7 @@
   }
 
   const drawn = () => plots.filter((plot) => plot.dataset.drawn);
-  const seen = new IntersectionObserver((entries) => {  // a page may hold hundreds of charts; those in sight are drawn
+  const seen = new IntersectionObserver((entries) => {  // a page may hold hundreds of charts: draw those in sight
     for (const entry of entries) if (entry.isIntersecting && !entry.target.dataset.drawn) draw(entry.target);
   }, { rootMargin: "400px" });
 
@@ -328,14 +328,14 @@
     }
   }
 
-  // --- what people do ------------------------------------------------------------------------------------------------
+  // --- controls ------------------------------------------------------------------------------------------------------
 
   for (const head of table ? all("thead th", table) : []) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
-    const first = head.classList.contains("number") ? "down" : "up";  // the most of a figure is what one looks for first
+    const first = head.classList.contains("number") ? "down" : "up";  // the largest figure first
     button.addEventListener("click", () => {
       const [key, direction] = state.sort.split(":");
       const again = key === head.dataset.key;
@@ -366,7 +366,7 @@
     });
   }
   for (const link of all('a[href^="#"]')) {
-    link.addEventListener("click", (event) => {  // sections are scrolled to without losing the view in the address
+    link.addEventListener("click", (event) => {  // scroll to sections without losing the view in the address
       const target = link.id !== "link" && document.getElementById(link.getAttribute("href").slice(1));
       if (!target) return;
       event.preventDefault();
