@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from playwright.sync_api import sync_playwright  # noqa: E402
 
-from bench.present.report.page import size_text, write
-from tests.report_stores import large
+from bench.present.report.page import size_text, write  # noqa: E402
+from tests.report_stores import large  # noqa: E402
 
 LIMIT_SECONDS = 3.0
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]

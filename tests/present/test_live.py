@@ -32,9 +32,8 @@ from bench.core.events import (
     Stage,
     StepDone,
 )
-from bench.machine.sensors import Sensors
 from bench.present.screen import live, live_screen
-from bench.present.screen.live import LiveDisplay
+from bench.present.screen.live import LiveDisplay, Sensors
 from bench.present.screen.live_screen import (
     Ended,
     Running,
@@ -307,7 +306,7 @@ def test_a_screen_that_cannot_be_drawn_ends_nothing(monkeypatch: pytest.MonkeyPa
 
 
 def test_without_a_terminal_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    display = live.make_display("cpu")
+    display = live.make_display(lambda: "")
     assert not isinstance(display, LiveDisplay)
     assert capsys.readouterr().out.startswith("--live needs a terminal")
 

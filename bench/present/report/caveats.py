@@ -1,4 +1,4 @@
-"""What weakens a verdict, the most important first. Example: caveats(chosen(pairs), comparisons)[0]"""
+"""What weakens a verdict, the most important first. Example: caveats([pair], comparisons)[0]"""
 
 from __future__ import annotations
 

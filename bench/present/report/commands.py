@@ -1,4 +1,4 @@
-"""Commands that reproduce a store. Example: print("\\n".join(reproduce(load(stores), stores)))
+"""Commands that reproduce a store. Example: print("\\n".join(reproduce(loaded, stores)))
 
 Records do not keep their command line; these have the same effect. Names are quoted for a POSIX shell.
 """

@@ -1,4 +1,4 @@
-"""The protocol, environment and files at a report's end. Example: environment(load(stores)); raw_files(stores)"""
+"""The protocol, environment and files at a report's end. Example: environment(loaded); raw_files(stores)"""
 
 from __future__ import annotations
 

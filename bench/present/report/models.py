@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.analysis.stats import share_interval
 from bench.analysis.tables import Comparison, Loaded, like_the_newest
-from bench.core.stats import Interval, share_interval
+from bench.core.stats import Interval
 from bench.core.text import plural
 from bench.data import datasets
 from bench.plan.keys import REFERENCE

@@ -1,4 +1,4 @@
-"""The two sentences of a verdict: accuracy, then speed and the claim. Example: accuracy_sentence(chosen(pairs))
+"""The two sentences of a verdict: accuracy, then speed and the claim. Example: accuracy_sentence([pair])
 
 Each takes one pair, or the same pair in both tracks, shared first; words and figures are those of `compare`.
 """

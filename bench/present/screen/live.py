@@ -1,4 +1,4 @@
-"""One screen for a running sweep. Example: with make_display("cpu") as display: display.session_started("timing a, b")
+"""One screen for a running sweep. Example: with make_display(lambda: "memory 2 GB") as display: display.line("hello")
 
 What runs, what is next, the time left, memory, clocks, learning curves. It takes the calls that ScreenDisplay takes and
 draws them on the terminal's second screen; the first one has every line when that closes.
@@ -19,7 +19,6 @@ from rich.text import Text
 from bench.core.display import Display, Job, RunDisplay
 from bench.core.events import Continued, Event, Note
 from bench.core.files import inert, inert_line
-from bench.machine.sensors import UNKNOWN, Sensors, sensors_of
 from bench.present.screen import live_screen
 from bench.present.screen.live_screen import Ended, Running, Session, State
 from bench.present.screen.progress import ScreenDisplay, make_console
@@ -29,13 +28,14 @@ from bench.present.screen.progress import ScreenDisplay, make_console
 # and the sensors are left alone.
 DRAW_SECONDS, DRAW_SECONDS_TIMING = 0.5, 2.0
 SENSE_SECONDS = 2.0
+Sensors = Callable[[], str]  # what the machine says about itself, on one line
 
 
-def make_display(device: str | None) -> Display:
-    """The live screen of a sweep on `device` (as --device names it), or plain lines and one that says why."""
+def make_display(sensors: Sensors) -> Display:
+    """The live screen, or plain lines and one that says why."""
     console = make_console()
     if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
-        return LiveDisplay(console, sensors_of(device))
+        return LiveDisplay(console, sensors)
     display = ScreenDisplay(console)
     display.line("--live needs a terminal that can move its cursor and shows Unicode; showing plain lines instead")
     return display
@@ -157,7 +157,7 @@ class LiveDisplay(ScreenDisplay):
             try:
                 self._state.machine = self._sensors()
             except Exception:
-                self._state.machine = f"memory and clocks {UNKNOWN}"
+                self._state.machine = "memory and clocks not readable here"
 
     def _open(self) -> None:
         """Open the screen at the first event within `with`."""

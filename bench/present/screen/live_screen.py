@@ -1,4 +1,4 @@
-"""The screen of `--live` as lines of text. Example: lines = draw(state, width=80, height=24, now=clock())
+"""The screen of `--live` as lines of text. Example: lines = draw(state, width=80, height=24, now=0.0)
 
 The state of a sweep, the time left, sparklines, and the screen. Nothing here reads a clock, a sensor or a terminal:
 all of them are arguments.
