@@ -1,22 +1,23 @@
-"""Which of two models is better, on which budget, by how much, how sure? Example: pairs([Store(…)], ["a", "b"])
+"""Which of two models is better, by how much, and how sure is that? Example: pairs([store], ["seresnet", "vit_tiny"])
 
-Reads stores, without torch: predictions for accuracy, speed sessions for speed, histories for the time to a target. A
-pair is two models under equal conditions in one track; its figures are of A against B. Words come from verdicts.py.
+Reads predictions for accuracy, speed sessions for speed and histories for the time to a target. A pair is two models
+under equal conditions in one track; its figures are of A against B. The words come from verdicts.py.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.analysis.conditions import Conditions, as_text, conditions_of, group_of, same_plan
 from bench.analysis.crossed import (
     Difference,
     images_needed,
@@ -24,34 +25,28 @@ from bench.analysis.crossed import (
     on_this_test_set,
     seeds_needed_for_images,
 )
-from bench.analysis.tables import Loaded, like_the_newest, load, same_plan
+from bench.analysis.stats import holm, kaplan_meier_median, welch_ratio
+from bench.analysis.tables import Loaded, like_the_newest, load
 from bench.analysis.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
 from bench.core.errors import UserError
 from bench.core.files import sha256
-from bench.core.stats import Interval, holm, kaplan_meier_median, mean_interval, ratio_interval, welch_ratio
-from bench.data.provenance import content_words
+from bench.core.stats import Interval, mean_interval, ratio_interval
+from bench.plan.keys import REFERENCE, question, speed_key
 from bench.plan.recipes import TRACKS
-from bench.store.disk import (
-    REFERENCE,
-    Store,
-    comparability_key,
-    question,
-    search_samples,
-    seconds_per_call,
-    sessions_of,
-    shared_device,
-)
-from bench.store.records import Record
+from bench.store.disk import Store
+from bench.store.records import FailedRun, FinishedRun, LRSearch, Session, finished
+from bench.store.views import sessions_of
 
 Right = npt.NDArray[np.bool_]
 NONE = Interval(math.nan, math.nan, math.nan, 0)
 TEST_ARRAYS = ("test_predicted", "test_label", "test_loss")
-MARGIN = 0.005  # of accuracy, as a share: the seed's own "comparable"
+MARGIN = 0.005  # of accuracy, as a share: what the original project calls comparable
+Clock = Literal["seconds", "samples"]
 
 
 @dataclass(frozen=True)
 class Reached:
-    """One model's runs and the target: `seconds` on the training clock, `samples`; of those that did not, the end's.
+    """When one model's runs reached the target, on the training clock; for those that never did, when they ended.
 
     Seconds are nan where runs shared their device.
     """
@@ -59,21 +54,26 @@ class Reached:
     seconds: tuple[float, ...]
     samples: tuple[int, ...]
     reached: tuple[bool, ...]
-    diverged: int = 0  # runs beside these, which never will
+    diverged: int = 0  # further runs, which never reach it
 
     @property
     def all(self) -> bool:
         """Whether every run reached it."""
         return all(self.reached) and not self.diverged
 
-    def mean(self, what: str) -> Interval:
-        """Mean over seeds with a t-interval, of `seconds` or `samples`; none unless every run reached the target."""
-        values = [float(value) for value in getattr(self, what)]
+    @property
+    def timed(self) -> bool:
+        """Whether its seconds mean anything."""
+        return not any(map(math.isnan, self.seconds))
+
+    def mean(self, clock: Clock) -> Interval:
+        """Mean over seeds with a t-interval; none unless every run reached the target."""
+        values = [float(value) for value in getattr(self, clock)]
         if not self.all or any(map(math.isnan, values)):
             return NONE
-        found = mean_interval(values)
-        # All at the same look: between two looks they may differ, and that was not seen.
-        return found if len(set(values)) > 1 else Interval(found.value, math.nan, math.nan, found.n)
+        mean = mean_interval(values)
+        # All at the same validation: they may differ between two validations, and that was not seen.
+        return mean if len(set(values)) > 1 else Interval(mean.value, math.nan, math.nan, mean.n)
 
     @property
     def share(self) -> str:
@@ -86,198 +86,227 @@ class Side:
     """One model of a pair: its runs under these conditions, seed by seed."""
 
     model: str
-    runs: tuple[Record, ...]
-    right: Right  # (seeds, images): was the test image classified rightly
+    runs: tuple[FinishedRun, ...]
+    right: Right  # (seeds, images): whether the test image was classified correctly
     flops: float | None  # multiply-adds of a forward pass
-    train_flops: float | None  # forward and backward, two a multiply-add
+    train_flops: float | None  # forward and backward, two per multiply-add
     lr: tuple[float, ...]
-    search_samples: int  # of all trials of the search for its learning rate; 0 where there was none
-    search_trials: int
-    search_edge: bool = False  # the rate is the last one tried on its side
+    search_samples: float = 0  # of all trials of its learning-rate search; 0 where there was none
+    search_trials: int = 0
+    search_edge: bool = False  # the rate is the highest or the lowest one tried
     left_out: tuple[str, ...] = ()  # seeds without predictions, and why
-    diverged: int = 0  # of those: they never reach a target
+    diverged: int = 0  # how many of those diverged: they never reach a target
 
 
 @dataclass(frozen=True)
 class Pair:
     """A against B under one set of conditions. Ratios are A's figure over B's; of speeds, above 1 means A is faster."""
 
-    about: dict[str, Any]
+    conditions: Conditions
     a: Side
     b: Side
     like_these: Difference
     this_set: Difference
-    p_like_these: float  # of all pairs compared under these conditions, by Holm
+    p_like_these: float  # adjusted by Holm for all pairs compared under these conditions
     p_this_set: float
     tests: int
     speed: Interval = NONE  # training images/s
     inference: Interval = NONE
     flops: Interval = NONE
     target: float | None = None
-    named_before: bool = False  # the target, before the runs
+    named_before: bool = False  # whether the target was named before the runs
     reached: tuple[Reached, Reached] | None = None
     time_to_target: Interval = NONE
     flops_to_target: Interval = NONE
     margin: float = MARGIN
-    words: dict[str, str] = field(default_factory=dict)  # verdict, verdict_this_set, claim, help
+
+    @property
+    def verdict(self) -> str:
+        """One of verdicts.VERDICTS, on images like these."""
+        return verdict(self.like_these, self.p_like_these, self.margin)
+
+    @property
+    def verdict_this_set(self) -> str:
+        """The same on this very test set."""
+        return verdict(self.this_set, self.p_this_set, self.margin)
+
+    @property
+    def claim(self) -> str:
+        """Whether "A is faster and at most the margin less accurate" holds, does not hold, or is open."""
+        return claim(self.like_these, self.speed, self.margin)
+
+    @cached_property  # it looks for numbers of seeds and images
+    def what_would_change(self) -> str:
+        """One sentence on what would change the answer."""
+        return what_would_change(self)
 
     @property
     def track(self) -> str:
-        """shared, family, or none."""
-        return str(self.about["track"])
+        """shared, family, or "" for none."""
+        return self.conditions.track
 
     @property
-    def asks(self) -> str:
-        """The same text for pairs that differ in nothing but the track, shared or family."""
-        return json.dumps([self.conditions, self.a.model, self.b.model])
+    def question(self) -> str:
+        """A text that is equal for pairs that differ only in the track."""
+        return as_text(self.group, self.a.model, self.b.model)
 
     @property
-    def conditions(self) -> str:
-        """The same text for pairs that differ in nothing but models and track."""
+    def group(self) -> str:
+        """A text that is equal for pairs that differ only in models and track."""
         run = self.a.runs[0]
-        asked = question(run["spec"])
+        asked = question(run.spec)
         if self.track:
             asked["recipe"] = {k: asked["recipe"][k] for k in ("budget", "epochs", "validations")}
-        key = comparability_key(run["spec"], run["environment"])
-        return json.dumps([bool(self.track), asked, key], sort_keys=True)
+        return as_text(bool(self.track), asked, asdict(speed_key(run.spec, run.environment)))
 
 
 # --- from stores to pairs ------------------------------------------------------------------------------------------
 
 
 def pairs(
-    stores: list[Store], models: Sequence[str] = (), margin: float = MARGIN, target: float | None = None
-) -> list[Pair]:
-    """Every pair of `models` (none: of all; one: of it and all others) wherever both have runs under equal conditions.
-
-    Raises UserError where a model has none, or no pair has any in common.
-    """
-    return pairs_loaded(load(stores), stores, models, margin, target)
-
-
-def pairs_loaded(
-    found: Loaded,
     stores: list[Store],
     models: Sequence[str] = (),
     margin: float = MARGIN,
     target: float | None = None,
+    reference: str | None = None,
+) -> list[Pair]:
+    """Every pair of `models` (none: of all; one: of it and all others) that has runs under equal conditions.
+
+    Without models the `reference` is A in its pairs, by default seresnet. Raises UserError where a model has no runs,
+    or no pair has any in common.
+    """
+    return pairs_loaded(load(stores), stores, models, margin, target, reference)
+
+
+def pairs_loaded(
+    loaded: Loaded,
+    stores: list[Store],
+    models: Sequence[str] = (),
+    margin: float = MARGIN,
+    target: float | None = None,
+    reference: str | None = None,
 ) -> list[Pair]:
     """`pairs` for stores that were read already; predictions and searches are read here."""
-    groups = by_conditions(found)
-    known = {run["spec"]["model"] for runs in groups.values() for run in runs}
+    groups = by_conditions(loaded)
+    known = {run.spec.model for runs in groups.values() for run in runs}
     for model in models:
         if model not in known:
             raise UserError(f"no finished runs of '{model}' here; there are {', '.join(sorted(known)) or 'none'}")
-    made = []
-    searches = [search for store in stores for search in store.searches()]
+    made, comparable = list[Pair](), False
+    searches = [search for store in stores for search in store.lr_searches()]
+    failures = [run for run in loaded.runs if isinstance(run, FailedRun)]
     for runs in groups.values():
-        failed = [r for r in found.runs if r["status"] != "ok" and same_plan(r["spec"], runs[0]["spec"])]
+        failed = [r for r in failures if same_plan(r.spec, runs[0].spec)]
         sides = {model: _with_search(side, searches) for model, side in sides_of(runs, failed, stores).items()}
-        wanted = [(sides[a], sides[b]) for a, b in ordered(list(sides), models)]
-        made += _family(wanted, runs, found, margin, target)
-    if not made and any(ordered(sorted({run["spec"]["model"] for run in runs}), models) for runs in groups.values()):
+        chosen = [(sides[a], sides[b]) for a, b in ordered(list(sides), models, reference)]
+        made += _family(chosen, runs[0], loaded.sessions, margin, target)
+        comparable |= bool(ordered(sorted({run.spec.model for run in runs}), models))
+    if not made and comparable:
         raise UserError("the predictions of these runs are missing or damaged, so that they cannot be compared")
     if not made:
         raise UserError("no two of these models have runs under equal conditions; run them in one command")
     return sorted(made, key=lambda pair: TRACKS.index(pair.track) if pair.track else -1)
 
 
-def by_conditions(found: Loaded) -> dict[str, list[Record]]:
-    """Finished runs by everything that must be equal between them; several of one seed: the newest."""
-    groups: dict[str, dict[tuple[str, int], Record]] = {}
-    for run in found.runs:
-        if run["status"] == "ok":
-            key = [question(run["spec"]), comparability_key(run["spec"], run["environment"])]
-            group = groups.setdefault(json.dumps(key, sort_keys=True), {})
-            group[run["spec"]["model"], run["spec"]["seed"]] = run
+def by_conditions(loaded: Loaded) -> dict[str, list[FinishedRun]]:
+    """Finished runs by everything that must be equal between them; of several with one seed the newest."""
+    groups: dict[str, dict[tuple[str, int], FinishedRun]] = {}
+    for run in finished(loaded.runs):
+        groups.setdefault(group_of(run), {})[run.spec.model, run.spec.seed] = run
     return {key: list(group.values()) for key, group in groups.items()}
 
 
-def ordered(there: list[str], models: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs (A, B) of the models that are there, in the order in which they were named."""
+def ordered(present: list[str], models: Sequence[str], reference: str | None = None) -> list[tuple[str, str]]:
+    """Pairs (A, B) of the models that are present, in the order in which they were named."""
     if len(models) == 1:
-        return [(models[0], other) for other in sorted(there) if other != models[0] and models[0] in there]
-    named = models or sorted(there, key=lambda model: (model != REFERENCE, model))
-    return list(combinations([m for m in named if m in there], 2))
+        return [(models[0], other) for other in sorted(present) if other != models[0] and models[0] in present]
+    first = REFERENCE if reference is None else reference
+    named = models or sorted(present, key=lambda model: (model != first, model))
+    return list(combinations([m for m in named if m in present], 2))
 
 
-def sides_of(runs: list[Record], failed: list[Record], stores: list[Store]) -> dict[str, Side]:
-    """Each model's runs with their predictions; of those without, and of the `failed`, it is kept that they were."""
+def sides_of(runs: list[FinishedRun], failed: list[FailedRun], stores: list[Store]) -> dict[str, Side]:
+    """Each model's runs with their predictions; runs without, and `failed` ones, are named in `left_out`."""
     sides = {}
-    for model in dict.fromkeys(run["spec"]["model"] for run in runs):
-        mine = like_the_newest([r for r in runs if r["spec"]["model"] == model])
-        mine.sort(key=lambda r: int(r["spec"]["seed"]))
-        read = [(run, right) for run in mine if (right := predictions(run, stores)) is not None]
+    for model in dict.fromkeys(run.spec.model for run in runs):
+        own = like_the_newest([r for r in runs if r.spec.model == model])
+        own.sort(key=lambda r: r.spec.seed)
+        read = [(run, right) for run in own if (right := predictions(run, stores)) is not None]
         if not read:
             continue
-        first, recipe = read[0][0]["metrics"], mine[0]["spec"]["recipe"]
+        first, recipe = read[0][0].metrics, own[0].spec.recipe
         kept, right = tuple(run for run, _ in read), np.stack([right for _, right in read])
-        lost = {r["spec"]["seed"]: "its predictions are missing or damaged" for r in mine if r not in kept}
-        others = [r for r in failed if r["spec"]["model"] == model and r["spec"]["recipe"] == recipe]
-        lost |= {r["spec"]["seed"]: r["status"] for r in others}
+        lost = {r.spec.seed: "its predictions are missing or damaged" for r in own if r not in kept}
+        others = [r for r in failed if r.spec.model == model and r.spec.recipe == recipe]
+        lost |= {r.spec.seed: r.status for r in others}
         sides[model] = Side(
             model,
             kept,
             right,
-            first.get("flops"),
-            first.get("train_flops_2x"),
-            lr=(float(recipe["lr"]),),
-            search_samples=0,
-            search_trials=0,
+            first.flops,
+            first.train_flops_2x,
+            lr=(recipe.lr,),
             left_out=tuple(f"seed {seed}: {why}" for seed, why in sorted(lost.items())),
-            diverged=sum(r["status"] == "diverged" for r in others),
+            diverged=sum(r.status == "diverged" for r in others),
         )
     return sides
 
 
-def predictions(run: Record, stores: list[Store]) -> Right | None:
+def predictions(run: FinishedRun, stores: list[Store]) -> Right | None:
     """Which test images a run got right; None where no store has predictions that fit."""
-    found = read_predictions(run, stores)
-    return None if found is None else np.asarray(found["test_predicted"] == found["test_label"])
+    arrays = read_predictions(run, stores)
+    return None if arrays is None else np.asarray(arrays["test_predicted"] == arrays["test_label"])
 
 
-def read_predictions(run: Record, stores: list[Store]) -> dict[str, npt.NDArray[Any]] | None:
-    """TEST_ARRAYS of a run's predictions.npz, of as many test images as its record says; None where none fit.
+def read_predictions(run: FinishedRun, stores: list[Store]) -> dict[str, npt.NDArray[Any]] | None:
+    """TEST_ARRAYS of a run's predictions.npz, for as many test images as its record says; None where none fit.
 
     The predicted and the true classes are always there, losses only where they were written.
     """
     for store in stores:
         try:
-            content = (store.root / "runs" / run["run_id"] / "predictions.npz").read_bytes()
-            wanted = run["files"].get("predictions.npz")
-            if wanted and sha256(content) != wanted:  # damaged, or of another attempt at this run
+            content = (store.root / "runs" / run.run_id / "predictions.npz").read_bytes()
+            checksum = run.files.get("predictions.npz")
+            if checksum and sha256(content) != checksum:  # damaged, or from another attempt at this run
                 continue
             with np.load(io.BytesIO(content), allow_pickle=False) as data:
-                found = {name: np.asarray(data[name]) for name in data.files if name in TEST_ARRAYS}
-            shapes = {found[name].shape for name in TEST_ARRAYS[:2]}
+                arrays = {name: np.asarray(data[name]) for name in data.files if name in TEST_ARRAYS}
+            shapes = {arrays[name].shape for name in TEST_ARRAYS[:2]}
         except Exception:  # numpy, zipfile and zlib each have their own ways to say that a file is broken
             continue
-        if shapes == {(run["metrics"]["test_images"],)}:
-            return found
+        if shapes == {(run.metrics.test_images,)}:
+            return arrays
     return None
 
 
-def _with_search(side: Side, searches: list[Record]) -> Side:
+def _with_search(side: Side, searches: list[LRSearch]) -> Side:
     """The side with what the search for its learning rate took."""
-    spec = side.runs[0]["spec"]
-    if not spec["recipe"]["track"]:
+    spec = side.runs[0].spec
+    if not spec.recipe.track:
         return side
-    own = {k: v for k, v in spec["recipe"].items() if k not in ("lr", "epochs", "budget", "validations")}
     for search in reversed(searches):
-        other = search["spec"]
-        same = all(other[k] == spec[k] for k in ("model", "model_source", "data", "setting", "device_name"))
-        if same and search["chosen"] in side.lr and own == {k: other["recipe"][k] for k in own}:
+        other = search.spec
+        same = all(getattr(other, k) == getattr(spec, k) for k in ("model", "model_source", "data", "setting"))
+        # a trial is as long as its rung says, under the rate that it tries
+        alike = replace(
+            other.recipe,
+            lr=spec.recipe.lr,
+            epochs=spec.recipe.epochs,
+            budget=spec.recipe.budget,
+            validations=spec.recipe.validations,
+        )
+        if same and other.device_name == spec.device_name and search.chosen in side.lr and alike == spec.recipe:
             return replace(
                 side,
-                search_samples=search_samples(search),
-                search_trials=len(search["trials"]),
-                search_edge=search["edge"],
+                search_samples=search.samples,
+                search_trials=len(search.trials),
+                search_edge=search.edge,
             )
     return side
 
 
 def _family(
-    sides: list[tuple[Side, Side]], runs: list[Record], found: Loaded, margin: float, target: float | None
+    sides: list[tuple[Side, Side]], first: FinishedRun, sessions: list[Session], margin: float, target: float | None
 ) -> list[Pair]:
     """Pairs under one set of conditions: their p values are adjusted for one another."""
     like = [on_images_like_these(a.right, b.right) for a, b in sides]
@@ -286,53 +315,30 @@ def _family(
     p_like, p_this = holm(tested), holm([d.p for d in this])
     made = []
     for index, (a, b) in enumerate(sides):
-        aim, before = _target(a, b, target)
-        reached = None if aim is None else (reach(a.runs, aim, a.diverged), reach(b.runs, aim, b.diverged))
-        pair = Pair(
-            about=conditions_of(runs[0]),
-            a=a,
-            b=b,
-            like_these=like[index],
-            this_set=this[index],
-            p_like_these=p_like[index],
-            p_this_set=p_this[index],
-            tests=sum(not math.isnan(p) for p in tested),
-            speed=session_ratio(a, b, "train", found.sessions),
-            inference=session_ratio(a, b, "inference", found.sessions),
-            flops=_exact(a.flops, b.flops),
-            target=aim,
-            named_before=before,
-            reached=reached,
-            time_to_target=_ratio_to_target(reached, "seconds"),
-            flops_to_target=_scaled(_ratio_to_target(reached, "samples"), a.train_flops, b.train_flops),
-            margin=margin,
+        goal, named_before = _target(a, b, target)
+        reached = None if goal is None else (reach(a.runs, goal, a.diverged), reach(b.runs, goal, b.diverged))
+        made.append(
+            Pair(
+                conditions=conditions_of(first),
+                a=a,
+                b=b,
+                like_these=like[index],
+                this_set=this[index],
+                p_like_these=p_like[index],
+                p_this_set=p_this[index],
+                tests=sum(not math.isnan(p) for p in tested),
+                speed=session_ratio(a, b, "train", sessions),
+                inference=session_ratio(a, b, "inference", sessions),
+                flops=_exact(a.flops, b.flops),
+                target=goal,
+                named_before=named_before,
+                reached=reached,
+                time_to_target=_ratio_to_target(reached, "seconds"),
+                flops_to_target=_scaled(_ratio_to_target(reached, "samples"), a.train_flops, b.train_flops),
+                margin=margin,
+            )
         )
-        made.append(replace(pair, words=words_of(pair)))
     return made
-
-
-def conditions_of(run: Record) -> dict[str, Any]:
-    """What a pair's runs have in common, for a title and the CSV file."""
-    spec, metrics, environment = run["spec"], run["metrics"], run["environment"]
-    recipe = spec["recipe"]
-    return {
-        "dataset": spec["data"]["name"],
-        "content": content_words(spec["data"]["name"], run.get("provenance")),
-        "image_size": spec["data"]["image_size"],
-        "train_images": metrics["train_images"],
-        "test_images": metrics["test_images"],
-        "track": recipe["track"],
-        "recipe": "each family's own" if recipe["track"] == "family" else recipe["name"],
-        "budget": recipe["budget"] or f"{recipe['epochs']} epochs",
-        "validations": len(run["history"]),
-        "batch_size": recipe["batch_size"],
-        "precision": recipe["precision"],
-        "setting": spec["setting"]["name"],
-        "deterministic": spec["deterministic"],
-        "device_name": spec["device_name"],
-        "threads": comparability_key(spec, environment)["threads"],
-        "torch": environment["torch"],
-    }
 
 
 def _exact(a: float | None, b: float | None) -> Interval:
@@ -340,19 +346,19 @@ def _exact(a: float | None, b: float | None) -> Interval:
     return Interval(a / b, a / b, a / b, 1) if a and b else NONE
 
 
-def session_ratio(a: Side, b: Side, kind: str, sessions: list[Record]) -> Interval:
+def session_ratio(a: Side, b: Side, kind: str, sessions: list[Session]) -> Interval:
     """A's images/s over B's within the blocks of the newest session that timed both as they were run."""
     both = [s for s in sessions_of(a.runs[-1], sessions) if s in sessions_of(b.runs[-1], sessions)]
     for session in reversed(both):
-        times = [seconds_per_call(session, side.model, kind) for side in (b, a)]
+        times = [session.seconds_per_call(side.model, kind) for side in (b, a)]
         if times[0] and len(times[0]) == len(times[1]):
             return ratio_interval(*times)
     return NONE
 
 
 def turned(pair: Pair) -> Pair:
-    """The same pair with B for A: differences change their sign, ratios become their inverse, words follow."""
-    other = replace(
+    """The same pair with B for A: differences change their sign, ratios become their inverse."""
+    return replace(
         pair,
         a=pair.b,
         b=pair.a,
@@ -365,13 +371,6 @@ def turned(pair: Pair) -> Pair:
         time_to_target=_inverse(pair.time_to_target),
         flops_to_target=_inverse(pair.flops_to_target),
     )
-    words = {
-        "verdict": verdict(other.like_these, other.p_like_these, other.margin),
-        "verdict_this_set": verdict(other.this_set, other.p_this_set, other.margin),
-        "claim": claim(other.like_these, other.speed, other.margin),
-        "help": pair.words["help"],  # it speaks of sizes alone
-    }
-    return replace(other, words=words)
 
 
 def _negative(d: Difference) -> Difference:
@@ -386,31 +385,31 @@ def _inverse(ratio: Interval) -> Interval:
 
 
 def _target(a: Side, b: Side, asked: float | None) -> tuple[float | None, bool]:
-    """(the target, whether all runs were begun with it named): the one asked for, else the runs' own if it is one."""
-    own = {run.get("target") for side in (a, b) for run in side.runs}
+    """The target and whether all runs began with it: the one asked for, else the runs' own where it is one."""
+    own = {run.target for side in (a, b) for run in side.runs}
     if asked is None:
         only = own.pop() if len(own) == 1 else None
         return only, only is not None
     return asked, own == {asked}
 
 
-def reach(runs: Sequence[Record], target: float, diverged: int = 0) -> Reached:
-    """When each run first stood at the target or above, on validation; for those that never did, when they ended."""
+def reach(runs: Sequence[FinishedRun], target: float, diverged: int = 0) -> Reached:
+    """When each run first reached the target on validation; for those that never did, when they ended."""
     seconds, samples, reached = list[float](), list[int](), list[bool]()
     for run in runs:
-        there = [epoch for epoch in run["history"] if epoch["val_accuracy"] >= target]
-        row = there[0] if there else run["history"][-1]
-        seconds.append(math.nan if shared_device(run) else float(row["train_seconds"]))
-        samples.append(int(row["samples_seen"]))
-        reached.append(bool(there))
+        first = next((epoch for epoch in run.history if epoch.val_accuracy >= target), None)
+        row = first or run.history[-1]
+        seconds.append(math.nan if run.shared_device else row.train_seconds)
+        samples.append(row.samples_seen)
+        reached.append(first is not None)
     return Reached(tuple(seconds), tuple(samples), tuple(reached), diverged)
 
 
-def _ratio_to_target(reached: tuple[Reached, Reached] | None, what: str) -> Interval:
+def _ratio_to_target(reached: tuple[Reached, Reached] | None, clock: Clock) -> Interval:
     """A's over B's with Welch's interval on logarithms; none where a run was censored, or seconds mean nothing."""
     if reached is None or not all(side.all for side in reached):
         return NONE
-    values: list[tuple[float, ...]] = [getattr(side, what) for side in reached]
+    values: list[tuple[float, ...]] = [getattr(side, clock) for side in reached]
     if any(math.isnan(v) or v <= 0 for side in values for v in side):
         return NONE
     return welch_ratio(*values)
@@ -425,7 +424,7 @@ def _scaled(ratio: Interval, a: float | None, b: float | None) -> Interval:
 
 def median_seconds(side: Reached) -> float | None:
     """Kaplan and Meier's median of the seconds to the target; None where too few reached it, or shared their device."""
-    if any(map(math.isnan, side.seconds)):
+    if not side.timed:
         return None
     never = side.diverged
     return kaplan_meier_median([*side.seconds, *[math.inf] * never], [*side.reached, *[False] * never])
@@ -434,22 +433,11 @@ def median_seconds(side: Reached) -> float | None:
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
-def words_of(pair: Pair) -> dict[str, str]:
-    """The verdicts on both questions, the claim, and what would change the answer."""
-    word = verdict(pair.like_these, pair.p_like_these, pair.margin)
-    return {
-        "verdict": word,
-        "verdict_this_set": verdict(pair.this_set, pair.p_this_set, pair.margin),
-        "claim": claim(pair.like_these, pair.speed, pair.margin),
-        "help": what_would_change(pair, word),
-    }
-
-
-def what_would_change(pair: Pair, word: str) -> str:
+def what_would_change(pair: Pair) -> str:
     """One sentence on what would change the answer."""
-    if word != "no verdict":
+    if pair.verdict != "no verdict":
         low, high = pair.like_these.low, pair.like_these.high
-        if word == "equivalent":
+        if pair.verdict == "equivalent":
             return f"A margin below {points(max(abs(low), abs(high)))}, another recipe, budget or data set."
         return f"Another recipe, budget or data set; the interval ends {points(min(abs(low), abs(high)))} from 0."
     if pair.like_these.of_runs:
@@ -464,22 +452,22 @@ def across_tracks(made: list[Pair]) -> list[tuple[Pair, Pair, str]]:
     families: dict[str, list[Pair]] = {}
     for pair in made:
         if pair.track == "family":
-            families.setdefault(pair.asks, []).append(pair)
+            families.setdefault(pair.question, []).append(pair)
     return [
-        (one, other, ACROSS_TRACKS[one.words["verdict"], other.words["verdict"]])
+        (one, other, ACROSS_TRACKS[one.verdict, other.verdict])
         for one in made
         if one.track == "shared"
-        for other in families.get(one.asks, [])
+        for other in families.get(one.question, [])
     ]
 
 
 def failing(made: list[Pair], condition: Condition) -> list[Pair]:
-    """Pairs of which the whole interval meets the condition."""
+    """Pairs whose whole interval meets the condition."""
     return [pair for pair in made if fails(condition, _interval(pair, condition.metric))]
 
 
 def untested(made: list[Pair], condition: Condition) -> list[Pair]:
-    """Pairs of which there is no interval to hold against the condition."""
+    """Pairs that have no interval to test the condition on."""
     return [pair for pair in made if math.isnan(_interval(pair, condition.metric).low)]
 
 
@@ -489,5 +477,5 @@ def _interval(pair: Pair, metric: str) -> Interval:
         if d.of_runs:  # of these two runs alone
             return NONE
         return Interval(100 * d.value, 100 * d.low, 100 * d.high, d.images)
-    found: Interval = {"speed": pair.speed, "time_to_target": pair.time_to_target, "flops": pair.flops}[metric]
-    return found
+    intervals = {"speed": pair.speed, "time_to_target": pair.time_to_target, "flops": pair.flops}
+    return intervals[metric]

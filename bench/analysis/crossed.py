@@ -1,8 +1,9 @@
-"""Is A more accurate than B? Example: on_images_like_these(a, b), each of bools, a row a seed and a column an image
+"""Is A more accurate than B? Example: on_images_like_these(a, b)
 
-Two questions with two answers. *On this test set*: other seeds, the same images. *On images like these*: other seeds
-and other images. Every model sees the same images, so images are paired; seeds are not, since seed 3 of one model has
-nothing in common with seed 3 of another. All figures are shares in 0..1.
+`a` and `b` are bools, one row per seed and one column per image. There are two questions. *On this test set*: other
+seeds, the same images. *On images like these*: other seeds and other images. Every model sees the same images, so
+images are paired. Seeds are not: seed 3 of one model has nothing in common with seed 3 of another. All figures are
+shares in 0..1.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.core.stats import least, power_of_t, satterthwaite, t_quantile, two_sided
+from bench.analysis.stats import least, power_of_t, satterthwaite, two_sided
+from bench.core.stats import t_quantile
 
-Right = npt.NDArray[np.bool_]  # was the image classified rightly: (seeds, images)
+Right = npt.NDArray[np.bool_]  # whether an image was classified correctly: (seeds, images)
 
 
 class Difference(NamedTuple):
     """Accuracy of A minus accuracy of B, as a share, with a 95 % interval; nan where there is none.
 
-    `p` is two-sided, of no difference. `of_runs`: with one seed on a side, an interval speaks of these very runs on
-    other images, and not of the models.
+    `p` is two-sided, for no difference. `of_runs`: a side has one seed, so the interval is about these very runs on
+    other images and not about the models.
     """
 
     value: float
@@ -38,7 +40,7 @@ class Difference(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """Two runs on the same images: exact two-sided p, and how many images one alone got right."""
+    """Two runs on the same images: exact two-sided p, and how many images only one of them got right."""
 
     p: float
     only_a: int
@@ -46,11 +48,11 @@ class McNemar(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the variance of (accuracy of A minus accuracy of B) is made of, as squared shares.
+    """The parts of the variance of (accuracy of A minus accuracy of B), as squared shares.
 
-    `images`: how much the models' difference varies from image to image, without what seeds add to it.
-    `interaction_a`: how one image's answer varies from seed to seed, beyond what the seed does to all images.
-    `seeds_a`: variance of A's accuracy from seed to seed on these images; it includes interaction_a / number of images.
+    `images`: how much the models' difference varies from image to image, without what seeds add.
+    `interaction_a`: how one image's answer varies from seed to seed, beyond the seed's effect on all images.
+    `seeds_a`: variance of A's accuracy from seed to seed on these images, including interaction_a / number of images.
     """
 
     images: float
@@ -61,7 +63,7 @@ class Parts(NamedTuple):
 
 
 def checked(a: Right, b: Right) -> tuple[int, int, int]:
-    """Seeds of A, seeds of B, images. ValueError where these are not two such arrays of the same images."""
+    """Seeds of A, seeds of B, images. Raises ValueError unless these are two such arrays for the same images."""
     for right in (a, b):
         if right.dtype != np.bool_ or right.ndim != 2 or right.shape[0] < 1 or right.shape[1] < 2:
             raise ValueError(f"not bools of (seeds, two images or more) but {right.dtype} of {right.shape}")
@@ -71,7 +73,7 @@ def checked(a: Right, b: Right) -> tuple[int, int, int]:
 
 
 def interaction(right: Right) -> float:
-    """Seed × image mean square of a two-way layout without replication, (seeds - 1)(images - 1) degrees of freedom.
+    """Seed × image mean square of a two-way layout without replication; (seeds - 1)(images - 1) degrees of freedom.
 
     Scheffé 1959, The Analysis of Variance, section 4.2.
     """
@@ -81,31 +83,31 @@ def interaction(right: Right) -> float:
 
 
 def between_seeds(right: Right) -> float:
-    """Variance of one run's accuracy on these images, from the seeds there are (two or more).
+    """Variance of one run's accuracy on these images, estimated from two seeds or more.
 
-    Counts are whole, so two runs may be equally accurate by chance alone: then what their answers to single images
-    disagree by counts, as if images were independent. Where not even those disagree, it is as if one more run had
-    got one image otherwise: a few equal runs are no proof that all are.
+    Counts are whole, so runs may be equally accurate by chance. Then their disagreement on single images is taken, as
+    if images were independent. Where they agree on every image, one more run is assumed to differ on one image: a few
+    equal runs are no proof that all are equal.
     """
     seeds, images = right.shape
-    counts = right.sum(axis=1)  # whole, so that equal ones have a variance of exactly 0
+    counts = right.sum(axis=1)  # integers, so that equal ones have a variance of exactly 0
     if counts.min() != counts.max():
         return float(counts.var(ddof=1)) / images**2
     return max(interaction(right) / images, 1 / (images**2 * (seeds + 1)))
 
 
 def image_spread(a: Right, b: Right) -> float:
-    """Variance over images of (mean of A's seeds minus mean of B's), which other images would draw anew.
+    """Variance over images of (mean of A's seeds minus mean of B's).
 
-    At least as if one more image had set the two apart: no disagreement on a few images is no proof of none.
+    At least as if the two disagreed on one more image: no disagreement on a few images is no proof of none.
     """
     return max(float((a.mean(axis=0) - b.mean(axis=0)).var(ddof=1)), 1 / (a.shape[1] + 1))
 
 
 def parts_of(a: Right, b: Right) -> Parts:
-    """The parts of the variance, two seeds or more on either side. `images` is never below 0.
+    """The parts of the variance, from two seeds or more on either side.
 
-    Parts of seeds may not be truncated: see `on_images_like_these`.
+    `images` is truncated at 0; the seeds' parts must not be: see `on_images_like_these`.
     """
     error_a, error_b = interaction(a), interaction(b)
     images = image_spread(a, b) - error_a / a.shape[0] - error_b / b.shape[0]
@@ -120,10 +122,10 @@ def student(a: Right, b: Right, variance: float, df: float, of_runs: bool = Fals
 
 
 def on_this_test_set(a: Right, b: Right) -> Difference:
-    """A minus B with other seeds and these very images: Welch's t on one accuracy a seed.
+    """A minus B with other seeds on these very images: Welch's t on one accuracy per seed.
 
-    Welch 1947 (Biometrika 34:28). With one seed on a side there is no interval. ValueError where the images are not
-    the same number, or the arrays not of bools.
+    Welch 1947 (Biometrika 34:28). With one seed on a side there is no interval. Raises ValueError where the numbers of
+    images differ, or the arrays are not bools.
     """
     seeds_a, seeds_b, images = checked(a, b)
     if min(seeds_a, seeds_b) < 2:
@@ -136,20 +138,20 @@ def on_this_test_set(a: Right, b: Right) -> Difference:
 def on_images_like_these(a: Right, b: Right) -> Difference:
     """A minus B with other seeds and other images: seeds within models, crossed with images that models share.
 
-    With MS of the difference over I images (A's mean minus B's), s² of accuracies over n seeds, and MSE the interaction
-    of seeds and images, the variance of the difference is estimated by
+    Let MS be the mean square over I images of (A's mean minus B's), s² the variance of accuracies over n seeds, and MSE
+    the interaction of seeds and images. The variance of the difference is estimated by
         MS/I + s²_A/n_A + s²_B/n_B - MSE_A/(I n_A) - MSE_B/(I n_B),
-    since MS holds what seeds do to single images, and s²/n holds it once more: expected mean squares of the mixed
-    model, Scheffé 1959, The Analysis of Variance, chapter 8; degrees of freedom as in Satterthwaite 1946.
+    because both MS and s²/n contain the seeds' effect on single images: expected mean squares of the mixed model,
+    Scheffé 1959, The Analysis of Variance, chapter 8; degrees of freedom as in Satterthwaite 1946.
 
-    What remains of MS after the subtraction is the images' part and is truncated at 0, so that the standard error is
-    never below that on this test set. s²/n less MSE/(I n), the seeds' own part, is not: truncated, it would count the
-    upward errors of a variance of two degrees of freedom and forget the downward ones, and intervals of models without
-    a seed effect would cover 97 to 98 % (tests/analysis/test_crossed.py). With three seeds the interval is often a little
-    narrower than the one on this test set all the same: images add to the variance, but degrees of freedom with it.
+    What remains of MS after the subtraction is the images' part. It is truncated at 0, so that the standard error is
+    never below that on this test set. The seeds' own part, s²/n less MSE/(I n), is not truncated: that would keep the
+    upward errors of a variance of two degrees of freedom and drop the downward ones, and intervals of models without a
+    seed effect would cover 97 to 98 % (tests/analysis/test_crossed.py). With three seeds the interval is often a little
+    narrower than the one on this test set: images add variance, and degrees of freedom too.
 
-    With one seed on a side nothing tells what another seed would bring: the interval is that of these runs on other
-    images (`of_runs`). ValueError where the images are not the same number, or the arrays not of bools.
+    With one seed on a side nothing is known about other seeds: the interval is for these runs on other images
+    (`of_runs`). Raises ValueError where the numbers of images differ, or the arrays are not bools.
     """
     seeds_a, seeds_b, images = checked(a, b)
     if min(seeds_a, seeds_b) < 2:
@@ -173,10 +175,10 @@ def expected(parts: Parts, seeds_a: int, seeds_b: int, images: int) -> tuple[flo
 
 
 def mcnemar(a: Right, b: Right) -> McNemar:
-    """Two runs, a bool an image each: is it chance which of them gets right what the other does not?
+    """Two runs, one bool per image: is it chance which of them is right where they differ?
 
-    McNemar 1947 (Psychometrika 12:153), exact: a fair coin for every image on which they differ. It speaks of these
-    two runs only. ValueError where the images are not the same number, or the arrays not of bools.
+    McNemar 1947 (Psychometrika 12:153), exact: a fair coin for every image on which they differ. It is about these two
+    runs only. Raises ValueError where the numbers of images differ, or the arrays are not bools.
     """
     from scipy.special import bdtr
 
@@ -186,20 +188,20 @@ def mcnemar(a: Right, b: Right) -> McNemar:
     return McNemar(min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))), only_a, only_b)
 
 
-# --- what would be needed --------------------------------------------------------------------------------------------
+# --- seeds and images needed -----------------------------------------------------------------------------------------
 
 
 def seeds_needed_for_images(a: Right, b: Right, difference: float, power: float = 0.8) -> int | None:
-    """Seeds of each model that let `on_images_like_these` see a true `difference` (a share) with this power.
+    """Seeds per model with which `on_images_like_these` detects a true `difference` (a share) with this power.
 
-    None where no number does, because the test images alone leave too much open. The parts of the variance are taken
-    from the runs there are (two a model or more), and are no surer than those. ValueError for a difference of 0, or
-    arrays that are none of the same images.
+    None where no number is enough, because of the test images alone. The parts of the variance are estimated from these
+    runs (two or more per model), and are no more certain than those. Raises ValueError for a difference of 0, or arrays
+    that are not for the same images.
     """
     _, _, images = checked(a, b)
     parts = parts_of(a, b)
     if difference == 0:
-        raise ValueError("no number of seeds sees a difference of 0")
+        raise ValueError("no number of seeds detects a difference of 0")
     if power_of_t(difference, math.sqrt(parts.images / images), images - 1) < power:
         return None
 
@@ -211,15 +213,15 @@ def seeds_needed_for_images(a: Right, b: Right, difference: float, power: float 
 
 
 def images_needed(a: Right, b: Right, difference: float, power: float = 0.8) -> int | None:
-    """Test images with which the seeds there are see a true `difference` (a share) on images like these.
+    """Test images with which these seeds detect a true `difference` (a share) on images like these.
 
-    None where no number does, because seeds differ too much whatever the images. From the same parts as
-    `seeds_needed_for_images`, with the same caution and errors.
+    None where no number is enough, because seeds differ too much. Same parts, caution and errors as
+    `seeds_needed_for_images`.
     """
     seeds_a, seeds_b, images = checked(a, b)
     parts = parts_of(a, b)
     if difference == 0:
-        raise ValueError("no number of images sees a difference of 0")
+        raise ValueError("no number of images detects a difference of 0")
 
     def with_images(number: float) -> Parts:
         own_a = max(0.0, parts.seeds_a - parts.interaction_a / images) + parts.interaction_a / number

@@ -1,15 +1,14 @@
 """Published figures, and where a run stands beside them. Example: held_against("resnet56", "cifar10", 8_192_000, 0.921)
 
-`results/references.csv` has one row a model, data set and budget, each with its source and the day it was looked up
-again, or `unverified`. A row names one of our models only where it is the same network. The band around a figure is
-± 2 σ: σ as published where it was, else `run_to_run`; where a source gives several figures, the band holds them all.
-Only rows of as many samples as the run's, within 10 %, are compared: a shorter schedule is another question.
+`results/references.csv` has one row per model, data set and budget, with its source and the day it was last checked, or
+`unverified`. A row names one of our models only where it is the same network. The band around a figure is ± 2 σ of
+runs that differ in their seed, as published, else estimated; it includes all figures that a source gives. A run is
+compared only with rows of as many samples, within 10 %: a shorter schedule is another question.
 """
 
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,10 +16,9 @@ from pathlib import Path
 
 from bench.core.stats import Interval
 
-FILE = Path(__file__).resolve().parent.parent / "results" / "references.csv"
+FILE = Path(__file__).resolve().parents[2] / "results" / "references.csv"
 UNVERIFIED = "unverified"
 VERDICTS = ("under-trained", "inside", "above")
-TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032, "tiny_imagenet": 10_000, "cinic10": 90_000}
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Held:
-    """A run, or a mean of several, held against a row: the verdict is one of VERDICTS."""
+    """A run, or the mean of several, compared with a row: the verdict is one of VERDICTS."""
 
     reference: Reference
     accuracy_percent: float
@@ -58,18 +56,9 @@ class Held:
     verdict: str
 
 
-def run_to_run(accuracy_percent: float, dataset: str) -> float:
-    """σ in points of runs that differ in their seed, where nobody published one: 0.25, as on CIFAR-10 at most.
-
-    Most of that is the noise of a finite test set, so it is never taken for less than that noise.
-    """
-    p = accuracy_percent / 100
-    return max(0.25, 100 * math.sqrt(p * (1 - p) / TEST_IMAGES[dataset]))
-
-
 @cache
 def load(path: Path = FILE) -> tuple[Reference, ...]:
-    """Every row of the file; none where there is no file (a copy of the program without its results)."""
+    """Every row of the file; none where there is no file, as in a copy of the program without its results."""
     if not path.is_file():
         return ()
     with path.open(encoding="utf-8", newline="") as file:
@@ -110,10 +99,10 @@ def held_against(
     train_fraction: float = 1.0,
     rows: Sequence[Reference] | None = None,
 ) -> list[Held]:
-    """The run against every row of the same model and data set and, within 10 %, as many samples seen.
+    """The run against every row of the same model and data set with as many samples seen, within 10 %.
 
-    `accuracy` is a share in 0..1, as in a record. Of an interval its middle counts: what another seed or other images
-    may change is in the band already.
+    `accuracy` is a share in 0..1, as in a record. Of an interval only the middle counts: the band already covers what
+    other seeds or images may change.
     """
     percent = 100 * (accuracy.value if isinstance(accuracy, Interval) else accuracy)
     held = []
@@ -122,14 +111,14 @@ def held_against(
             continue
         if 10 * abs(samples_seen - row.samples_seen) > row.samples_seen:
             continue
-        # to the digits of the file, so that rounding decides nothing
+        # rounded like the file's figures, so that rounding decides nothing
         verdict = VERDICTS[(round(percent, 2) >= row.low_percent) + (round(percent, 2) > row.high_percent)]
         held.append(Held(row, percent, samples_seen, train_fraction, verdict))
     return held
 
 
 def sentence(held: Sequence[Held]) -> str:
-    """One sentence for a table's note about one model; "" where no row fits.
+    """One sentence about one model, for a table's notes; "" where no row fits.
 
     resnet56: 92.10 % is under-trained against 93.03 % published (He et al. 2016), for as many samples seen.
     """
@@ -142,8 +131,8 @@ def sentence(held: Sequence[Held]) -> str:
             parts.append(f"{words[verdict]} {' and '.join(figures)}")
     first = held[0]
     part = "" if first.train_fraction >= 1 else f", from {100 * first.train_fraction:.3g} % of the training images"
-    about = f"{first.reference.model}: {first.accuracy_percent:.2f} % is {', '.join(parts)}"
-    return f"{about}, for as many samples seen{part} (results/references.csv)."
+    start = f"{first.reference.model}: {first.accuracy_percent:.2f} % is {', '.join(parts)}"
+    return f"{start}, for as many samples seen{part} (results/references.csv)."
 
 
 def _figure(row: Reference) -> str:

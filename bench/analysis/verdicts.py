@@ -1,6 +1,7 @@
-"""Figures to words. Example: verdict(on_images_like_these(a, b), p_adjusted, margin=0.005) -> "no verdict"
+"""From figures to words. Example: verdict(difference, p_adjusted, margin=0.005) in VERDICTS
 
-A word is of A against B, and of the models, not of single runs. Margins are shares in 0..1; sentences speak of points.
+A word is about A against B, and about the models, not about single runs. Margins are shares in 0..1; sentences give
+points.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ BETTER, WORSE, EQUIVALENT, NO_VERDICT = "better", "worse", "equivalent", "no ver
 VERDICTS = (BETTER, WORSE, EQUIVALENT, NO_VERDICT)
 DEPENDS = "depends on the recipe"
 SIGNIFICANT = 0.05
-MOST_SEEDS, MOST_IMAGES = 100, 1_000_000  # beyond these a remedy is none
+MOST_SEEDS, MOST_IMAGES = 100, 1_000_000  # more than this is not realistic advice
 
 
 def verdict(difference: Difference, p_adjusted: float, margin: float) -> str:
-    """One of VERDICTS. `margin` is the share that makes no difference; `p_adjusted` of the family it was tested in.
+    """One of VERDICTS. `margin` is the difference treated as equivalent; `p_adjusted` covers all tests of the family.
 
-    Equivalent comes first, where the whole 95 % interval lies within ± margin: two one-sided tests at 2.5 % each
+    Equivalent comes first: the whole 95 % interval lies within ± margin. These are two one-sided tests at 2.5 % each
     (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15:657), stricter than the usual 5 %. A
-    difference may be certain and too small to matter. It needs no adjustment upwards: A must pass both tests at once.
-    Better and worse need p below 0.05 and the interval on their side of 0.
+    difference may be certain and still too small to matter. Both tests must pass, so p needs no adjustment. Better and
+    worse need p below 0.05 and the interval on their side of 0.
 
-    What is known of these runs alone (`of_runs`, one seed on a side) gives no verdict on models.
+    A difference between single runs (`of_runs`, one seed on a side) gives no verdict on models.
     """
     if difference.of_runs:
         return NO_VERDICT
@@ -41,12 +42,11 @@ def verdict(difference: Difference, p_adjusted: float, margin: float) -> str:
     return NO_VERDICT
 
 
-# Of A against B under two recipes: one shared by all models, and the one its family is usually trained with.
+# The verdict on A against B under two recipes: one shared by all models, and the usual one of each family.
 #
-# The same word twice stands. Two different words that each claim something cannot both be told of the models alone:
-# which holds depends on the recipe. Equivalent beside better is such a pair too: an advantage that matters under one
-# recipe is shown to be none under the other. No verdict beside a claim is a silence, not a disagreement: it may hide
-# the same word or its opposite, so that neither the claim nor a dependence has been shown under both.
+# The same verdict twice stands. Two different claims mean that the answer depends on the recipe; so do "equivalent" and
+# "better", because an advantage that matters under one recipe is shown to be none under the other. "No verdict" beside
+# a claim is no disagreement: the unknown verdict may be the same or the opposite, so nothing is shown under both.
 ACROSS_TRACKS = {
     # (shared, family)
     (BETTER, BETTER): BETTER,
@@ -69,11 +69,11 @@ ACROSS_TRACKS = {
 
 
 def claim(difference: Difference, speed_ratio: Interval, margin: float) -> str:
-    """ "A is faster than B, and not less accurate than the margin allows": holds, does not hold, or open.
+    """ "A is faster than B, and less accurate by the margin at most": holds, does not hold, or open.
 
-    `speed_ratio` is A's speed over B's, above 1 where A is faster; `margin` a share. It holds where both halves do with
-    their whole 95 % intervals, and does not where one of them is refuted by its own; nan shows nothing. The accuracy
-    of single runs (`of_runs`) shows nothing of models either.
+    `speed_ratio` is A's speed over B's, above 1 where A is faster; `margin` is a share. The claim holds where the whole
+    95 % intervals of both parts agree with it, and does not hold where one of them contradicts it. An interval of nan
+    shows nothing, and neither does the accuracy of single runs (`of_runs`).
     """
     low, high = (math.nan, math.nan) if difference.of_runs else (difference.low, difference.high)
     if speed_ratio.low > 1 and low > -margin:
@@ -93,28 +93,27 @@ def what_would_help(
 ) -> str:
     """One sentence on what would end a "no verdict": more seeds, more test images, or nothing realistic.
 
-    `sought` is the share that is to be seen four times in five, usually the margin; `seeds` (each model) and `images`
-    are what that takes by `crossed.seeds_needed_for_images` and `images_needed`, None where no number does. Both are
-    estimates from the runs there are.
+    `sought` is the share to be detected with a power of 80 %, usually the margin. `seeds` (per model) and `images` are
+    what that takes by `crossed.seeds_needed_for_images` and `images_needed`, None where no number is enough.
     """
     have = min(difference.seeds_a, difference.seeds_b)
     if have < 2:
-        return "One seed tells nothing of the next: train each model with at least two seeds, better with five."
+        return "One seed says nothing about others: train each model with at least two seeds, better five."
     if seeds is not None and seeds <= have:
         return (
-            f"Only many more seeds: {have} each model already see a difference of {points(sought)} four times in five, "
-            "and this one lies too near the edge of what matters."
+            f"Only many more seeds: {have} per model already detect a difference of {points(sought)} with 80 % power, "
+            "and this difference is too close to the margin."
         )
     if seeds is not None and seeds <= most_seeds:
-        return f"More seeds: with about {seeds} each model a difference of {points(sought)} is seen four times in five."
+        return f"More seeds: about {seeds} per model detect a difference of {points(sought)} with 80 % power."
     if images is not None and difference.images < images <= MOST_IMAGES:
         return (
-            f"More test images: about {images:,} like these show a difference of {points(sought)} four times in five, "
-            f"while on {difference.images:,} not even {most_seeds} seeds each model do."
+            f"More test images: about {images:,} like these detect a difference of {points(sought)} with 80 % power; "
+            f"with {difference.images:,} not even {most_seeds} seeds per model do."
         )
     return (
-        f"Nothing realistic: neither {most_seeds} seeds each model nor {MOST_IMAGES:,} test images show a difference "
-        f"of {points(sought)} four times in five."
+        f"Nothing realistic: neither {most_seeds} seeds per model nor {MOST_IMAGES:,} test images detect a difference "
+        f"of {points(sought)} with 80 % power."
     )
 
 
@@ -125,7 +124,7 @@ CONDITION = re.compile(r"\s*(\w+)\s*([<>])\s*([-+]?[0-9][0-9.]*|[-+]?\.[0-9]+)\s
 
 
 class Condition(NamedTuple):
-    """accuracy: A minus B in points; the others: A's figure over B's. `operator` is < or >."""
+    """accuracy is A minus B in points; the other metrics are A's figure over B's. `operator` is < or >."""
 
     metric: str
     operator: str
@@ -133,7 +132,7 @@ class Condition(NamedTuple):
 
 
 def parse_condition(text: str) -> Condition:
-    """ "accuracy < -0.5" as data; UserError with the choices where it is not such a condition."""
+    """ "accuracy < -0.5" as data. Raises UserError with the choices for anything else."""
     found = CONDITION.fullmatch(text)
     try:
         condition = Condition(found[1], found[2], float(found[3])) if found else None
@@ -141,19 +140,20 @@ def parse_condition(text: str) -> Condition:
         condition = None
     if condition is None or condition.metric not in METRICS:
         raise UserError(
-            f"no condition: {text!r}; write METRIC < NUMBER or METRIC > NUMBER, with one of {', '.join(METRICS)}, such "
-            "as 'accuracy < -0.5' (points) or 'speed < 1' (a ratio)"
+            f"not a condition: {text!r}; write METRIC < NUMBER or METRIC > NUMBER, with one of {', '.join(METRICS)}, "
+            "such as 'accuracy < -0.5' (points) or 'speed < 1' (a ratio)"
         )
     if condition.metric != "accuracy" and condition.number <= 0:
-        # a gate that can never close, or never open, is a mistake that nobody would notice
+        # a condition that is always or never met is a mistake that nobody would notice
         raise UserError(
-            f"{text!r}: {condition.metric} is a ratio of A to B and always above 0, such as '{condition.metric} < 1'"
+            f"{text!r}: {condition.metric} is a ratio of A to B, always above 0; write for example "
+            f"'{condition.metric} < 1'"
         )
     return condition
 
 
 def fails(condition: Condition, interval: Interval) -> bool:
-    """Is the condition met by the whole interval? In the metric's unit: points or a ratio. An interval of nan: no."""
+    """Whether the whole interval meets the condition, in the metric's unit: points or a ratio. With nan: no."""
     if condition.operator == "<":
         return interval.high < condition.number
     return interval.low > condition.number

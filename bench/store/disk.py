@@ -1,11 +1,11 @@
-"""Records on disk. Example: Store(Path("results/local")).runs() -> every run's record
+"""Records on disk. Example: Store(Path("results/local")).runs()
 
-    runs/<run_id>/spec.json record.json history.csv predictions.npz     one folder per run; checkpoints/ until it is done
-    speed/<id>.json                                                     one file per speed session
-    tuning/<id>.json                                                    one file per search for a model's best setting
-    search/<id>.json                                                    one file per search for a learning rate
-    results.csv history.csv timings.csv environment.csv speed.csv       views, rebuilt from the records
-    locks/                                                              which process works on what
+    runs/<run_id>/spec.json record.json history.csv predictions.npz    one folder per run; checkpoints/ until it is done
+    speed/<id>.json                                                    one file per speed session
+    tuning/<id>.json                                                   one file per search for a model's best setting
+    search/<id>.json                                                   one file per search for a learning rate
+    results.csv speed.csv history.csv timings.csv environment.csv      views, rebuilt from the records
+    locks/                                                             which process works on what
 
 A record is written to a temporary name, flushed and renamed: that is the moment a run counts as done. Many processes
 may use one store: a run is worked on under its lock, which dies with its owner.

@@ -192,7 +192,7 @@ class TrialResults:
 
     def tried(self) -> set[TaskName]:
         """Tasks of which it is known whether they run."""
-        rows = [*self.memory, *self.failures]
+        rows: list[MemoryUse | TimingFailure] = [*self.memory, *self.failures]
         return {(row.model, row.kind, row.batch_size) for row in rows if row.batch_size is not None}
 
     def failed_tasks(self) -> set[TaskName]:
@@ -352,7 +352,7 @@ class LRSearch(_Record, frozen=True, kw_only=True):
 
 
 AnyRecord = FinishedRun | FailedRun | Session | SettingSearch | LRSearch
-R = TypeVar("R", FinishedRun, FailedRun, Session, SettingSearch, LRSearch)
+R = TypeVar("R", bound=AnyRecord)
 
 # --- to and from bytes -------------------------------------------------------------------------------------------
 
