@@ -1,4 +1,4 @@
-"""Every command in the README that needs neither a GPU nor a network is run here, as it is written there."""
+"""Commands of the documents are run as written, unless they need a GPU or a network; their figures are the store's."""
 
 from __future__ import annotations
 
@@ -13,39 +13,45 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from bench.store.disk import Store
+from bench.store.records import FinishedRun
 from tests.conftest import ROOT, make_npz
 from tests.synthetic import write_store
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for kind, text in BLOCKS
-    if kind == "sh"
-    for line in text.splitlines()
-    if line.strip() and not line.startswith("#")
+DOCUMENTS = ("README.md", "docs/commands.md", "docs/models.md")
+BLOCKS = [
+    block
+    for name in DOCUMENTS
+    for block in re.findall(r"```(\w*)\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
 ]
+COMMANDS = list(
+    dict.fromkeys(
+        line.split("  #")[0].strip()
+        for kind, text in BLOCKS
+        if kind == "sh"
+        for line in text.splitlines()
+        if line.strip() and not line.startswith("#")
+    )
+)
 # Run elsewhere or not at all, and why.
 NEEDS = {
     "make ": "CI runs make check, which installs and runs make test",
-    "python3 -m venv": "what make bench does",
-    ".venv/bin/python ": "what make bench and make test do",
+    "python3 -m venv": "make bench does this",
+    ".venv/bin/python ": "make bench and make test do this",
     "python run_bench.py --preset": "CIFAR-10 and hours, or a GPU",
     "python run_bench.py --models seresnet,vit_tiny": "minutes; make bench runs it",
 }
+# In a process of their own, from the copy of the checkout. The others run in this process, by the same function.
+STARTED = ("python run_bench.py --dataset npz:mine.npz", "python run_bench.py compare seresnet vit_tiny")
 
 
-# In processes of their own, in the copy of the checkout. The others run in this one, by the same function.
-STARTED = ("python run_bench.py --dataset npz:mine.npz", "python run_bench.py compare")
-
-
-def needed(command: str) -> bool:
+def runnable(command: str) -> bool:
     return not any(command.startswith(start) for start in NEEDS)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout with a store and the files that the README names."""
+    """A copy of the checkout with a store and the files that the documents name."""
     root = tmp_path_factory.mktemp("readme")
     for name in ("bench", "models", "run_bench.py"):
         source = ROOT / name
@@ -62,15 +68,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_readme_has_commands() -> None:
-    assert len([c for c in COMMANDS if needed(c)]) >= 8
-    assert all(any(c.startswith(start) for c in COMMANDS) for start in STARTED)
-    assert "make bench" in COMMANDS
-    assert "make test" in COMMANDS
+def test_the_documents_have_commands() -> None:
+    assert len([c for c in COMMANDS if runnable(c)]) >= 20
+    for start in (*STARTED, *NEEDS):
+        assert any(command.startswith(start) for command in COMMANDS), start
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if needed(c)])
-def test_a_command_of_the_readme(command: str, workplace: Path, here: Callable[..., CompletedProcess[str]]) -> None:
+@pytest.mark.parametrize("command", [c for c in COMMANDS if runnable(c)])
+def test_a_command_of_the_documents(command: str, workplace: Path, here: Callable[..., CompletedProcess[str]]) -> None:
     python, script, *words = shlex.split(command)
     assert (python, script) == ("python", "run_bench.py"), f"'{command}' is neither run nor excused in NEEDS"
     if command.startswith(STARTED):
@@ -82,18 +87,41 @@ def test_a_command_of_the_readme(command: str, workplace: Path, here: Callable[.
     assert done.stdout.strip()
 
 
-def test_files_named_in_the_readme_exist() -> None:
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), link
+# --- figures of results/reference/h100 -------------------------------------------------------------------------------
 
 
-def test_the_table_is_the_reference_stores() -> None:
-    """The README's figures are those of the committed store, not a copy that ages."""
-    from bench.analysis.tables import compare
-    from bench.present.table_formats import render
-    from bench.store.disk import Store
+@pytest.fixture(scope="module")
+def h100() -> dict[str, FinishedRun]:
+    runs = [run for run in Store(ROOT / "results/reference/h100").runs() if isinstance(run, FinishedRun)]
+    return {run.spec.model: run for run in runs}
 
-    table = render(compare([Store(ROOT / "results/reference/cpu-2core")]), "markdown")
-    rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert rows
-    assert all(row in README for row in rows)
+
+def text_of(name: str) -> str:
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def times_as_fast(runner: FinishedRun, other: FinishedRun) -> float:
+    """How much earlier a run passed another one's final validation accuracy, in training seconds."""
+    target = other.history[-1].val_accuracy
+    return other.metrics.train_seconds / next(e.train_seconds for e in runner.history if e.val_accuracy >= target)
+
+
+def test_figures_of_the_readme(h100: dict[str, FinishedRun]) -> None:
+    text, models = text_of("README.md"), ("seresnet", "vit_flops", "vit_tiny")
+    a, b, c = (f"{100 * h100[model].metrics.accuracy:.1f} %" for model in models)
+    assert f"SE-ResNet-56 (`seresnet`) reached {a}, a ViT of equal FLOPs (`vit_flops`) {b} and ViT-Tiny {c}" in text
+    a, b, c = (f"{round(h100[model].metrics.loop_images_per_second or 0, -2):,.0f}" for model in models)
+    assert f"({a} images/s against {b} and {c})" in text
+    b, c = (f"{times_as_fast(h100['seresnet'], h100[model]):.1f}" for model in models[1:])
+    assert f"passed the ViTs' final validation accuracy {b} and {c} times as fast" in text
+
+
+def test_figures_of_the_h100_page(h100: dict[str, FinishedRun]) -> None:
+    text = text_of("results/reference/h100/README.md")
+    for model, run in h100.items():
+        metrics = run.metrics
+        figures = f"{100 * metrics.accuracy:.2f} | {metrics.train_seconds:.1f} | {metrics.loop_images_per_second:,.0f}"
+        assert f"| `{model}` | {figures} |" in text
+    for model in ("vit_flops", "vit_tiny"):
+        assert f"needed {h100[model].metrics.train_seconds:.1f} s" in text
+        assert f"({times_as_fast(h100['seresnet'], h100[model]):.1f}×)" in text
