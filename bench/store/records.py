@@ -1,8 +1,8 @@
-"""What a store holds, typed. Example: record = decode(content, run_id, RunRecord)
+"""What a store holds, typed. Example: record = decode(content, run_id)
 
 Everything that is read from a store passes through `decode`: strict JSON, the schema's number (an older record is
-migrated, a newer one refused), the checksum, types and ranges. Whatever is wrong is one sentence, raised as `Damaged`.
-`encode` writes a record through the same checks, so that whatever is written can be read.
+migrated, a newer one refused), the checksum, types and ranges. `Damaged` says in one sentence what is wrong. `encode`
+makes the same checks, so that whatever is written can be read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, TypeVar, get_args, overload
 
 import msgspec
 from msgspec import Meta
@@ -26,7 +26,10 @@ SCHEMA = 2  # of every record; raise it, and add to MIGRATIONS, when a field cha
 Raw = dict[str, Any]  # JSON before its types are known
 Environment = dict[str, Fact]
 FailedStatus = Literal["oom", "diverged", "failed", "timeout", "killed", "interrupted", "lost"]
-STATUSES = ("ok", "oom", "diverged", "failed", "timeout", "killed", "interrupted", "lost")
+STATUSES = ("ok", *get_args(FailedStatus))
+Status = Annotated[str, Meta(pattern=f"^({'|'.join(STATUSES)})$")]
+CandidateStatus = Annotated[str, Meta(pattern=f"^({'|'.join((*STATUSES, 'slower', 'untried'))})$")]
+FACTS = ("device", "device_name", "torch", "torch_threads")  # what the environment of a finished run must say
 
 
 class Damaged(ValueError):
@@ -54,13 +57,13 @@ class Metrics(_Record, frozen=True, kw_only=True):
     pace_seconds: Amount | None = None  # measuring the pace for a budget in seconds
     pace_images_per_second: Amount | None = None
     loop_images_per_second: Amount | None = None  # in the training loop, loading included
-    flops: Amount | int | None = None  # multiply-adds of one image, forward
-    flops_2x: Amount | int | None = None
-    train_flops_2x: Amount | int | None = None
+    flops: Amount | Whole | None = None  # multiply-adds of one image, forward
+    flops_2x: Amount | Whole | None = None
+    train_flops_2x: Amount | Whole | None = None
     flops_audit: str | None = None
-    params: int | None = None
-    activations: int | None = None
-    peak_memory_bytes: int | None = None
+    params: Whole | None = None
+    activations: Whole | None = None
+    peak_memory_bytes: Whole | None = None
     epochs: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)]
     samples_seen: Count
     segments: Count
@@ -116,7 +119,7 @@ class FinishedRun(_Record, frozen=True, kw_only=True):
 
     @property
     def shared_device(self) -> bool:
-        """Whether other runs trained on the same device at the same time: then its seconds mean nothing."""
+        """Whether other runs trained on the same device at the same time, so that its seconds mean nothing."""
         return (self.metrics.runs_at_once or 1) > 1
 
 
@@ -136,7 +139,7 @@ RunRecord = FinishedRun | FailedRun
 
 
 def finished(runs: list[RunRecord]) -> list[FinishedRun]:
-    """Those that reached their end, in the same order."""
+    """Those that finished, in the same order."""
     return [run for run in runs if isinstance(run, FinishedRun)]
 
 
@@ -161,12 +164,12 @@ class Sample(_Record, frozen=True, kw_only=True):
 
 
 class TimingFailure(_Record, frozen=True, kw_only=True):
-    """What could not be timed; kind "" and no batch size: the whole model."""
+    """A task that could not be timed; kind "" and no batch size stand for the whole model."""
 
     model: str
     kind: str
     batch_size: Count | None
-    status: str
+    status: Status
     message: str
 
 
@@ -176,8 +179,8 @@ class MemoryUse(_Record, frozen=True, kw_only=True):
     model: str
     kind: str
     batch_size: Count
-    bytes: Amount | int | None
-    reserved_bytes: Amount | int | None
+    bytes: Amount | Whole | None
+    reserved_bytes: Amount | Whole | None
 
 
 TaskName = tuple[str, str, int]  # model, kind, batch size
@@ -185,7 +188,7 @@ TaskName = tuple[str, str, int]  # model, kind, batch size
 
 @dataclass
 class TrialResults:
-    """What trying each model alone gave: what cannot be timed, and the memory that the rest takes."""
+    """Results of trying each model alone: what cannot be timed, and the memory that the rest takes."""
 
     failures: list[TimingFailure] = field(default_factory=list)
     memory: list[MemoryUse] = field(default_factory=list)
@@ -222,7 +225,7 @@ class Bound(_Record, frozen=True, kw_only=True):
     flops_per_second: Amount | None
     operators: Count
     bytes: Count
-    flops_2x: Amount | int | None
+    flops_2x: Amount | Whole | None
     step_seconds: Positive
     twice_the_batch: Amount | None
     experiment: str
@@ -236,7 +239,7 @@ class OperatorGroups(_Record, frozen=True, kw_only=True):
 
 
 class Energy(_Record, frozen=True, kw_only=True):
-    """Joules per 1,000 training images by model, or why there are none."""
+    """Joules per 1,000 training images by model, or why they are unknown."""
 
     source: str
     why_not: str
@@ -270,7 +273,7 @@ class Session(_Record, frozen=True, kw_only=True):
     failures: tuple[TimingFailure, ...]
     memory: tuple[MemoryUse, ...]
     warnings: tuple[str, ...]
-    gpu_before: dict[str, Any] = {}  # whatever NVML told
+    gpu_before: dict[str, Any] = {}  # whatever NVML reports
     gpu_after: dict[str, Any] = {}
     ceilings: Ceilings | None
     bounds: dict[str, Bound]
@@ -298,7 +301,7 @@ class Candidate(_Record, frozen=True, kw_only=True):
     """One setting that was tried for a model, and the seconds of a call in each round."""
 
     setting: Setting
-    status: str  # ok | slower | untried, or how it failed
+    status: CandidateStatus
     message: str
     seconds: tuple[Positive, ...]
     first_seconds: Amount | None = None
@@ -306,7 +309,7 @@ class Candidate(_Record, frozen=True, kw_only=True):
 
 
 class SettingSearch(_Record, frozen=True, kw_only=True):
-    """A search for a model's fastest setting."""
+    """A search for a model's fastest setting, in the folder `tuning`."""
 
     id: str
     started: str
@@ -326,16 +329,16 @@ class Trial(_Record, frozen=True, kw_only=True):
 
     lr: Positive
     rung: Annotated[int, Meta(ge=0, le=10)]
-    status: str
+    status: Status
     message: str
-    samples: Amount | int
+    samples: Amount | Whole
     train_seconds: Amount
     val_accuracy: Share | None
     val_loss: Amount | None
 
 
 class LRSearch(_Record, frozen=True, kw_only=True):
-    """A search for a model's learning rate, finished where `chosen` is there."""
+    """A search for a model's learning rate, in the folder `search`; finished once it has `chosen`."""
 
     id: str
     started: str
@@ -358,19 +361,17 @@ R = TypeVar("R", bound=AnyRecord)
 
 
 def encode(record: AnyRecord) -> bytes:
-    """The record as stored: readable JSON with its schema's number and a checksum. Raises Damaged for what `decode`
-    would not take back."""
-    made = _plain(record)
-    _convert(made, type(record))
-    return to_json({**made, "checksum": _checksum(made)})
+    """The record as stored: readable JSON with its schema's number and a checksum.
 
-
-def _plain(record: AnyRecord) -> Raw:
-    made: Raw = msgspec.to_builtins(record, builtin_types=())
-    made = {k: v for k, v in made.items() if v is not None or k in ("ceilings", "chosen")}
+    Raises Damaged for whatever `decode` would refuse.
+    """
+    plain: Raw = msgspec.to_builtins(record, builtin_types=())
+    plain = {k: v for k, v in plain.items() if v is not None or k in ("ceilings", "chosen")}
     if isinstance(record, FinishedRun | FailedRun | LRSearch):
-        made["spec"] = to_dict(record.spec)
-    return {"schema": SCHEMA, **made}
+        plain["spec"] = to_dict(record.spec)
+    plain = {"schema": SCHEMA, **plain}
+    _convert(plain, type(record))
+    return to_json({**plain, "checksum": _checksum(plain)})
 
 
 def _checksum(body: Raw) -> str:
@@ -382,7 +383,7 @@ def decode(content: bytes, name: str, kind: type[R]) -> R: ...
 @overload
 def decode(content: bytes, name: str, kind: None = None) -> RunRecord: ...
 def decode(content: bytes, name: str, kind: Any = None) -> Any:
-    """The record in `content`, of a folder or file called `name`, in today's schema; without a `kind`, a run's.
+    """The record in `content`, from a folder or file called `name`, in today's schema; without a `kind`, a run's.
 
     Raises Damaged, and UserError for a schema of the future.
     """
@@ -391,56 +392,68 @@ def decode(content: bytes, name: str, kind: Any = None) -> Any:
         kind = FinishedRun if raw.get("status") == "ok" else FailedRun
     record = _convert(raw, kind)
     if (record.run_id if isinstance(record, FinishedRun | FailedRun) else record.id) != name:
-        raise Damaged("its name differs from its file's name")
+        raise Damaged("its id differs from its file's name")
     return record
 
 
 def decode_raw(content: bytes, name: str) -> Raw:
-    """The same before its types are checked: strict JSON of today's schema, with a checksum that holds."""
+    """The same before its types are checked: strict JSON of today's schema with a valid checksum."""
     try:
-        found = from_json(content)
+        raw = from_json(content)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"no valid JSON: {inert(str(error))[:120]}") from None
-    version = found.get("schema") if isinstance(found, dict) else None
+        raise Damaged(f"not valid JSON: {inert(str(error))[:120]}") from None
+    version = raw.get("schema") if isinstance(raw, dict) else None
     if type(version) is not int or version < 1:
-        raise Damaged("no record")
+        raise Damaged("not a record")
     if version > SCHEMA:
         raise UserError(
             f"'{name}' was written by a newer version of this program (schema {version}; this one knows 1 to {SCHEMA});"
             " update the checkout, or name another store with --results"
         )
-    if version >= 2 and found.get("checksum") != _checksum({k: v for k, v in found.items() if k != "checksum"}):
+    if version >= 2 and raw.get("checksum") != _checksum({k: v for k, v in raw.items() if k != "checksum"}):
         raise Damaged("its checksum does not match")
     for step in range(version, SCHEMA):
-        found = MIGRATIONS[step](found)
-    return found
+        raw = MIGRATIONS[step](raw)
+    return raw
 
 
 def _convert(raw: Raw, kind: type[R]) -> R:
     try:
         record = msgspec.convert(raw, kind)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
-        raise Damaged(inert(str(error))[:200]) from None
-    recipes = [record.spec.recipe] if isinstance(record, FinishedRun | FailedRun | LRSearch) else [record.recipe]
+        raise Damaged(_sentence(str(error))) from None
+    if isinstance(record, FinishedRun | FailedRun | LRSearch):
+        recipes = [record.spec.recipe]
+    else:
+        recipes = [record.recipe, *(record.recipes.values() if isinstance(record, Session) else ())]
     if any(recipe.epochs < 0 or recipe.batch_size < 1 for recipe in recipes):
         raise Damaged("its recipe has a negative number of epochs or an empty batch")
+    if isinstance(record, FinishedRun) and (missing := [fact for fact in FACTS if fact not in record.environment]):
+        raise Damaged(f"its environment lacks {', '.join(missing)}")
     if isinstance(record, Session):
         _check_samples(record)
     if isinstance(record, LRSearch) and record.chosen not in [None, *(trial.lr for trial in record.trials)]:
-        raise Damaged("what it chose is not among its trials")
+        raise Damaged("the chosen rate is not among its trials")
     if isinstance(record, SettingSearch) and record.chosen not in [row.setting for row in record.candidates]:
-        raise Damaged("what it chose is not among its candidates")
+        raise Damaged("the chosen setting is not among its candidates")
     return record
 
 
+def _sentence(message: str) -> str:
+    """msgspec's "Expected `float`, got `str` - at `$.metrics.accuracy`" with the field first."""
+    what, _, where = inert(message).partition(" - at ")
+    field_name = where.strip("`").removeprefix("$").removeprefix(".")
+    return f"{field_name}: {what[:1].lower()}{what[1:]}"[:200] if field_name else what[:200]
+
+
 def _check_samples(session: Session) -> None:
-    """Whatever was timed has one sample in every block: ratios are taken within blocks."""
+    """Every timed task has one sample in every block, because ratios are taken within blocks."""
     blocks: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for sample in session.samples:
         blocks[sample.model, sample.kind, sample.batch_size].append(sample.block)
-    wanted = list(range(session.blocks))
-    for (model, kind, batch_size), found in blocks.items():
-        if sorted(found) != wanted:
+    complete = list(range(session.blocks))
+    for (model, kind, batch_size), numbers in blocks.items():
+        if sorted(numbers) != complete:
             raise Damaged(f"its {kind} blocks of {inert(model)} at batch {batch_size} are not complete")
     if {model for model, _, _ in blocks} - {*session.models}:
         raise Damaged("it has samples of a model that it does not name")
@@ -466,7 +479,7 @@ def _inert(value: Any) -> Any:
 
 
 def _migrate_1(old: Raw) -> Raw:
-    """Schema 1 had no checkpoints, hence one segment a run; ten blocks a session; no checksums, no audit."""
+    """Schema 1 had no checkpoints, so one segment per run; ten blocks per session; no checksums and no audit."""
     new = {**old, "schema": 2}
     if isinstance(old.get("samples"), list) and isinstance(old.get("key"), dict):
         key = {k: v for k, v in old["key"].items() if k != "setting"}
