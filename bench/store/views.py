@@ -44,7 +44,7 @@ SPEED_COLUMNS = (
 )
 # fmt: on
 
-# What a run measures of the device; it means nothing where the run shared the device with others.
+# Figures that mean nothing where the run shared its device with other runs.
 NOT_SHARED = (
     "train_seconds",
     "first_step_seconds",
@@ -59,7 +59,7 @@ def views_of(runs: list[RunRecord], sessions: list[Session]) -> dict[str, bytes]
     """The content of the CSV files by name, from the records."""
     facts = [(run.run_id, run.environment) for run in runs] + [(s.id, s.environment) for s in sessions]
     environment = [
-        {"record": name, "fact": fact, "value": value} for name, found in facts for fact, value in sorted(found.items())
+        {"record": name, "fact": fact, "value": value} for name, known in facts for fact, value in sorted(known.items())
     ]
     timings = [
         {"session": s.id, "recipe": s.recipe.name, **msgspec.structs.asdict(sample)}
@@ -87,9 +87,9 @@ def long_history(run: RunRecord) -> list[Row]:
     """One row per epoch and metric, the form that plots and spreadsheets group easily."""
     if not isinstance(run, FinishedRun):
         return []
-    about = {"run_id": run.run_id, "model": run.spec.model, "dataset": run.spec.data.name, "seed": run.spec.seed}
+    names = {"run_id": run.run_id, "model": run.spec.model, "dataset": run.spec.data.name, "seed": run.spec.seed}
     return [
-        {**about, "epoch": epoch.epoch, "metric": metric, "value": value}
+        {**names, "epoch": epoch.epoch, "metric": metric, "value": value}
         for epoch in run.history
         for metric, value in sorted(msgspec.structs.asdict(epoch).items())
         if metric != "epoch" and not (metric in NOT_SHARED and run.shared_device)
@@ -146,7 +146,7 @@ def _result(run: RunRecord, session: Session | None) -> Row:
 
 
 def _figures(run: FinishedRun) -> Row:
-    """What only a finished run has."""
+    """The figures of a finished run."""
     hidden = NOT_SHARED if run.shared_device else ()
     origin = {f"data_{k}": getattr(run.provenance, k, None) for k in ("source", "version", "official")}
     metrics = {k: v for k, v in msgspec.structs.asdict(run.metrics).items() if k in RESULT_COLUMNS and k not in hidden}
@@ -170,24 +170,24 @@ def _speeds(model: str, batch: int, session: Session) -> Row:
 def speed_rows(session: Session) -> list[Row]:
     """The rows of speed.csv for one session; what could not be timed is a row with its status.
 
-    The ratio is of speeds: the reference's time over one's own, above 1 is faster.
+    `ratio` is of speeds, the reference's time over one's own: above 1 is faster.
     """
-    about = {k: getattr(session.key, k) for k in ("policy", "device_name", "driver", "torch", "precision")}
-    about |= {k: getattr(session, k) for k in ("num_classes", "stopped", "blocks", "started", "reference")}
-    about |= {"image_size": session.key.image_size, "session": session.id}
+    common = {k: getattr(session.key, k) for k in ("policy", "device_name", "driver", "torch", "precision")}
+    common |= {k: getattr(session, k) for k in ("num_classes", "stopped", "blocks", "started", "reference")}
+    common |= {"image_size": session.key.image_size, "session": session.id}
     memory = {(m.model, m.kind, m.batch_size): m for m in session.memory}
     firsts = {(s.model, s.kind, s.batch_size): s.seconds for s in session.first_calls}
     rows = []
     for task in dict.fromkeys((s.model, s.kind, s.batch_size) for s in session.samples):
         model, kind, batch = task
-        held, setting = memory.get(task), session.settings.get(model)
+        peak, setting = memory.get(task), session.settings.get(model)
         rows.append(
             {
-                **about,
+                **common,
                 **dict(zip(("model", "kind", "batch_size"), task, strict=True)),
                 **_timing(session, model, kind, batch),
-                "memory_bytes": held.bytes if held else None,
-                "reserved_bytes": held.reserved_bytes if held else None,
+                "memory_bytes": peak.bytes if peak else None,
+                "reserved_bytes": peak.reserved_bytes if peak else None,
                 "first_call_seconds": firsts.get(task),
                 "build_seconds": session.build_seconds.get(model),
                 "setting": setting.name if setting else None,
@@ -196,7 +196,7 @@ def speed_rows(session: Session) -> list[Row]:
             }
         )
     failed = ("model", "kind", "batch_size", "status", "message")
-    return rows + [{**about, **{k: getattr(failure, k) for k in failed}} for failure in session.failures]
+    return rows + [{**common, **{k: getattr(failure, k) for k in failed}} for failure in session.failures]
 
 
 def _timing(session: Session, model: str, kind: str, batch: int) -> Row:
