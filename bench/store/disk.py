@@ -190,8 +190,8 @@ class Store:
 
     # --- read ----------------------------------------------------------------------------------------------------
 
-    # One record: None where it is missing or damaged. All records: in the order in which they were started; damaged ones
-    # are left out and named in `damaged`, so that tables can say so.
+    # One record: None where it is missing or damaged. All records: in the order in which they were started; damaged
+    # ones are left out and named in `damaged`, so that tables can say so.
 
     def record(self, spec: RunSpec) -> RunRecord | None:
         """The record of a run."""
