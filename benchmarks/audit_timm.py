@@ -1,7 +1,7 @@
 """How many timm families pass the FLOP audit. Example: python benchmarks/audit_timm.py --most 60
 
 One model of each family (timm's modules), the first by name among those that look small, at 32 or else 64 px with
-random weights. Nothing is downloaded. Prints a line a family and what was left uncounted in all; LOG.md has the result.
+random weights. Nothing is downloaded. Prints one line per family and the operators left uncounted; LOG.md has the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECONDS = 60
 
 
 def pick(family: str) -> str:
-    """The family's smallest model, as far as a name tells."""
+    """The family's smallest model, as far as its name tells."""
     names = sorted(timm.list_models(module=family))
     return next(name for part in SMALL for name in names if part in name)
 
@@ -54,8 +54,8 @@ def alarm(*_: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--most", type=int, default=1000, help="families")
-    parser.add_argument("--skip", default="", help="families by commas")
+    parser.add_argument("--most", type=int, default=1000, help="families at most")
+    parser.add_argument("--skip", default="", help="families to leave out, by commas")
     arguments = parser.parse_args()
     families = [f for f in timm.list_modules() if f not in arguments.skip.split(",") and timm.list_models(module=f)]
     signal.signal(signal.SIGALRM, alarm)

@@ -1,7 +1,7 @@
 """How long Tiny-ImageNet takes to decode, and to open again. Example: python benchmarks/decode.py --classes 200
 
-Makes an archive in its layout from noise that compresses like photographs (500 training and 50 test images a class),
-then decodes it on one core and on all, in turns, and opens what was decoded, as every later start does.
+Makes an archive in its layout from noise that compresses like photographs (500 training and 50 test images per class),
+decodes it alternately on one core and on all, and opens the decoded copy, as every later start does.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def seconds_to_decode(archive: Path, folder: Path, facts: Facts, cores: int) -> 
 def main() -> None:
     """Print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, default=200, help="of 550 images each")
+    parser.add_argument("--classes", type=int, default=200, help="with 550 images each (default 200)")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     cores = decode.cores()
@@ -90,7 +90,7 @@ def main() -> None:
             begin = time.perf_counter()
             opened(entry)
             again.append(time.perf_counter() - begin)
-        print(f"opened again, every byte checked: {', '.join(f'{s:.2f}' for s in again)} s")
+        print(f"opened again, with every byte checked: {', '.join(f'{s:.2f}' for s in again)} s")
 
 
 if __name__ == "__main__":

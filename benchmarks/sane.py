@@ -1,7 +1,7 @@
-"""Is what is learned from a data set sane? Example: python benchmarks/sane.py fashion_mnist --results STORE
+"""Do networks beat a linear model? Example: python benchmarks/sane.py fashion_mnist --results STORE
 
-Fits scikit-learn's logistic regression to the same training images as the runs in a store and tests it on the same test
-images. A network that does not beat a linear model after a short training has been given wrong images, labels or parts.
+Fits scikit-learn's logistic regression to the same training images as the runs of a store and tests it on the same test
+images. A network that does not beat it after a short training was given wrong images, labels or parts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench.core.stats import share_interval
+from bench.analysis.stats import share_interval
 from bench.data import datasets
 from bench.store.disk import Store
+from bench.store.records import finished
 
 
 def linear_accuracy(dataset: datasets.Dataset, iterations: int) -> float:
@@ -48,7 +49,7 @@ def main() -> None:
     """Print both, with Wilson's 95 % intervals for other test images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True, help="the store of the runs")
     parser.add_argument("--data-dir", type=Path, default=datasets.default_data_dir())
     parser.add_argument("--iterations", type=int, default=60)
     arguments = parser.parse_args()
@@ -57,17 +58,12 @@ def main() -> None:
     linear = share_interval(linear_accuracy(dataset, arguments.iterations), len(dataset.arrays.test_y))
     print(f"{dataset.ref.name}: logistic regression {100 * linear.value:.2f} % ({100 * linear.low:.2f} to "
           f"{100 * linear.high:.2f}), {time.perf_counter() - begin:.0f} s")  # fmt: skip
-    found = [
-        run
-        for run in Store(arguments.results).runs()
-        if run["spec"]["data"]["content_hash"] == dataset.ref.content_hash
-    ]
-    for run in found:
-        if run["status"] == "ok":
-            own = share_interval(run["metrics"]["accuracy"], len(dataset.arrays.test_y))
-            word = "above it" if own.low > linear.high else "NOT CLEARLY ABOVE IT"
-            who = f"{run['spec']['model']}, seed {run['spec']['seed']}, {run['metrics']['epochs']:g} epochs"
-            print(f"  {who}: {100 * own.value:.2f} % ({100 * own.low:.2f} to {100 * own.high:.2f}): {word}")
+    for run in finished(Store(arguments.results).runs()):
+        if run.spec.data.content_hash == dataset.ref.content_hash:
+            own = share_interval(run.metrics.accuracy, len(dataset.arrays.test_y))
+            verdict = "above it" if own.low > linear.high else "NOT CLEARLY ABOVE IT"
+            title = f"{run.spec.model}, seed {run.spec.seed}, {run.metrics.epochs:g} epochs"
+            print(f"  {title}: {100 * own.value:.2f} % ({100 * own.low:.2f} to {100 * own.high:.2f}): {verdict}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """A class-balanced part of CIFAR-10 as an .npz file. Example: python benchmarks/subset.py cifar10.npz part.npz 1111 250
 
-The first images of each class, in the data set's own order: so many of the training and of the test part. For machines
-on which all 10,000 test images would take longer than the training.
+Takes the first images of each class in the data set's own order. For machines on which all 10,000 test images would take
+longer than the training.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ def first_of_each(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate([indices[:count] for indices in members]))
 
 
-def main(source: Path, out: Path, train: int, test: int) -> None:
-    """Write the part."""
+def write(source: Path, out: Path, train: int, test: int) -> None:
+    """Write so many training and test images of each class."""
     with np.load(source, allow_pickle=False) as data:
         arrays = {name: data[name] for name in data.files}
     for part, count in (("train", train), ("test", test)):
@@ -32,7 +32,15 @@ def main(source: Path, out: Path, train: int, test: int) -> None:
     print(f"wrote {out}: {len(arrays['train_y']):,} training and {len(arrays['test_y']):,} test images")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="train_x, train_y, test_x, test_y as .npz")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("train", type=int, help="training images per class")
+    parser.add_argument("test", type=int, help="test images per class")
+    arguments = parser.parse_args()
+    write(arguments.source, arguments.out, arguments.train, arguments.test)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main()

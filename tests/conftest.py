@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,13 @@ def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def factory() -> Path:
     """The file of the models that do what they should not, as in `--models {factory}:raises`."""
     return ROOT / "tests" / "misbehaving.py"
+
+
+@pytest.fixture
+def gate(factory: Path, tmp_path: Path) -> tuple[str, Path]:
+    """A model that trains slowly, and the file at whose appearance it goes on at full speed."""
+    copy = Path(shutil.copy(factory, tmp_path / "gated.py"))
+    return f"{copy}:gated", copy.with_name("go")
 
 
 @pytest.fixture(scope="session")

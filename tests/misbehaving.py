@@ -1,6 +1,6 @@
 """Models that do what they should not. Example: python run_bench.py --models tests/misbehaving.py:raises
 
-A sweep first tries each model on two images; what is to happen in training itself waits for more of them.
+A sweep first tries each model on two images: what must happen in training itself waits for more of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ Factory = Callable[[int, int], nn.Module]
 
 
 class Linear(nn.Module):
-    """One layer. `when` this module gets such images, it does `what` with its output."""
+    """One layer that does `what` with its output `when` this holds of the module and its input."""
 
     def __init__(self, classes: int, size: int, what: Callable[..., Any], when: Callable[..., bool]) -> None:
         super().__init__()
@@ -52,8 +53,8 @@ def alone(model: Linear, x: torch.Tensor) -> bool:
     return len(x) == 1
 
 
-def that(what: Callable[..., Any], when: Callable[..., bool]) -> Factory:
-    """A factory of layers that do `what` with their output `when` it is time."""
+def linear(what: Callable[..., Any], when: Callable[..., bool]) -> Factory:
+    """A factory of such layers."""
     return lambda classes, size: Linear(classes, size, what, when)
 
 
@@ -86,6 +87,12 @@ def doze(out: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def wait(out: torch.Tensor) -> torch.Tensor:
+    if not Path(__file__).with_name("go").exists():
+        time.sleep(0.02)
+    return out
+
+
 def kill(out: torch.Tensor) -> None:
     os.kill(os.getpid(), 9)
 
@@ -100,39 +107,40 @@ def need_two(out: torch.Tensor) -> None:
     raise ValueError("needs two")
 
 
-# --- while they run --------------------------------------------------------------------------------------------------
+# --- in training ----------------------------------------------------------------------------------------------------
 
-fine = that(lambda out: out, always)
-fine_too = that(lambda out: out, always)
-slow = that(doze, in_training)
-raises = that(fail, in_training)
-leaves = that(leave, in_training)
-dies = that(die, in_training)
-hangs = that(hang, in_training)
-segfaults = that(lambda out: ctypes.string_at(0), in_training)
-is_killed = that(kill, in_training)
-eats = that(eat, in_training)
-diverges = that(lambda out: out * float("nan"), in_training)
-dies_at_once = that(die, always)
-dies_above_16 = that(die, above_16)
-dies_later = that(die, after_20_calls)
-no_memory_above_16 = that(die_of_memory, above_16)
+fine = linear(lambda out: out, always)
+fine_too = linear(lambda out: out, always)
+slow = linear(doze, in_training)
+gated = linear(wait, in_training)  # slow until there is a file `go` beside this one
+raises = linear(fail, in_training)
+leaves = linear(leave, in_training)
+dies = linear(die, in_training)
+hangs = linear(hang, in_training)
+segfaults = linear(lambda out: ctypes.string_at(0), in_training)
+is_killed = linear(kill, in_training)
+eats = linear(eat, in_training)
+diverges = linear(lambda out: out * float("nan"), in_training)
+dies_at_once = linear(die, always)
+dies_above_16 = linear(die, above_16)
+dies_later = linear(die, after_20_calls)
+no_memory_above_16 = linear(die_of_memory, above_16)
 
-# --- found when they are tried ---------------------------------------------------------------------------------------
+# --- refused when they are tried -------------------------------------------------------------------------------------
 
-cut = that(torch.Tensor.detach, always)
-infinite = that(lambda out: out / 0, always)
-random_ = that(lambda out: out + torch.rand(()), always)
-pair = that(lambda out: (out, out), always)
-integers = that(torch.Tensor.long, always)
-one_by_one = that(need_two, alone)
+cut = linear(torch.Tensor.detach, always)
+infinite = linear(lambda out: out / 0, always)
+random_ = linear(lambda out: out + torch.rand(()), always)
+pair = linear(lambda out: (out, out), always)
+integers = linear(torch.Tensor.long, always)
+one_by_one = linear(need_two, alone)
 
 
 def frozen(classes: int, size: int) -> nn.Module:
     return Linear(classes, size, lambda out: out, always).requires_grad_(False)
 
 
-# --- found when they are built ---------------------------------------------------------------------------------------
+# --- refused when they are built -------------------------------------------------------------------------------------
 
 
 def never_built(classes: int, size: int) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bench.core.files import sha256, to_json
 from bench.plan.recipes import shared
 from bench.plan.spec import DataRef, RunSpec, Setting, to_dict
 from bench.store.disk import Store
@@ -136,6 +138,12 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
         "environment": ENVIRONMENT,
     }
     return msgspec.convert(made | changes, Session)
+
+
+def sealed(body: dict[str, Any]) -> bytes:
+    """A record as stored, with a checksum that holds, whatever its fields are: what an attacker could write."""
+    body = {name: value for name, value in body.items() if name != "checksum"}
+    return to_json({**body, "checksum": sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode())})
 
 
 def write_store(root: Path, accuracies: dict[str, float], seconds: dict[str, list[float]] | None = None) -> Store:

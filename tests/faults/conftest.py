@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from bench.analysis.verdicts_csv import write_verdicts
 from bench.data.datasets import DataSource
 from bench.measure import session
-from bench.measure.run import run_one, session_of
+from bench.measure.run import run_one
 from bench.plan.recipes import smoke
-from bench.plan.spec import RunSpec, Setting
-from bench.present.pair_table import write_verdicts
+from bench.plan.spec import RunSpec, Setting, session_of
 from bench.store.disk import Store
+from bench.store.records import TrialResults
 
 settings.register_profile("thorough", max_examples=3000, deadline=None)
 
@@ -38,7 +39,7 @@ def pristine(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
         for spec in specs:
             run_one(spec, dataset, store, lambda event: None)
-        session.time_models(session_of(specs, 0.0), session.Found(), store, lambda event: None)
+        session.time_models(session_of(specs, 0.0), TrialResults(), store, lambda event: None)
     store.rebuild_views()
     write_verdicts(store)
     return root

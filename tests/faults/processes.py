@@ -1,4 +1,4 @@
-"""Processes to start, watch and kill. Used by test_processes.py and test_kill.py"""
+"""Processes to start, watch and kill. Example: process = start("--models=seresnet"); gone(descendants(process.pid))"""
 
 from __future__ import annotations
 
@@ -6,66 +6,90 @@ import contextlib
 import signal
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bench.store.disk import Store
+from bench.store.records import finished
 from tests.conftest import ROOT
+
+PATIENCE_SECONDS = 240.0  # only a failure takes that long
 
 
 def start(*words: str | Path, **more: Any) -> Popen[str]:
     """The command line in a session of its own, with its output to read."""
     command = [sys.executable, "-u", "run_bench.py", *map(str, words)]
-    # A background job of a shell ignores SIGINT, and so would everything below it, pytest and this process included.
+    # A shell's background job ignores SIGINT, and so would everything below it, pytest and this process included.
     more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    return Popen(command, cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True, **more)
+    return Popen(command, cwd=ROOT, **{"stdout": PIPE, "stderr": PIPE, "text": True, "start_new_session": True, **more})
 
 
-def children(pid: int) -> list[int]:
-    """Processes started by `pid`, read from /proc."""
-    found = []
+def _stat(pid: int) -> tuple[str, int] | None:
+    """(state, parent) of a process, read from /proc; None where it has ended."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state == "Z" else (state, int(parent))
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes started by `pid`, and by those in turn."""
+    children = defaultdict(list)
     for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid:
-                found.append(int(path.name))
+        if (stat := _stat(int(path.name))) is not None:
+            children[stat[1]].append(int(path.name))
+    below, found = [pid], []
+    while below:
+        started = children[below.pop()]
+        below += started
+        found += started
     return found
 
 
-def is_spawned(pid: int) -> bool:
-    """Whether a process is a child that computes, not multiprocessing's own helper."""
-    try:
-        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def workers(pid: int) -> list[int]:
+    """Descendants that compute: children of a fork server, or spawned ones; not multiprocessing's own helpers."""
+    found = []
+    for child in descendants(pid):
+        stat = _stat(child)
+        if b"spawn_main" in _command(child) or (stat is not None and b"forkserver" in _command(stat[1])):
+            found.append(child)
+    return found
 
 
-def gone(pids: list[int], within: float = 20.0) -> bool:
+def gone(pids: list[int], within: float = PATIENCE_SECONDS) -> bool:
     """Whether all these processes end in time (zombies count as ended)."""
+    return eventually(lambda: all(_stat(pid) is None for pid in pids), within)
 
-    def alive(pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            return False
 
+def eventually(condition: Callable[[], bool], within: float = PATIENCE_SECONDS) -> bool:
+    """Whether a condition comes true in time."""
     deadline = time.monotonic() + within
-    while any(map(alive, pids)):
+    while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(0.02)
     return True
 
 
 def learned(root: Path) -> dict[str, Any]:
     """By model everything that timing does not touch: history and predictions."""
-    found = {}
-    for run in Store(root).runs():
-        with np.load(root / "runs" / run["run_id"] / "predictions.npz") as data:
-            predictions = {k: data[k].tolist() for k in data.files}
-        rows = [{k: v for k, v in row.items() if k != "train_seconds"} for row in run["history"]]
-        found[run["spec"]["model"]] = (rows, predictions, run["metrics"]["accuracy"])
-    return found
+    facts = {}
+    for run in finished(Store(root).runs()):
+        with np.load(root / "runs" / run.run_id / "predictions.npz") as data:
+            predictions = {name: data[name].tolist() for name in data.files}
+        history = [msgspec.structs.replace(epoch, train_seconds=0.0) for epoch in run.history]
+        facts[run.spec.model] = (history, predictions, run.metrics.accuracy)
+    return facts

@@ -1,4 +1,4 @@
-"""Full disks, read-only disks, flipped bytes, edited views: found, named, mended by the same command."""
+"""Full disks, read-only disks, flipped bits, edited views: found, named, and repaired by the same command."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from bench.analysis.check import check, problems
 from bench.analysis.tables import compare
 from bench.cli.main import main
 from bench.core.errors import UserError
@@ -21,8 +24,8 @@ from bench.drive.sweep import Views
 from bench.plan.recipes import smoke
 from bench.plan.spec import RunSpec, Setting
 from bench.present.table_formats import FORMATS, render
-from bench.store.check import check, problems
 from bench.store.disk import VIEWS, Store
+from bench.store.records import FinishedRun, Metrics, encode, finished
 from tests.conftest import ROOT
 
 
@@ -33,7 +36,7 @@ def specs_of(source: DataSource) -> list[RunSpec]:
 
 
 def in_namespace(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A shell script where file systems can be mounted without anybody else seeing them."""
+    """Run a shell script where it can mount file systems that no other process sees."""
     able = shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
     if not able:
         pytest.skip("no user namespaces here, so no file system can be mounted")
@@ -61,7 +64,7 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_finishes(
     assert "No space left on device" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "second: 0" in done.stdout, done.stdout + done.stderr
-    assert "2 finished and 0 other runs" in done.stdout
+    assert "2 finished runs, 0 failed runs" in done.stdout
     assert "check: 0" in done.stdout, done.stdout
 
 
@@ -78,7 +81,7 @@ def test_a_read_only_store_is_found_before_training(words: list[str], factory: P
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from bench.files import write_atomically
+from bench.core.files import write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     write_atomically(Path(sys.argv[1]), b"x" * 20_000)
@@ -114,11 +117,11 @@ def test_a_flipped_bit_in_any_file_is_found(store: Store, pristine: Path, index:
         damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(damaged)
         try:
-            found = list(problems(store))
+            faults = list(problems(store))
         except UserError:  # a flipped bit in the schema's number may make it one of the future
             continue
-        assert found, f"{name} damaged without a word"
-        assert any(part in found[0] for part in (Path(name).parent.name, Path(name).name, store.root.name))
+        assert faults, f"{name} is damaged, and nothing says so"
+        assert any(part in faults[0] for part in (Path(name).parent.name, Path(name).name, store.root.name))
         for style in FORMATS:
             render(compare([store]), style)
     path.write_bytes(content)
@@ -126,7 +129,7 @@ def test_a_flipped_bit_in_any_file_is_found(store: Store, pristine: Path, index:
 
 
 def test_views_come_back(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    """Deleted, truncated, edited, not even text: `check` says so, `check --rebuild` mends it."""
+    """Deleted, truncated, edited, not even text: `check` says so, `check --rebuild` repairs it."""
     before = {name: (store.root / name).read_bytes() for name in VIEWS}
     (store.root / "results.csv").unlink()
     (store.root / "history.csv").write_bytes(before["history.csv"][:100])
@@ -146,10 +149,10 @@ def test_verdicts_are_held_against_the_runs(store: Store) -> None:
     """Edited, cut, of other runs: `check` says so. None at all, or other last digits, is no fault."""
     path = store.root / "verdicts.csv"
     content = path.read_bytes()
-    rounded = re.sub(rb"\d\.\d{12,}", lambda found: found[0][:13], content)
+    rounded = re.sub(rb"\d\.\d{12,}", lambda match: match[0][:13], content)
     assert rounded != content
-    for no_fault in (content, rounded):
-        path.write_bytes(no_fault)
+    for sound in (content, rounded):
+        path.write_bytes(sound)
         assert list(problems(store)) == []
     edited = [content.replace(*words) for words in ((b"no verdict", b"better"), (b"0.5", b"0.6"), (b",", b"", 1))]
     for damaged in (*edited, content[:-9], content.splitlines(keepends=True)[0], b"", b"\xff", b"\0"):
@@ -183,28 +186,29 @@ def test_the_schema_of_the_future_is_refused_everywhere(store: Store, capsys: py
 
 def test_check_holds_records_against_each_other(store: Store) -> None:
     """Records with a valid checksum of their own that contradict the files beside them."""
-    run = store.runs()[0]
-    folder = store.root / "runs" / run["run_id"]
-    from bench.store.records import seal
+    run = finished(store.runs())[0]
+    folder = store.root / "runs" / run.run_id
 
-    def found(**changes: object) -> str:
-        from bench.core.files import to_json
-
-        (folder / "record.json").write_bytes(to_json(seal({**run, **changes})))
+    def problems_with(**changes: Any) -> str:
+        (folder / "record.json").write_bytes(encode(msgspec.structs.replace(run, **changes)))
         return "\n".join(check(store, rebuild=True)[0])
 
-    assert found() == ""
-    history, metrics = run["history"], run["metrics"]
-    assert "another accuracy" in found(metrics={**metrics, "accuracy": 0.123})
-    assert "losses give another mean" in found(metrics={**metrics, "test_loss": 9.0})
-    assert "another number of test images" in found(metrics={**metrics, "test_images": 59})
-    assert "epochs are not 1 to" in found(history=history[::-1])
-    assert "epochs are not 1 to" in found(history=[history[0], history[0]])
-    assert "train_seconds falls" in found(history=[{**history[0], "train_seconds": 1e6}, history[1]])
-    assert "not the hash of its spec" in found(spec={**run["spec"], "seed": 1})
-    assert "predictions.npz is missing" not in found()
+    def metrics(**changes: Any) -> Metrics:
+        return msgspec.structs.replace(run.metrics, **changes)
+
+    first, second = run.history
+    slower = msgspec.structs.replace(first, train_seconds=1e6)
+    assert problems_with() == ""
+    assert "another accuracy" in problems_with(metrics=metrics(accuracy=0.123))
+    assert "losses give another mean" in problems_with(metrics=metrics(test_loss=9.0))
+    assert "another number of test images" in problems_with(metrics=metrics(test_images=59))
+    assert "epochs are not 1 to" in problems_with(history=(second, first))
+    assert "epochs are not 1 to" in problems_with(history=(first, first))
+    assert "train_seconds falls" in problems_with(history=(slower, second))
+    assert "not the hash of its spec" in problems_with(spec=replace(run.spec, seed=1))
+    assert "predictions.npz is missing" not in problems_with()
     (folder / "predictions.npz").unlink()
-    assert "predictions.npz is missing" in found()
+    assert "predictions.npz is missing" in problems_with()
 
 
 def test_views_cost_is_linear_in_the_number_of_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +237,7 @@ def test_odd_paths(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "--models=resnet20", "--epochs=1", "--results", str(root)]) == 0
     assert main(["table", "--results", str(root)]) == 0
     assert main(["check", "--results", str(root)]) == 0
-    assert "1 finished and 0 other runs" in capsys.readouterr().out
+    assert "1 finished run, 0 failed runs" in capsys.readouterr().out
 
 
 def test_a_sidecar_that_crashes_costs_no_measurement(
@@ -255,16 +259,16 @@ def test_a_sidecar_that_crashes_costs_no_measurement(
     monkeypatch.setattr(static, "save_all", breaks)
     assert main([*words, "--models=resnet20", "--epochs=1", "--results", str(tmp_path / "s")]) == 1
     assert "the plots could not be drawn: RuntimeError: broken on purpose" in capsys.readouterr().out
-    assert Store(tmp_path / "s").runs()[0]["status"] == "ok"
+    assert isinstance(Store(tmp_path / "s").runs()[0], FinishedRun)
     assert (tmp_path / "s" / "results.csv").is_file()
 
     monkeypatch.setattr(runner, "count", breaks)
     monkeypatch.setattr(runner, "cache_dir", lambda: tmp_path / "cache")  # where no count is known yet
     source = DataSource(words[0].removeprefix("--dataset="), Path(), None, 1.0)
     record = run_one(specs_of(source)[0], source.load(), Store(tmp_path / "t"), lambda event: None)
-    assert record["metrics"]["flops"] is None
-    assert any("FLOPs not counted: RuntimeError: broken on purpose" in note for note in record["notes"])
-    assert record["metrics"]["params"] > 0
+    assert record.metrics.flops is None
+    assert any("FLOPs not counted: RuntimeError: broken on purpose" in note for note in record.notes)
+    assert record.metrics.params
 
     monkeypatch.setitem(sys.modules, "pynvml", None)  # its import raises
     assert environment._driver().startswith("unknown (")

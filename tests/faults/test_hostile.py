@@ -1,4 +1,4 @@
-"""What is merely read cannot execute, write elsewhere, or speak to a terminal; fuzzing finds no traceback."""
+"""Files that are read cannot execute code, write elsewhere, or control a terminal; fuzzing finds no traceback."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -20,22 +21,23 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench.analysis.tables import compare, frame
+from bench.analysis.check import problems
+from bench.analysis.frames import frame
+from bench.analysis.tables import compare
 from bench.cli.main import main
 from bench.core.errors import UserError
-from bench.core.files import inert, to_json
+from bench.core.files import inert, sha256, to_json
 from bench.data.datasets import from_npz
-from bench.measure.checkpoint import Checkpoints, sha256
+from bench.measure.checkpoint import Checkpoints
 from bench.plan import recipes
 from bench.plan.presets import parse_duration
 from bench.present.charts.build import charts_of
 from bench.present.charts.static import save_all
 from bench.present.table_formats import FORMATS, render
-from bench.store.check import problems
 from bench.store.disk import Store
-from bench.store.records import Damaged, checked, seal
+from bench.store.records import Damaged, decode
 from tests.conftest import ROOT
-from tests.synthetic import record, spec, write_store
+from tests.synthetic import record, sealed, spec, write_store
 
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -143,13 +145,13 @@ def mutate(original: Any, data: st.DataObject) -> Any:
 @examples(150)
 @given(data=st.data())
 def test_a_mutated_record_is_read_or_left_out(data: st.DataObject, pristine: Path, tmp_path_factory: Any) -> None:
-    """Sealed again after the change, as somebody would who means harm: the fields must be enough to be safe."""
+    """With a checksum that holds, as an attacker would write it: the checks of the fields must be enough."""
     kind = data.draw(st.sampled_from(["runs/*/record.json", "speed/*.json"]))
     source = data.draw(st.sampled_from(sorted(pristine.glob(kind))))
     root = tmp_path_factory.mktemp("fuzz")
     shutil.copytree(pristine, root, dirs_exist_ok=True)
     path = root / source.relative_to(pristine)
-    path.write_bytes(to_json(seal(mutate(json.loads(source.read_text()), data))))
+    path.write_bytes(sealed(mutate(json.loads(source.read_text()), data)))
     store = Store(root)
     with contextlib.suppress(UserError):
         store.rebuild_views()
@@ -167,7 +169,7 @@ def test_a_mutated_record_is_read_or_left_out(data: st.DataObject, pristine: Pat
 @example(b'{"schema": 2, "status": NaN}')
 def test_any_bytes_are_a_record_or_damaged(content: bytes) -> None:
     with contextlib.suppress(Damaged, UserError):
-        checked(content, "x")
+        decode(content, "x")
 
 
 @examples(300)
@@ -230,7 +232,7 @@ def test_an_npz_of_absurd_size_is_refused(tmp_path: Path) -> None:
 @examples(100)
 @given(data=st.data())
 def test_any_checkpoint_is_a_state_or_passed_over(data: st.DataObject, tmp_path_factory: Any) -> None:
-    """Under a name whose checksum holds: what is left is torch's reader, allowed to read weights only."""
+    """Under a name whose checksum holds: what remains is torch's reader, allowed to read weights only."""
     folder = tmp_path_factory.mktemp("checkpoints")
     keeper = Checkpoints(folder, {"run_id": "x"}, 0)
     keeper.save(1, {"progress": {"step": 1}, "weights": [1.0, 2.0]})
@@ -263,14 +265,12 @@ socket.getaddrinfo = lookup
 
 
 def test_no_network_call_that_nobody_asked_for(words: list[str], tmp_path: Path) -> None:
-    """Sockets of this process and of its children refuse and write down who called: a whole sweep calls nobody."""
+    """Sockets of the command and of its children refuse and log every call: a whole sweep makes none."""
     log = tmp_path / "calls"
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK.format(log=str(log)))
     names = "cct_2,timm:resnet18"  # all three packages that could
     command = [sys.executable, "run_bench.py", *words, "--epochs=1", "--models", names, "--results", tmp_path / "s"]
     path = {"PYTHONPATH": str(tmp_path)}
-    import os
-
     done = subprocess.run(
         [*map(str, command)], cwd=ROOT, env={**os.environ, **path}, capture_output=True, text=True, timeout=280
     )
@@ -281,18 +281,20 @@ def test_no_network_call_that_nobody_asked_for(words: list[str], tmp_path: Path)
     assert len(log.read_text().splitlines()) == 1
 
 
-def test_the_reference_store_is_sound() -> None:
-    assert list(problems(Store(ROOT / "results/reference/cpu-2core"))) == []
+@pytest.mark.parametrize("name", ["cpu-2core", "h100"])
+def test_the_reference_stores_are_sound(name: str) -> None:
+    assert list(problems(Store(ROOT / "results/reference" / name))) == []
 
 
 def test_a_foreign_record_cannot_claim_another_place(tmp_path: Path) -> None:
     """Its run_id is a path; the folder is another."""
     store, of = Store(tmp_path), spec("seresnet")
-    made = {**record(of, 0.9), "run_id": "../../elsewhere"}
-    store.write_record(of, made)
+    store.write_record(record(of, 0.9))
+    path = store.run_dir(of) / "record.json"
+    path.write_bytes(sealed({**json.loads(path.read_text()), "run_id": "../../elsewhere"}))
     damaged: list[str] = []
     assert store.runs(damaged) == []
-    assert "another name than its own" in damaged[0]
+    assert "does not match" in damaged[0]
 
 
 def test_random_command_lines_never_raise(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Real processes that are killed, hang, eat memory, race: what was finished stays, and the same command finishes."""
+"""Processes that are killed, hang, eat memory, race: finished runs stay, and the same command finishes the rest."""
 
 from __future__ import annotations
 
@@ -13,50 +13,62 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess, Popen
-from typing import Any
 
 import pandas as pd
 import pytest
 
+from bench.analysis.check import problems
 from bench.core.errors import Busy
+from bench.core.events import Report, StepDone
 from bench.core.files import holder, lock
-from bench.executors import child as local
-from bench.measure import run as runner
-from bench.store.check import problems
+from bench.data.datasets import DataSource
+from bench.executors.child import GRACE_SECONDS
+from bench.measure import run as measure_run
 from bench.store.disk import Store
+from bench.store.records import FailedRun, FinishedRun
 from tests.conftest import ROOT
-from tests.faults.processes import children, gone, learned, start
+from tests.faults.processes import PATIENCE_SECONDS, descendants, eventually, gone, learned, start
 
 Bench = Callable[..., "CompletedProcess[str]"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_same_command_goes_on(
-    here: Bench, untimed: None, words: list[str], factory: Path, tmp_path: Path, number: signal.Signals, code: int
+def test_a_signal_saves_and_the_same_command_resumes(
+    here: Bench,
+    untimed: None,
+    words: list[str],
+    gate: tuple[str, Path],
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
 ) -> None:
     """SIGINT to the whole group, as a terminal sends it; SIGTERM to the parent, as a scheduler does."""
-    sweep = [*words, f"--models={factory}:slow", "--epochs=100", "--results", tmp_path / "s"]
+    model, go = gate
+    sweep = [*words, f"--models={model}", "--epochs=400", "--results", tmp_path / "s"]
     process = start(*sweep)
     assert process.stdout is not None
-    assert any("epoch 9/100" in line for line in process.stdout)  # of ten seconds
-    below = children(process.pid)
+    assert any("epoch 2/400" in line for line in process.stdout)  # of forty seconds and more
+    below = descendants(process.pid)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, error = process.communicate(timeout=30)  # the promise of issue 3
+    _, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code
-    assert "what was finished is kept" in error
+    assert "finished runs are kept" in error
     assert "Traceback" not in error
     assert gone(below)
-    (record,) = Store(tmp_path / "s").runs()
-    assert record["status"] == "interrupted"
+    (run,) = Store(tmp_path / "s").runs()
+    assert isinstance(run, FailedRun)
+    assert run.status == "interrupted"
+    go.touch()
     done = here(*sweep)
     assert done.returncode == 0, done.stderr
-    assert "goes on after step" in done.stdout
-    assert "epoch 9/100" not in done.stdout
-    (record,) = Store(tmp_path / "s").runs()
-    assert record["metrics"]["segments"] == 2
+    assert "resumes after step" in done.stdout
+    assert "epoch 2/400" not in done.stdout
+    (run,) = Store(tmp_path / "s").runs()
+    assert isinstance(run, FinishedRun)
+    assert run.metrics.segments == 2
 
 
 def test_a_second_signal_stops_at_once(words: list[str], factory: Path, tmp_path: Path) -> None:
@@ -65,11 +77,11 @@ def test_a_second_signal_stops_at_once(words: list[str], factory: Path, tmp_path
     assert process.stdout is not None
     assert any("now it hangs" in line for line in process.stdout)
     process.send_signal(signal.SIGTERM)
-    below = children(process.pid)
+    below = descendants(process.pid)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(2)  # the first one is being waited for
+        process.wait(1)  # it waits for the child
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=local.GRACE_SECONDS - 5)
+    process.communicate(timeout=GRACE_SECONDS - 2)
     assert process.returncode == 143
     assert gone(below)
 
@@ -85,64 +97,71 @@ def test_every_way_to_die_is_a_row(words: list[str], factory: Path, tmp_path: Pa
     process = start(
         *words, "--models", names, "--epochs=2", "--run-timeout=20s", "--results", tmp_path, preexec_fn=limit_memory
     )
-    out, error = process.communicate(timeout=280)
+    out, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1, error
     assert "Traceback" not in out + error
-    found = {row.model.rsplit(":", 1)[1]: row for row in pd.read_csv(tmp_path / "results.csv").itertuples()}
-    assert {way: row.status for way, row in found.items()} == {
+    rows = {row.model.rsplit(":", 1)[1]: row for row in pd.read_csv(tmp_path / "results.csv").itertuples()}
+    assert {way: row.status for way, row in rows.items()} == {
         "hangs": "timeout",
         "segfaults": "killed",
         "is_killed": "killed",
         "eats": "oom",
         "fine": "ok",
     }
-    assert "not done after 20 s" in found["hangs"].message
-    assert "SIGSEGV" in found["segfaults"].message
-    assert "SIGKILL" in found["is_killed"].message
+    assert "not done after 20 s" in rows["hangs"].message
+    assert "SIGSEGV" in rows["segfaults"].message
+    assert "SIGKILL" in rows["is_killed"].message
     (trace,) = tmp_path.rglob("traceback.txt")
     assert "eats" in trace.parent.name
 
 
-BAD = {
-    "exits": "leaves the program",
+UNFIT = {
+    "exits": "called sys.exit()",
     "dies_built": "ended by exit code 9",
     "never_built": "timeout: not done after",
     "frozen": "no parameter requires a gradient",
     "cut": "no gradient reaches its parameters",
     "infinite": "not finite before any training",
     "random_": "differently in eval mode",
-    "pair": "puts out tuple",
-    "integers": "puts out (2, 3) for 2 images",
+    "pair": "returns tuple",
+    "integers": "returns (2, 3) for 2 images",
     "one_by_one": "needs two",
 }
 
 
 def test_unfit_models_are_all_named_before_anything_begins(
-    bench: Bench, words: list[str], factory: Path, tmp_path: Path
+    here: Bench, words: list[str], factory: Path, tmp_path: Path
 ) -> None:
-    """Those that leave, die or hang take none of the others' answers with them."""
-    names = ",".join(f"{factory}:{name}" for name in (*BAD, "fine"))
-    done = bench(*words, "--models", names, "--run-timeout=15", "--results", tmp_path / "s")
+    """Those that exit, die or hang do not hide what is wrong with the others."""
+    names = ",".join(f"{factory}:{name}" for name in (*UNFIT, "fine"))
+    done = here(*words, "--models", names, "--run-timeout=10", "--results", tmp_path / "s")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    for name, says in BAD.items():
-        assert any(f"{name}'" in part and says in part for part in done.stderr.split("; model")), (name, done.stderr)
+    for name, reason in UNFIT.items():
+        assert any(f"{name}'" in part and reason in part for part in done.stderr.split("; model")), (name, done.stderr)
     assert "fine'" not in done.stderr
     assert not (tmp_path / "s").exists()
 
 
-def test_two_commands_race_for_one_store(words: list[str], factory: Path, tmp_path: Path) -> None:
-    """Each run is executed once; whoever comes second waits and says for whom; one speed session is enough."""
-    names = f"--models={factory}:fine,{factory}:fine_too"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    both = [start(*words, names, "--epochs=400", "--results", tmp_path, env=environment) for _ in range(2)]
-    outs = [process.communicate(timeout=280) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outs
-    text = outs[0][0] + outs[1][0]
-    assert text.count("epoch 1/400") == 2, "two models, once each"
-    assert "being run by process" in text
-    store = Store(tmp_path)
-    assert [r["status"] for r in store.runs()] == ["ok", "ok"]
+def test_two_commands_race_for_one_store(
+    words: list[str], gate: tuple[str, Path], factory: Path, tmp_path: Path
+) -> None:
+    """Each run is executed once; the second command waits and says for whom; one speed session is enough."""
+    model, go = gate
+    root, names = tmp_path / "s", f"--models={model},{factory}:fine"
+    screens = [(tmp_path / f"screen-{i}").open("w+") for i in range(2)]
+
+    def text() -> str:
+        return "".join(Path(screen.name).read_text() for screen in screens)
+
+    both = [start(*words, names, "--epochs=400", "--results", root, stdout=screen) for screen in screens]
+    assert eventually(lambda: "being run by process" in text()), text()
+    go.touch()
+    errors = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert text().count("epoch 1/400") == 2, "two models, once each"
+    store = Store(root)
+    assert [type(run) for run in store.runs()] == [FinishedRun, FinishedRun]
     assert len(store.sessions()) == 1
     assert list(problems(store)) == []
 
@@ -150,7 +169,7 @@ def test_two_commands_race_for_one_store(words: list[str], factory: Path, tmp_pa
 HOLD = """
 import sys, time
 from pathlib import Path
-from bench.files import lock
+from bench.core.files import lock
 with lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)
@@ -187,17 +206,18 @@ def test_leftovers_are_no_obstacle(here: Bench, untimed: None, words: list[str],
     assert not list(folder.rglob(".tmp-*"))
 
 
-def orphan(report: Any, path: str) -> None:
+def orphan(report: Report, path: str) -> None:
+    """A child that sleeps in a single call, for longer than any test."""
     Path(path).write_text(str(os.getpid()))
-    report({"event": "step", "step": 1})
+    report(StepDone(1))
     time.sleep(1000)
 
 
 ORPHAN = """
 import sys
-from bench.executors.local import call
-from tests.faults.test_processes import orphan
-call(orphan, (sys.argv[1],), lambda event: print("started", flush=True))
+from bench.executors.child import call
+if __name__ == "__main__":
+    call("tests.faults.test_processes:orphan", (sys.argv[1],), lambda event: print("started", flush=True))
 """
 
 
@@ -213,23 +233,19 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     assert gone([pid])
 
 
-def test_a_clock_that_jumps(store: Store, tmp_path: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps(store: Store, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock decides nothing: set back by years in the middle, a run is the same and the store consistent."""
     jumps = iter([f"{year}-01-01T00:00:00.000+00:00" for year in (2031, 1999, 2040, 1970, 2026)])
-    monkeypatch.setattr(runner, "now", lambda: next(jumps))
+    monkeypatch.setattr(measure_run, "now", lambda: next(jumps))
     monkeypatch.setattr(time, "time", lambda: random.uniform(-1e9, 4e9))
-    from bench.data.datasets import DataSource
-    from bench.measure.run import run_one
+    from tests.faults.test_disk import specs_of
 
     source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
     before = learned(store.root)
     for run in store.runs():
-        folder = store.root / "runs" / run["run_id"]
-        shutil.rmtree(folder)
-    from tests.faults.test_disk import specs_of
-
+        shutil.rmtree(store.root / "runs" / run.run_id)
     for spec in specs_of(source):
-        run_one(spec, source.load(), store, lambda event: None)
+        measure_run.run_one(spec, source.load(), store, lambda event: None)
     assert learned(store.root) == before
     store.rebuild_views()
     assert list(problems(store)) == []
