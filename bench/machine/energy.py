@@ -1,7 +1,8 @@
-"""Joules, clocks, temperature, throttling, where the machine tells. Example: meter = find_meter(device); meter.joules()
+"""Joules, clocks, temperature and throttling, where the machine reports them. Example: gpu_state(None) == {}
 
-NVIDIA GPUs through nvidia-ml-py, CPUs through RAPL's counters in /sys. Where neither can be read the figure is missing
-with its reason, never zero. No fault here may cost a measurement.
+NVIDIA GPUs through nvidia-ml-py, CPUs through RAPL's counters in /sys. Where neither can be read, the figure is missing
+with its reason, never zero. A failure here never costs a measurement. A GPU is named by its UUID ("GPU-…") or by its
+index as NVML counts; None is the CPU.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from bench.core.text import plural
 
 RAPL = Path("/sys/class/powercap")
 WINDOW_SECONDS = 6.0  # NVML's counter moves every 20 to 100 ms: a window of seconds keeps that under 2 %
@@ -21,21 +21,21 @@ WINDOW_SECONDS = 6.0  # NVML's counter moves every 20 to 100 ms: a window of sec
 
 @dataclass(frozen=True)
 class Meter:
-    """A counter of joules since some moment: of what (`source`), and why there is none where `joules` is None."""
+    """A counter of joules since some moment: where it is read (`source`), and why not where `joules` is None."""
 
     source: str
     joules: Callable[[], float] | None
     why_not: str = ""
 
 
-def find_meter(device: torch.device, rapl: Path = RAPL) -> Meter:
+def find_meter(gpu: str | None, rapl: Path = RAPL) -> Meter:
     """The counter of the device that computes."""
-    return _nvml_meter(device) if device.type == "cuda" else _rapl_meter(rapl)
+    return _nvml_meter(gpu) if gpu is not None else _rapl_meter(rapl)
 
 
-def _nvml_meter(device: torch.device) -> Meter:
+def _nvml_meter(gpu: str) -> Meter:
     try:
-        pynvml, handle = _nvml(device)
+        pynvml, handle = _nvml(gpu)
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # Volta and newer
     except Exception as error:
         return Meter("nvml", None, f"NVML does not say ({type(error).__name__}: {error})")
@@ -79,22 +79,20 @@ def joules_per_image(
     return (meter.joules() - before) / (calls * images)
 
 
-def _nvml(device: torch.device) -> tuple[Any, Any]:
+def _nvml(gpu: str) -> tuple[Any, Any]:
     import pynvml  # the module of nvidia-ml-py
-    import torch
 
     pynvml.nvmlInit()
-    # by its own name: the numbers of CUDA and NVML differ where CUDA_VISIBLE_DEVICES is set
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    return pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    by_index = gpu.isdecimal()
+    return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(gpu)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(gpu)
 
 
-def gpu_state(device: torch.device) -> dict[str, Any]:
-    """Clocks (MHz), power (W), temperature (°C), reasons for low clocks and other processes; {} on a CPU."""
-    if device.type != "cuda":
+def gpu_state(gpu: str | None) -> dict[str, Any]:
+    """Clocks (MHz), power (W), temperature (°C), reasons for low clocks and other processes; {} for a CPU."""
+    if gpu is None:
         return {}
     try:
-        pynvml, handle = _nvml(device)
+        pynvml, handle = _nvml(gpu)
     except Exception as error:
         return {"why_not": f"{type(error).__name__}: {error}"}
     asked: dict[str, Callable[[], Any]] = {
@@ -112,10 +110,10 @@ def gpu_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def gpu_memory(device: torch.device) -> tuple[int, int] | None:
-    """Bytes of the GPU's memory in use, whoever uses them, and all of them; None where NVML does not say."""
+def gpu_memory(gpu: str) -> tuple[int, int] | None:
+    """Bytes of the GPU's memory in use by any process, and in all; None where NVML does not say."""
     try:
-        pynvml, handle = _nvml(device)
+        pynvml, handle = _nvml(gpu)
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return int(memory.used), int(memory.total)
     except Exception:
@@ -134,11 +132,13 @@ def _reasons(pynvml: Any, mask: int) -> str:
 
 
 def warnings_of_state(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What the GPU's state before and after a session says against it."""
-    found = []
+    """Reasons to doubt a session, from the GPU's state before and after it."""
+    warnings = []
     for when, state in (("before", before), ("after", after)):
         if state.get("throttle_reasons"):
-            found.append(f"the GPU was held back {when} the session: {state['throttle_reasons']}")
+            warnings.append(f"the GPU was throttled {when} the session: {state['throttle_reasons']}")
         if state.get("processes", 1) > 1:
-            found.append(f"{state['processes'] - 1} other process(es) on the GPU {when} the session")
-    return found
+            warnings.append(
+                f"{plural(state['processes'] - 1, 'other process', 'other processes')} on the GPU {when} the session"
+            )
+    return warnings

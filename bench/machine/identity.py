@@ -1,4 +1,4 @@
-"""Whether two machines run the same thing. Example: differences(expected, identity()) -> ["torch 2.12, not 2.13"]
+"""Whether two machines run the same code and versions. Example: differences(identity(), identity()) == []
 
 A cluster's nodes have checkouts and environments of their own; a sweep over two versions of the code is no comparison.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-from bench.machine.environment import PACKAGES, git_state
+from bench.machine.environment import PACKAGES, ROOT, git_state, package_version
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+# What decides what a training computes, below bench/.
+TRAINING_CODE = ("plan/budget.py", "measure/train.py", "measure/step.py", "data/augment.py", "data/loader.py")
 
 
 @dataclass(frozen=True)
@@ -27,37 +27,36 @@ class Identity:
 
 def identity() -> Identity:
     """This machine's, read now: from the files that a child process would load."""
-    versions = [("python", platform.python_version()), *((package, _version(package)) for package in PACKAGES)]
+    versions = [("python", platform.python_version()), *((package, package_version(package)) for package in PACKAGES)]
     return Identity(git_state()[0], code_hash(ROOT), tuple(versions))
+
+
+def training_code() -> str:
+    """SHA-256 over the source that decides what a training computes: only the same code resumes a checkpoint."""
+    files = [ROOT / "bench" / name for name in TRAINING_CODE] + sorted((ROOT / "models").glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def code_hash(root: Path) -> str:
     """SHA-256 over names and contents of all Python files of bench/ and models/ below `root`."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(path for folder in ("bench", "models") for path in (root / folder).rglob("*.py")):
         content = path.read_bytes()
-        found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return found.hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
-def differences(expected: Identity, found: Identity) -> list[str]:
-    """What `found` has otherwise, each in a few words; none where the two run the same."""
-    words = []
-    if found.commit != expected.commit:
-        words.append(f"commit {found.commit[:10] or 'unknown'}, not {expected.commit[:10] or 'unknown'}")
-    elif found.code != expected.code:
-        words.append("changed files in bench/ or models/ that differ from the driver's")
-    theirs = dict(found.versions)
-    words += [
-        f"{package} {theirs.get(package, 'missing')}, not {version}"
+def differences(expected: Identity, actual: Identity) -> list[str]:
+    """How `actual` differs, a few words per difference; empty where the two run the same."""
+    different = []
+    if actual.commit != expected.commit:
+        different.append(f"commit {actual.commit[:10] or 'unknown'}, not {expected.commit[:10] or 'unknown'}")
+    elif actual.code != expected.code:
+        different.append("changed files in bench/ or models/ that differ from the driver's")
+    versions = dict(actual.versions)
+    different += [
+        f"{package} {versions.get(package, 'missing')}, not {version}"
         for package, version in expected.versions
-        if theirs.get(package) != version
+        if versions.get(package) != version
     ]
-    return words
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    return different

@@ -1,7 +1,7 @@
-"""Memory and clocks while a sweep runs, as one line for people. Example: read = sensors_of(device); print(read())
+"""Memory and clocks while a sweep runs, as one line for people. Example: read = sensors_of("cpu"); print(read())
 
-On a CPU from /proc and /sys, on CUDA from NVML. What a machine does not tell is `not readable here`. Reading costs a
-millisecond or so; nothing here is a measurement, and nothing of it goes into a record.
+On a CPU from /proc and /sys, on a GPU from NVML. What a machine does not report is `not readable here`. Reading takes
+about a millisecond; nothing here is a measurement, and none of it goes into a record.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.machine import energy
-
-if TYPE_CHECKING:
-    import torch
 
 Sensors = Callable[[], str]
 PROC = Path("/proc")
@@ -23,13 +19,26 @@ UNKNOWN = "not readable here"
 KILO, GIGA = 1e3, 1e9
 
 
-def sensors_of(device: torch.device) -> Sensors:
-    """What reads the device that computes. The reader may raise; whoever calls it now and then must live with that."""
-    return (lambda: gpu_line(device)) if device.type == "cuda" else cpu_line
+def sensors_of(asked: str | None) -> Sensors:
+    """The reader for a device, named as --device does. It may raise; a caller that polls it must tolerate that.
+
+    None: the first GPU where NVML shows one, else the CPU.
+    """
+    gpu = gpu_of(asked or "cuda")
+    if asked == "cpu" or (asked is None and energy.gpu_memory(gpu) is None):
+        return cpu_line
+    return lambda: gpu_line(gpu)
+
+
+def gpu_of(device: str) -> str:
+    """`cuda` or `cuda:N` as NVML's name of that GPU, following CUDA_VISIBLE_DEVICES."""
+    number = device.partition(":")[2] or "0"
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return visible[int(number)] if int(number) < len(visible) else number
 
 
 def cpu_line(proc: Path = PROC, cpus: Path = CPUS, pid: int | None = None) -> str:
-    """Resident memory of all processes below this one, of the machine's, and the clocks of its cores."""
+    """Resident memory of this process's descendants, of how much the machine has, and the clocks of its cores."""
     return f"memory {memory_words(proc, pid or os.getpid())} · clock {clock_words(proc, cpus)}"
 
 
@@ -51,13 +60,13 @@ def descendants(proc: Path, pid: int) -> list[int]:
     children = [
         int(c) for task in (proc / str(pid) / "task").iterdir() for c in (task / "children").read_text().split()
     ]
-    found = []
+    pids = []
     for child in children:
         try:
-            found += [child, *descendants(proc, child)]
+            pids += [child, *descendants(proc, child)]
         except OSError:  # it has ended since
             continue
-    return found
+    return pids
 
 
 def resident_bytes(proc: Path, pid: int) -> int:
@@ -83,9 +92,9 @@ def clock_words(proc: Path, cpus: Path) -> str:
     return f"{high} GHz" if low == high else f"{low} to {high} GHz"
 
 
-def gpu_line(device: torch.device) -> str:
-    """Memory of the whole GPU, clocks, temperature and power, each where NVML tells it."""
-    state, memory = energy.gpu_state(device), energy.gpu_memory(device)
+def gpu_line(gpu: str) -> str:
+    """Memory of the whole GPU, clocks, temperature and power, each where NVML reports it."""
+    state, memory = energy.gpu_state(gpu), energy.gpu_memory(gpu)
     units: dict[str, Callable[[float], str]] = {
         "sm_clock_mhz": lambda mhz: f"clock {mhz / KILO:.2f} GHz",
         "memory_clock_mhz": lambda mhz: f"memory clock {mhz / KILO:.2f} GHz",

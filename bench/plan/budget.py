@@ -24,7 +24,7 @@ UNITS = {
     "Msamples": ("samples", 10**6),
 }
 CANONICAL = {"seconds": "s", "flops": "GFLOP", "samples": "samples"}
-LOOKS = 10  # validations of a run under a budget that knows no epochs
+DEFAULT_VALIDATIONS = 10  # validations of a run under a budget that knows no epochs
 
 
 @dataclass(frozen=True)

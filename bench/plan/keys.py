@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.plan.settings import policy
-from bench.plan.spec import Recipe, RunSpec, SessionSpec
+from bench.plan.spec import REFERENCE, Recipe, RunSpec, SessionSpec
+
+__all__ = ["REFERENCE", "Fact", "Facts", "SpeedKey", "question", "session_key", "speed_key", "step_key"]
 
 Fact = str | int | float | bool | None
 Facts = Mapping[str, Fact]
-REFERENCE = "seresnet"  # the model that ratios refer to, where it takes part
 
 
 @dataclass(frozen=True)

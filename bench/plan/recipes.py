@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.plan.budget import LOOKS, Budget, parse_budget
+from bench.plan.budget import DEFAULT_VALIDATIONS, Budget, parse_budget
 from bench.plan.spec import Recipe
 from models.registry import suggest
 
@@ -130,8 +130,8 @@ def under(recipe: Recipe, budget: Budget, validations: int | None = None) -> Rec
     """The recipe for as long as the budget says."""
     if budget.kind == "epochs":
         return replace(recipe, epochs=round(budget.amount), budget="", validations=validations or 0)
-    looks = LOOKS if validations is None else validations
-    return replace(recipe, epochs=0, budget=budget.text, validations=looks)
+    in_all = DEFAULT_VALIDATIONS if validations is None else validations
+    return replace(recipe, epochs=0, budget=budget.text, validations=in_all)
 
 
 def length(recipe: Recipe) -> Budget:

@@ -1,4 +1,4 @@
-"""What the user asks for, parsed once. Example: RunRequest(models=("seresnet", "vit_tiny"), data=DataOptions(("digits",)))
+"""What the user asks for, parsed once. Example: RunRequest(models=("seresnet", "vit_tiny"))
 
 bench.cli turns words into these; nothing beyond it sees the command line. Frozen, standard library only. Every value is
 already checked as far as it can be without loading torch or data.

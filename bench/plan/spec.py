@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+REFERENCE = "seresnet"  # the model that ratios refer to, where it takes part
 SPEC_SCHEMA = 1  # part of every run_id: raise it only when a field changes its meaning; a record's is in schema.py
 
 
@@ -116,14 +117,23 @@ class RunSpec:
 
 
 @dataclass(frozen=True)
-class Company:
-    """How many runs train on the device at once, and how many threads one alone would have (CPU)."""
+class Colocation:
+    """How many runs train on the device at once, and how many threads a run by itself would have (CPU)."""
 
     runs: int = 1
     threads_alone: int | None = None
 
 
-ALONE = Company()
+ALONE = Colocation()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a worker must know of a run beside its spec; none of it decides what is learned."""
+
+    rerun: bool = False  # repeat a finished run
+    colocation: Colocation = ALONE
+    target: float | None = None  # validation accuracy in 0..1 to be timed, named before training
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,36 @@ class SessionSpec:
     def recipe_of(self, model: str) -> Recipe:
         """A model's own recipe, or that for all; of one batch size and precision."""
         return dict(self.own_recipes).get(model, self.recipe)
+
+
+def session_of(specs: Sequence[RunSpec], seconds: float, reference: str | None = None) -> SessionSpec:
+    """The speed session for runs that differ only in model and seed, and in a track in the recipe.
+
+    `reference`: the model that ratios refer to; by default seresnet where it takes part, else the first.
+    """
+    first = specs[0]
+    conditions = {(s.data, s.recipe.batch_size, s.recipe.precision, s.setting.name, s.device) for s in specs}
+    assert len(conditions) == 1, "one session, one set of conditions"
+    names = [spec.model for spec in specs]
+    return SessionSpec(
+        models=tuple((spec.model, spec.model_source) for spec in specs),
+        recipe=first.recipe,
+        setting=first.setting,
+        device=first.device,
+        device_name=first.device_name,
+        image_size=first.data.image_size,
+        num_classes=first.data.num_classes,
+        reference=reference_among(names, reference),
+        deterministic=first.deterministic,
+        seconds=seconds,
+        own_settings=tuple((spec.model, spec.setting) for spec in specs),
+        own_recipes=tuple((spec.model, spec.recipe) for spec in specs) if first.recipe.track else (),
+    )
+
+
+def reference_among(models: Sequence[str], asked: str | None = None) -> str:
+    """The model that ratios refer to: the one asked for where it takes part, else seresnet, else the first."""
+    return next((name for name in (asked, REFERENCE) if name is not None and name in models), models[0])
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:

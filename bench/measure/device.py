@@ -1,0 +1,182 @@
+"""The device that computes, as torch sees it. Example: describe(choose_device("cpu"))["device_name"]"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.core.errors import UserError
+from bench.core.events import Described, DeviceFound, Report
+from bench.machine.environment import (
+    PACKAGES,
+    cpu_has_bf16,
+    cpu_name,
+    driver_version,
+    git_state,
+    package_version,
+)
+from bench.plan.keys import Fact
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """`asked`, or CUDA where there is one, else the CPU. Raises UserError for a device that is not here."""
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UserError(f"unknown device '{asked}'; choices: cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{asked}' is not supported; choices: cpu, cuda, cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("torch sees no CUDA device here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no {asked}; torch sees {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the CPU's model name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def gpu_uuid(device: torch.device) -> str | None:
+    """The name by which NVML finds the GPU, since CUDA and NVML may number GPUs differently; None for a CPU."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16 natively: GPUs from Ampere on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else cpu_has_bf16()
+
+
+def resolve_precision(asked: str, device: torch.device) -> str:
+    """auto -> bf16 where the device computes in it natively, else fp32."""
+    if asked != "auto":
+        return asked
+    return "bf16" if has_native_bf16(device) else "fp32"
+
+
+def fix_numerics(deterministic: bool) -> None:
+    """The same arithmetic for every model: fp32 means fp32 (TF32 off); deterministic kernels where asked for."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def describe(device: torch.device) -> dict[str, Fact]:
+    """Everything about this machine and checkout that a reader of a figure may ask for."""
+    commit, dirty = git_state()
+    facts: dict[str, Fact] = {
+        "device": device.type,
+        "device_name": device_name(device),
+        "cpu": cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "os": platform.platform(terse=True),
+        "python": platform.python_version(),
+        **{package: package_version(package) for package in PACKAGES},
+        "tf32": "off",
+        "commit": commit,
+        "dirty": dirty,
+    }
+    facts["torch"] = str(torch.__version__)  # a class of torch's own, which a checkpoint may not hold
+    if device.type == "cpu":
+        facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    else:
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": driver_version(),
+            "gpu_memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+        }
+    return facts
+
+
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """Waits until the device has finished; nothing to wait for on a CPU."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new peak, where the system lets us; else the old one stays."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+
+def reserved_memory_bytes(device: torch.device) -> int | None:
+    """The peak of what torch's allocator took from the GPU, its own pool included; None on a CPU."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The peak of this process so far: training, evaluation and the data set included; None where it is unknown.
+
+    CUDA: bytes allocated by torch. CPU: resident bytes of the whole process, Python and its libraries included.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Not getrusage on Linux: its peak is inherited from the parent process.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+# --- in a child process, for a driver that loads no torch ----------------------------------------------------------
+
+
+def child_devices(report: Report, asked: str | None) -> None:
+    """Report what can be trained on: every GPU, the one GPU that was asked for, or all cores of the CPU as one device.
+
+    `asked`: as --device. Raises UserError for a device that is not here.
+    """
+    chosen = choose_device(asked)
+    if chosen.type == "cpu":
+        report(_found(chosen, None))
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    for index in range(torch.cuda.device_count()) if chosen.index is None else [chosen.index]:
+        report(_found(torch.device("cuda", index), names[index]))
+
+
+def _found(device: torch.device, visible: str | None) -> DeviceFound:
+    return DeviceFound(
+        type=device.type,
+        index=device.index,
+        kind=device_name(device),
+        native_bf16=has_native_bf16(device),
+        threads=torch.get_num_threads(),
+        visible=visible,
+    )
+
+
+def child_describe(report: Report, device_type: str) -> None:
+    """Report the facts that a record made here would hold."""
+    report(Described(describe(torch.device(device_type))))
