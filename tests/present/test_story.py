@@ -254,7 +254,7 @@ def test_the_weightiest_caveat_comes_first(base: Pair) -> None:
     assert caveats([elsewhere], [])[0].startswith("The images are not svhn's official content")
     mine = replace(base, conditions=replace(base.conditions, dataset="npz:mine"))
     # each of three validations adds a third of the accuracy: 0.9 and 0.8
-    assert "of seresnet (by 30." in caveats([mine], [])[0]
+    assert "of seresnet by 30." in caveats([mine], [])[0]
     flat = [replace(side, runs=tuple(map(levelled, side.runs))) for side in (base.a, base.b)]
     mine = replace(mine, a=flat[0], b=flat[1])
     assert caveats([mine], [])[0].startswith("Everything ran on a CPU")
@@ -418,7 +418,7 @@ def test_figures_are_those_of_the_committed_csv(name: str, models: tuple[str, st
         speed = speed if sign == 1 else [1 / speed[0], 1 / speed[2], 1 / speed[1]]
         shown = [f"{s:.3f}" if f"{s:.2f}" == "1.00" else f"{s:.2f}" for s in speed]
         assert f"{shown[0]} times" in second
-        assert f"{shown[1]} to {shown[2]}; {row['speed_blocks']} blocks" in second
+        assert f"{shown[1]} to {shown[2]}; {row['speed_blocks']} " in second
         assert f"{int(row['test_images']):,} test images" in first
     assert len(result.others) + len(rows) == len(verdict_rows(name))
     assert DEPENDS not in first

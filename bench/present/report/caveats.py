@@ -89,9 +89,9 @@ def _still_rising(sides: Iterable[Side]) -> list[str]:
             rises[side.model] = max(rise, rises.get(side.model, 0.0))
     if not rises:
         return []
-    models = listed([f"{model} (by {100 * rise:.1f} points)" for model, rise in rises.items()])
+    models = listed([f"{model} by {100 * rise:.1f} points" for model, rise in rises.items()])
     return [
-        f"The validation accuracy of {models} was still rising over the last quarter of training: a longer budget may "
+        f"Validation accuracy was still rising over the last quarter of training, of {models}: a longer budget may "
         "reverse the verdict."
     ]
 

@@ -64,16 +64,17 @@ def build(
     images: str = "all",
     still: bool = True,
     progress: figures.Progress = unseen,
-    reference: str = REFERENCE,
+    reference: str | None = None,
 ) -> bytes:
-    """The page's bytes. `images`: whose misclassified images are shown: all, digits or none.
+    """The page's bytes. `images`: which misclassified images are shown: all, digits or none.
 
-    Without `still` the images for readers without a script are left out, which is quicker. The same stores give the
-    same bytes.
+    `reference`: the model that ratios refer to and that comes first; None: seresnet where it takes part. Without
+    `still`, which is quicker, there are no images for readers without a script. The same stores give the same bytes.
     """
     loaded = load(stores)
     comparisons = compare_loaded(loaded, reference)
-    pairs = _pairs(loaded, stores)
+    pairs = _pairs(loaded, stores, reference)
+    first_model = reference or REFERENCE
     charts, missing = build_charts(loaded, comparisons, pairs, stores, reference=reference)
     rows = results_table.rows(comparisons, {run.run_id: run for run in loaded.runs})
     script, plotly = (FOLDER / "page.js").read_text(encoding="utf-8"), _plotly() if charts else ""
@@ -81,7 +82,7 @@ def build(
         title=TITLE,
         policy=_policy([text for text in (plotly, script) if text]),
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        headline=story.headline(pairs, comparisons, reference),
+        headline=story.headline(pairs, comparisons, first_model),
         heads=results_table.heads(comparisons),
         rows=rows,
         choices=results_table.choices(rows),
@@ -90,7 +91,7 @@ def build(
         groups=figures.groups(charts, figures.stills(charts, progress) if still else [b""] * len(charts)),
         missing=missing,
         chips=figures.chips(charts),
-        models=models.sections(stores, loaded, comparisons, images, reference=reference),
+        models=models.sections(stores, loaded, comparisons, images, reference=first_model),
         labels={comparison.title: results_table.label(comparison) for comparison in comparisons},
         protocol=facts.PROTOCOL,
         commands=commands.reproduce(loaded, stores) if loaded.runs else [],
@@ -109,7 +110,7 @@ def write(
     path: Path,
     images: str = "all",
     progress: figures.Progress = unseen,
-    reference: str = REFERENCE,
+    reference: str | None = None,
 ) -> int:
     """Write the page; returns its size in bytes. Raises UserError where it cannot be written."""
     content = build(stores, images, progress=progress, reference=reference)
@@ -172,9 +173,9 @@ def packed(text: str) -> str:
     return _base64(gzip.compress(text.encode(), mtime=0))
 
 
-def _pairs(loaded: Loaded, stores: list[Store]) -> list[Pair]:
+def _pairs(loaded: Loaded, stores: list[Store], reference: str | None) -> list[Pair]:
     try:
-        return pairs_loaded(loaded, stores)
+        return pairs_loaded(loaded, stores, reference=reference)
     except UserError:  # no two models under equal conditions
         return []
 
@@ -199,5 +200,5 @@ def _origin(loaded: Loaded, stores: Sequence[Store]) -> str:
     where = ", ".join(inert(str(store.root)) for store in stores)
     until = f", the newest from {newest}" if newest else ""
     runs, sessions = plural(len(loaded.runs), "run"), plural(len(loaded.sessions), "speed session")
-    damaged = plural(len(loaded.damaged), "damaged record")
-    return f"Written by run_bench.py report from {where}: {runs} and {sessions}{until}. {damaged} left out."
+    damaged = f"Damaged records left out: {len(loaded.damaged)}."
+    return f"Written by run_bench.py report from {where}: {runs} and {sessions}{until}. {damaged}"

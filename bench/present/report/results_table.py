@@ -9,7 +9,8 @@ from bench.analysis.conditions import Conditions
 from bench.analysis.tables import COLUMNS, Column, Comparison, Row
 from bench.core.text import plural
 from bench.present import table_formats
-from bench.present.charts.accuracy import facets_of, front_of
+from bench.present.charts.accuracy import front_of
+from bench.present.charts.parts import facets_of
 from bench.present.table_formats import lay_out, unit_of
 from bench.store.records import RunRecord
 
