@@ -1,12 +1,11 @@
-"""What a table shows of the comparisons, and in which order. Example: choose(comparisons, "runs > 1", "-accuracy")"""
+"""Which rows and columns a table shows, in which order. Example: choose(comparisons, "runs > 1", "-accuracy")"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
 from dataclasses import replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from bench.analysis.tables import ABOUT, COLUMNS, Column, Comparison, Row
 from bench.core.errors import UserError
@@ -14,9 +13,12 @@ from bench.core.files import inert
 from bench.present.table_formats import to_frame
 from models.registry import suggest
 
+if TYPE_CHECKING:
+    import pandas as pd  # takes half a second, which only --where needs
+
 
 def parse_columns(text: str) -> tuple[Column, ...]:
-    """Columns by their keys, by commas. Raises UserError for an unknown one, naming the choices."""
+    """The columns of comma-separated keys. Raises UserError for an unknown one, naming the choices."""
     by_key = {column.key: column for column in COLUMNS}
     keys = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for key in keys:
@@ -37,11 +39,11 @@ def _check_key(key: str, choices: list[str], what: str) -> None:
 
 
 def choose(comparisons: list[Comparison], where: str = "", sort: str = "") -> list[Comparison]:
-    """The comparisons with the rows and failures that meet `where`, by `sort`; as they come, by accuracy, then name.
+    """The comparisons with the rows and failures that meet `where`, sorted by `sort`, by default by accuracy and name.
 
-    `where`: a condition on `to_frame`'s columns, as pandas reads it. A note says that rows were left out, and a
-    comparison of which nothing is left is left out itself. Raises UserError where a condition or a key cannot be
-    understood, and where no row meets the condition.
+    `where`: a condition on `to_frame`'s columns, in pandas' syntax. A note says how many rows were left out; a
+    comparison without any left is dropped. Raises UserError for an invalid condition or key, and where no row meets
+    the condition.
     """
     if where.strip():
         comparisons = _where(comparisons, where.strip())
@@ -52,7 +54,7 @@ def choose(comparisons: list[Comparison], where: str = "", sort: str = "") -> li
 
 
 def _sorted(rows: Sequence[Row], key: str, descending: bool) -> tuple[Row, ...]:
-    """Equal ones stay in the order they were in; those without the figure come last either way."""
+    """Equal rows keep their order; rows without the figure come last either way."""
     if key in ("model", "family"):
         return tuple(sorted(rows, key=lambda row: str(getattr(row, key)), reverse=descending))
     having = sorted((r for r in rows if key in r.values), key=lambda r: r.values[key].value, reverse=descending)
@@ -73,34 +75,36 @@ def _where(comparisons: list[Comparison], condition: str) -> list[Comparison]:
     if not chosen:
         shares = "; accuracies are shares in 0..1 there" if "accuracy" in condition else ""
         raise UserError(f"no row meets --where {condition} (figures are as in --format csv{shares})")
-    # what cannot be believed has neither rows nor failures, and is not to be hidden by a condition
+    # the notes on damaged records have neither rows nor failures; no condition may hide them
     return chosen + [c for c in comparisons if not c.rows and not c.failures]
 
 
 def _meeting(frame: pd.DataFrame, condition: str) -> list[bool]:
     """For each row whether it meets the condition. Raises UserError, naming the columns."""
+    import pandas as pd
+
     try:
         _check_condition(condition, list(frame.columns))
-        found = frame.eval(condition, engine="python")
+        met = frame.eval(condition, engine="python")
     except UserError:
         raise
-    except Exception as error:  # a syntax error, types that do not compare: pandas raises whatever Python does
+    except Exception as error:  # pandas raises whatever Python does: a syntax error, types that do not compare
         reason = str(error.msg if isinstance(error, SyntaxError) else error).split("\n")[0]
-        raise UserError(f"--where {condition}: {reason or type(error).__name__}; {_columns_in_words()}") from None
-    if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found) or len(found) != len(frame):
+        raise UserError(f"--where {condition}: {reason or type(error).__name__}; {_columns_list()}") from None
+    if not isinstance(met, pd.Series) or not pd.api.types.is_bool_dtype(met) or len(met) != len(frame):
         raise UserError(
-            f"--where {condition}: that is no condition, such as \"dataset == 'cifar10'\"; {_columns_in_words()}"
+            f"--where {condition}: not a condition; write one such as \"dataset == 'cifar10'\"; {_columns_list()}"
         )
-    return [bool(met) for met in found.fillna(False)]
+    return [bool(value) for value in met.fillna(False)]
 
 
-# pandas would call any method of a column, and some of them write files.
+# pandas would call any method of a column; some of them write files.
 METHODS = ("str", "contains", "startswith", "endswith", "lower", "upper", "len", "isin", "isna", "notna", "between")
 NAMED = (ast.Name, ast.Attribute)
 
 
 def _check_condition(condition: str, columns: list[str]) -> None:
-    """Raise UserError for what a condition has no need of, and SyntaxError for what is no expression."""
+    """Raise UserError for anything that a condition does not need, and SyntaxError for what is not an expression."""
     nodes = list(ast.walk(ast.parse(condition, mode="eval")))
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     named = [(node, node.id if isinstance(node, ast.Name) else node.attr) for node in nodes if isinstance(node, NAMED)]
@@ -110,9 +114,9 @@ def _check_condition(condition: str, columns: list[str]) -> None:
         if isinstance(node, ast.Attribute) and name not in METHODS:
             raise UserError(f"--where knows no method '{name}'{suggest(name, METHODS)} It knows {', '.join(METHODS)}")
         if isinstance(node, ast.Name) and name not in columns and name not in called:
-            raise UserError(f"--where knows no column '{name}'{suggest(name, columns)} There, {_columns_in_words()}")
+            raise UserError(f"--where knows no column '{name}'{suggest(name, columns)} There, {_columns_list()}")
 
 
-def _columns_in_words() -> str:
+def _columns_list() -> str:
     keys = ", ".join(("model", "family", "runs", "status", "message", *ABOUT, *(column.key for column in COLUMNS)))
-    return f"the columns are {keys}, and those with ends and ratios as in the CSV format"
+    return f"the columns are {keys}, with their intervals and ratios as in the CSV format"

@@ -1,25 +1,26 @@
-"""Comparisons as text, Markdown, LaTeX, CSV, HTML and JSON. Example: print(render(compare(stores), "markdown"))
+"""Comparisons as text, Markdown, LaTeX, CSV, HTML and JSON. Example: text = render(comparisons, "markdown")
 
-All formats show the same figures, and say of an empty cell why it is empty. Names come from records that anybody may
-have written: each format escapes them in its own way.
+All formats show the same figures and say why a cell is empty. Names come from records that anybody may have written:
+each format escapes them in its own way.
 """
 
 from __future__ import annotations
 
 import html
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from bench.analysis.tables import ABOUT, COLUMNS, FACTS, Column, Comparison, Row, best_row, why_missing
 from bench.core.files import no_formula, to_json
 from bench.core.stats import Interval
-from bench.present.session_table import significant
-from bench.store.disk import finite
+from bench.core.text import significant
+from bench.present.grid import grid, notes_text, wrap
+from bench.store.views import finite
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes half a second, which only CSV and --where need
 
 FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
 NOTHING = "no finished runs in the store"
@@ -29,7 +30,7 @@ MISSING = Interval(math.nan, math.nan, math.nan, 0)
 def render(comparisons: list[Comparison], style: str, width: int = 140, columns: Sequence[Column] = ()) -> str:
     """The comparisons in one of FORMATS, ending in a newline.
 
-    `columns`: these in this order, be they empty or not; without any, all that have a figure. `width`: of the terminal.
+    `columns`: these in this order, even if empty; by default all that have a figure. `width`: of the terminal.
     """
     if style == "csv":
         return to_frame(comparisons, columns).map(no_formula).to_csv(index=False, lineterminator="\n")
@@ -43,29 +44,36 @@ def render(comparisons: list[Comparison], style: str, width: int = 140, columns:
     return "\n".join(draw(c, columns) for c in comparisons)
 
 
-# --- one row a model: CSV and JSON -----------------------------------------------------------------------------------
+# --- one row per model: CSV and JSON ---------------------------------------------------------------------------------
 
 
 def to_frame(comparisons: list[Comparison], columns: Sequence[Column] = ()) -> pd.DataFrame:
-    """One row a model and comparison, failures too; for each column its value, spread and ratio, in base units.
+    """One row per model and comparison, failures too; for each column its value, spread and ratio, in base units.
 
     The columns are the same whatever the rows are.
     """
+    import pandas as pd
+
     chosen = columns or COLUMNS
     facts = FACTS if any(column.key == "flops" for column in chosen) else ()
     rows: list[dict[str, Any]] = []
     for comparison in comparisons:
         for row in comparison.rows:
             flat: dict[str, Any] = {"model": row.model, "family": row.family, "runs": row.runs, "status": "ok"}
-            flat |= comparison.about
+            flat |= _conditions(comparison)
             for column in chosen:
                 flat |= dict(zip(_frame_columns(column), _frame_cells(row, column), strict=True))
             rows.append(flat | {fact: row.facts.get(fact) for fact in facts})
         for failure in comparison.failures:
-            about = {"model": failure.model, "runs": 0, "status": failure.status, "message": failure.message}
-            rows.append({**about, "dataset": failure.dataset, **comparison.about})
+            flat = {"model": failure.model, "runs": 0, "status": failure.status, "message": failure.message}
+            rows.append({**flat, "dataset": failure.dataset, **_conditions(comparison)})
     names = [name for column in chosen for name in _frame_columns(column)]
     return pd.DataFrame(rows, columns=["model", "family", "runs", "status", *ABOUT, *names, *facts, "message"])
+
+
+def _conditions(comparison: Comparison) -> dict[str, Any]:
+    """What all rows of a comparison share; nothing where no run finished."""
+    return {name: getattr(comparison.conditions, name) for name in ABOUT} if comparison.conditions else {}
 
 
 def _frame_columns(column: Column) -> list[str]:
@@ -83,7 +91,7 @@ def _as_json(comparison: Comparison, columns: Sequence[Column]) -> dict[str, Any
     best = {column.key: best_row(column, comparison.rows) for column in columns}
     return {
         "title": comparison.title,
-        "about": comparison.about,
+        "about": _conditions(comparison),
         "rows": [
             {
                 **{"model": row.model, "family": row.family, "runs": row.runs},
@@ -102,26 +110,26 @@ def _as_json(comparison: Comparison, columns: Sequence[Column]) -> dict[str, Any
 
 def _figure(row: Row, column: Column, comparison: Comparison, best: bool) -> dict[str, Any]:
     """One cell in base units; `missing` says why there is none."""
-    about: dict[str, Any] = {"title": column.title, "unit": column.base}
+    figure: dict[str, Any] = {"title": column.title, "unit": column.base}
     if column.key not in row.values:
-        return {**about, "value": None, "missing": why_missing(row, column, comparison)}
+        return {**figure, "value": None, "missing": why_missing(row, column, comparison)}
     value, ratio = row.values[column.key], row.ratios.get(column.key)
     low, high = finite(value.low), finite(value.high)
-    about |= {"value": value.value, "low": low, "high": high, "ends": column.ends if low is not None else None}
-    about |= {"n": value.n, "best": best, "audited": column.key not in row.marked, "ratio": None}
+    figure |= {"value": value.value, "low": low, "high": high, "ends": column.ends if low is not None else None}
+    figure |= {"n": value.n, "best": best, "audited": column.key not in row.marked, "ratio": None}
     if ratio is not None:
         low, high = finite(ratio.low), finite(ratio.high)
         ends = "95 % interval" if low is not None else None
-        about["ratio"] = {"value": ratio.value, "low": low, "high": high, "ends": ends}
-    return about
+        figure["ratio"] = {"value": ratio.value, "low": low, "high": high, "ends": ends}
+    return figure
 
 
-# --- what a reader sees: text, Markdown, LaTeX, HTML -----------------------------------------------------------------
+# --- text, Markdown, LaTeX, HTML -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as it is shown, and what stands beside it: half an interval, or a ratio in brackets."""
+    """A figure as shown, and the text beside it: half an interval, or a ratio in brackets."""
 
     figure: str
     beside: str = ""
@@ -139,7 +147,7 @@ class Table:
 
 
 def lay_out(comparison: Comparison, columns: Sequence[Column], mark: str) -> Table:
-    """The cells of these columns, or of all with a figure; `mark` is what the format's note calls the best's mark."""
+    """The cells of these columns, or of all with a figure; `mark` is how the format marks the best, for its note."""
     shown = list(columns) or [c for c in COLUMNS if any(c.key in row.values for row in comparison.rows)]
     best = {column.key: best_row(column, comparison.rows) for column in shown}
     rows = [(r, [cell_of(r, c, comparison, best[c.key] == r.model) for c in shown]) for r in comparison.rows]
@@ -167,25 +175,25 @@ def plus_minus(value: Interval, column: Column) -> str:
 
 
 def unit_of(column: Column) -> str:
-    """What stands in a column's head beneath its title; the ratio to the reference is in the notes."""
+    """The second line of a column's head; the notes explain the ratio to the reference."""
     return f"{column.unit} ± {column.ends}" if column.key == "accuracy" else column.unit
 
 
 def _best_note(mark: str) -> str:
     return (
-        f"{mark}: the best of the rows shown, only where the interval allows it: an accuracy whose 95 % interval lies "
-        "above all others', a speed or latency whose ratio's interval lies beyond all others', a count that is the "
-        "least. Seconds, samples and memory have no interval here, and no best."
+        f"{mark}: the best of the rows shown, marked only where the interval allows it: an accuracy whose 95 % "
+        "interval lies above all others, a speed or latency whose ratio's interval lies beyond all others, the lowest "
+        "count. Seconds, samples and memory have no interval here, so no best."
     )
 
 
 def _missing_notes(table: Table) -> list[str]:
-    """Why cells are empty, a note a reason; none where a note says it of that model already."""
+    """Why cells are empty, one note per reason; none where another note says it of that model."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for row, cells in table.rows:
         for column, cell in zip(table.columns, cells, strict=True):
-            said = any(cell.missing in note and row.model in note for note in table.notes)
-            if cell.missing and not said:
+            explained = any(cell.missing in note and row.model in note for note in table.notes)
+            if cell.missing and not explained:
                 reasons.setdefault(cell.missing, {}).setdefault(f"{column.title}, {column.unit}", []).append(row.model)
     return [
         f"–: {reason}: " + "; ".join(f"{title} of {', '.join(models)}" for title, models in of.items()) + "."
@@ -197,56 +205,24 @@ def _failure_lines(comparison: Comparison) -> list[str]:
     return [f"{f.model}, seed {f.seed}: {f.status}. {f.message}".rstrip() for f in comparison.failures]
 
 
-NAMES, GAP = 16, 2  # characters for a model's name, and between two columns
-
-
 def _text(comparison: Comparison, columns: Sequence[Column], width: int) -> str:
     """As many columns side by side as the terminal has room for, the rest beneath."""
     table = lay_out(comparison, columns, "*")
-    lines = [*_failure_lines(comparison), *(f"· {note}" for note in (*table.notes, *_missing_notes(table)))]
-    parts = [_text_table(table, some, width) for some in _side_by_side(table, width)]
-    return f"{comparison.title}\n\n" + "\n".join(parts) + "".join(f"{line}\n" for line in lines)
+    failures = "".join(f"{wrap(line, width, '  ')}\n" for line in _failure_lines(comparison))
+    notes = notes_text((*table.notes, *_missing_notes(table)), width)
+    return f"{wrap(comparison.title, width)}\n\n{_text_table(table, width)}{failures}{notes}"
 
 
-def _text_head(column: Column) -> str:
-    return f"{column.title}\n{unit_of(column)}"
+def _text_table(table: Table, width: int) -> str:
+    if not table.rows:
+        return ""
+    heads = ["model\nfamily, runs", *(f"{column.title}\n{unit_of(column)}" for column in table.columns)]
+    rows = [[f"{row.model}\n{row.family}, {row.runs}", *map(_text_cell, cells)] for row, cells in table.rows]
+    return grid(heads, rows, width)
 
 
 def _text_cell(cell: Cell) -> str:
     return f"{cell.figure}{'*' * cell.best}\n{cell.beside.strip('()')}"
-
-
-def _side_by_side(table: Table, width: int) -> list[list[int]]:
-    """The columns' numbers, in groups that fit."""
-    groups: list[list[int]] = []
-    room = 0
-    for index, column in enumerate(table.columns):
-        texts = [_text_head(column), *(_text_cell(cells[index]) for _, cells in table.rows)]
-        needed = GAP + max(len(line) for text in texts for line in text.split("\n"))
-        if not groups or needed > room:
-            groups.append([])
-            room = width - NAMES
-        groups[-1].append(index)
-        room -= needed
-    return groups
-
-
-def _text_table(table: Table, some: list[int], width: int) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    console = Console(width=width, file=io.StringIO(), record=True)
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    grid.add_column("model\nfamily, runs", overflow="fold")
-    for index in some:
-        grid.add_column(_text_head(table.columns[index]), justify="right", no_wrap=True)
-    for row, cells in table.rows:
-        name = Text(f"{row.model}\n{row.family}, {row.runs}")
-        grid.add_row(name, *(Text(_text_cell(cells[index])) for index in some))
-    console.print(grid)
-    return console.export_text(styles=False)
 
 
 def _beside(cell: Cell, figure: str) -> str:
@@ -295,7 +271,7 @@ def _escape_latex(text: str) -> str:
 
 
 def _latex(comparison: Comparison, columns: Sequence[Column]) -> str:
-    """A booktabs tabular; figures above their ratios would need a package more, so they stand in one cell."""
+    """A booktabs tabular; figures above their ratios would need another package, so they share a cell."""
     table = lay_out(comparison, columns, "Bold")
     lines = [comment(comparison.title)]
     if table.rows:
@@ -306,8 +282,8 @@ def _latex(comparison: Comparison, columns: Sequence[Column]) -> str:
             " & ".join((_escape_latex(row.model), *(_latex_cell(cell) for cell in cells))) + r" \\"
             for row, cells in table.rows
         ]
-        told = [comparison.title, *_failure_lines(comparison), *([_best_note("Bold")] if _any_best(table) else [])]
-        small = " ".join(_escape_latex(" ".join(text.split()).rstrip(".")) + "." for text in told)
+        beneath = [comparison.title, *_failure_lines(comparison), *([_best_note("Bold")] if _any_best(table) else [])]
+        small = " ".join(_escape_latex(" ".join(text.split()).rstrip(".")) + "." for text in beneath)
         lines += [
             r"\bottomrule",
             rf"\multicolumn{{{1 + len(table.columns)}}}{{p{{0.95\linewidth}}}}{{\footnotesize {small}}} \\",
@@ -332,7 +308,7 @@ def comment(text: str) -> str:
 
 
 def _html(comparison: Comparison, columns: Sequence[Column]) -> str:
-    """A table with its notes beneath; no style and no script, so that it takes those of the page it is put in."""
+    """A table with its notes beneath, without style and script, so that it takes those of its page."""
     table = lay_out(comparison, columns, "Bold")
     failures = [f"<li>{html.escape(line)}</li>" for line in _failure_lines(comparison)]
     notes = [f"<li>{html.escape(note)}</li>" for note in table.notes]

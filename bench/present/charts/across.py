@@ -1,32 +1,50 @@
 """Charts across comparisons: accuracy against data, differences of pairs. Example: data_efficiency(comparisons, common)
 
-Here a chart is of several comparisons: one question asked with ever more training images, or pairs in both tracks.
+A chart here is of several comparisons: one question asked with ever more training images, or pairs in both tracks.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bench.analysis.compare import Pair
+from bench.analysis.conditions import Conditions
 from bench.analysis.crossed import Difference
 from bench.analysis.tables import Comparison, Row
 from bench.analysis.verdicts import points
+from bench.core.text import plural
+from bench.plan.keys import REFERENCE
 from bench.plan.spec import slug
-from bench.present.charts.accuracy import facets_of
 from bench.present.charts.model import Axis, Chart, Mark, Series, short
-from bench.present.charts.parts import Common, caption, counted, free, listed, percent_with, spread, told
-from bench.present.pair_table import title_of, verdict_words
-from bench.store.disk import REFERENCE
+from bench.present.charts.parts import (
+    Common,
+    Draft,
+    Scope,
+    caption,
+    facets_of,
+    finish,
+    listed,
+    one_line,
+    percent_with,
+    spread,
+    unused,
+)
+from bench.present.pair_table import title_of, verdict_text
 
 TRACK_SHADES = {"": 0, "shared": 2, "family": 1}  # of COLOURS
 MOST_PAIRS = 30
 SIDE_LENGTH = 20  # characters of each name of a pair
 
 
-def stem_of(dataset: str, recipe: str, budget: str) -> str:
-    """How the names of files begin that are of these conditions."""
-    return "-".join(slug(word) for word in (dataset, recipe, budget.replace(" epochs", "ep")))
+def stem_of(conditions: Conditions, recipe: str = "") -> str:
+    """How the names of files of these conditions begin; `recipe` where it is not that of all."""
+    if not recipe:
+        recipe = f"track {conditions.track}" if conditions.track else conditions.recipe
+    budget = re.sub(" epochs?$", "ep", conditions.budget)
+    return "-".join(slug(part) for part in (conditions.dataset, recipe, budget))
 
 
 # --- accuracy against the number of training images ------------------------------------------------------------------
@@ -34,14 +52,12 @@ def stem_of(dataset: str, recipe: str, budget: str) -> str:
 
 def data_efficiency(comparisons: Sequence[Comparison], common: Common) -> list[Chart]:
     """Test accuracy against the number of training images, for every question that was asked with several."""
-    made, taken = list[Chart](), set[str]()
+    charts, taken = list[Chart](), set[str]()
     for group in by_data(comparisons):
-        about = group[0].about
-        recipe = f"track {about['track']}" if about["track"] else about["recipe"]
-        prefix = free(stem_of(about["dataset"], recipe, about["budget"]), taken)
+        prefix = unused(stem_of(_conditions(group[0])), taken)
         taken.add(prefix)
-        made.append(_data_efficiency(group, common, f"{prefix}-data_efficiency"))
-    return made
+        charts.append(_data_efficiency(group, common, prefix))
+    return charts
 
 
 def by_data(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
@@ -49,114 +65,127 @@ def by_data(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
     groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         if comparison.rows:
-            groups.setdefault(comparison.asks, []).append(comparison)
-    return [group for group in groups.values() if len({c.about["train_images"] for c in group}) > 1]
+            groups.setdefault(comparison.question, []).append(comparison)
+    return [group for group in groups.values() if len({_conditions(c).train_images for c in group}) > 1]
 
 
-def _data_efficiency(group: Sequence[Comparison], common: Common, stem: str) -> Chart:
-    about = group[0].about
-    models = sorted({row.model for comparison in group for row in comparison.rows})
+def _conditions(comparison: Comparison) -> Conditions:
+    assert comparison.conditions is not None  # of a comparison with rows
+    return comparison.conditions
+
+
+def _data_efficiency(group: Sequence[Comparison], common: Common, prefix: str) -> Chart:
+    conditions = _conditions(group[0])
+    models = tuple(sorted({row.model for comparison in group for row in comparison.rows}))
     rows = [row for comparison in group for row in comparison.rows]
-    sizes = sorted({float(c.about["train_images"]) for c in group})
-    data = f"{about['dataset']} ({about['content']})" if about["content"] else about["dataset"]
-    track = f"track {about['track']}, " if about["track"] else ""
-    threads = f", {about['threads']} threads" if about["threads"] else ""
-    subject = (
-        f"{data} with {sizes[0]:,.0f} to {sizes[-1]:,.0f} training images · {track}recipe {about['recipe']}, "
-        f"{about['budget']}, batch {about['batch_size']}, {about['precision']} · {about['device_name']}{threads}, "
-        f"torch {about['torch']}"
-    )
+    sizes = sorted({float(_conditions(comparison).train_images) for comparison in group})
     ends = []
     if any(row.runs > 1 for row in rows):
         ends.append("a 95 % t-interval over seeds on this test set")
     if any(row.runs == 1 for row in rows):
-        ends.append("of single runs Wilson's 95 % interval for other test images")
-    return Chart(
+        ends.append("for single runs Wilson's 95 % interval for other test images")
+    draft = Draft(
         key="data_efficiency",
-        stem=stem,
         title="Accuracy against training images",
         x=Axis("training images", log=True, ticks=tuple(sizes)),
         y=Axis("test accuracy and 95 % interval, %"),
         series=tuple(Series(model, "line", _by_size(model, group, common)) for model in models),
-        caption=caption(
-            f"Test accuracy of {counted(len(models), 'model')} trained on more and more images, "
+        sentences=(
+            f"Test accuracy of {plural(len(models), 'model')} trained on more and more images, "
             f"{spread([row.runs for row in rows], 'run')} each; the ends are {listed(ends)}.",
-            common.whole(models),
-            f"{subject}.",
         ),
-        looks=common.of(models),
-        subject=subject,
-        facets=facets_of(about),
-        command=common.command,
+        models=models,
+    )
+    return finish(draft, Scope(common, prefix, _sizes_title(conditions, sizes), facets_of(conditions)))
+
+
+def _sizes_title(conditions: Conditions, sizes: Sequence[float]) -> str:
+    """The conditions in one line, with the range of training images."""
+    data = f"{conditions.dataset} ({conditions.content})" if conditions.content else conditions.dataset
+    track = f"track {conditions.track}, " if conditions.track else ""
+    threads = f", {plural(conditions.threads, 'thread')}" if conditions.threads else ""
+    recipe = f"{track}recipe {conditions.recipe}, {conditions.budget}, batch {conditions.batch_size}"
+    return (
+        f"{data} with {sizes[0]:,.0f} to {sizes[-1]:,.0f} training images · {recipe}, {conditions.precision} · "
+        f"{conditions.device_name}{threads}, torch {conditions.torch}"
     )
 
 
 def _by_size(model: str, group: Sequence[Comparison], common: Common) -> tuple[Mark, ...]:
-    found = sorted(
-        ((c.about["train_images"], row) for c in group for row in c.rows if row.model == model), key=lambda one: one[0]
+    rows = sorted(
+        ((_conditions(c).train_images, row) for c in group for row in c.rows if row.model == model),
+        key=lambda item: item[0],
     )
-    last = len(found) - 1
-    return tuple(_at_size(size, row, common.names[model] if i == last else "") for i, (size, row) in enumerate(found))
+    last = len(rows) - 1
+    return tuple(_at_size(size, row, common.names[model] if i == last else "") for i, (size, row) in enumerate(rows))
 
 
 def _at_size(size: int, row: Row, label: str) -> Mark:
     accuracy = row.values["accuracy"]
-    what = "other seeds" if row.runs > 1 else "other test images"
+    ends = percent_with(accuracy, "other seeds" if row.runs > 1 else "other test images")
     return Mark(
         float(size),
         100 * accuracy.value,
         y_low=100 * accuracy.low,
         y_high=100 * accuracy.high,
         label=label,
-        hover=(told(row.model), f"{size:,} training images", counted(row.runs, "run"), percent_with(accuracy, what)),
+        hover=(one_line(row.model), plural(size, "training image"), plural(row.runs, "run"), ends),
     )
 
 
 # --- differences of accuracy -----------------------------------------------------------------------------------------
 
 
-def differences(made: Sequence[Pair], common: Common, reference: str = REFERENCE) -> list[Chart]:
-    """A row a pair, a mark a track: the difference of accuracies with both intervals; a chart for each question."""
+@dataclass(frozen=True)
+class PairRows:
+    """The pairs of one chart, a row for each two models; pairs of two tracks share a row."""
+
+    pairs: Sequence[Pair]
+    names: Sequence[tuple[str, str]]
+    tracks: Sequence[str]
+
+    def height(self, pair: Pair) -> float:
+        """Where its mark is: a little above or below its row's middle where there are two tracks."""
+        shift = 0.28 * (self.tracks.index(pair.track) - (len(self.tracks) - 1) / 2)
+        return self.names.index((pair.a.model, pair.b.model)) + shift
+
+
+def differences(pairs: Sequence[Pair], common: Common, reference: str | None = None) -> list[Chart]:
+    """A row per pair, a mark per track: the difference of accuracies with both intervals; a chart for each question."""
     charts, taken = list[Chart](), set[str]()
-    for group in by_question(made):
-        about = group[0].about
-        recipe = "tracks" if group[0].track else about["recipe"]
-        prefix = free(stem_of(about["dataset"], recipe, about["budget"]), taken)
+    for group in by_question(pairs):
+        prefix = unused(stem_of(group[0].conditions, "tracks" if group[0].track else ""), taken)
         taken.add(prefix)
-        charts.append(_differences(group, common, f"{prefix}-differences", reference))
+        charts.append(_differences(group, common, f"{prefix}-differences", reference or REFERENCE))
     return charts
 
 
-def by_question(made: Sequence[Pair]) -> list[list[Pair]]:
+def by_question(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """Pairs that differ in nothing but models and track."""
     groups: dict[str, list[Pair]] = {}
-    for pair in made:
-        groups.setdefault(pair.conditions, []).append(pair)
+    for pair in pairs:
+        groups.setdefault(pair.group, []).append(pair)
     return list(groups.values())
 
 
 def _differences(group: Sequence[Pair], common: Common, stem: str, reference: str) -> Chart:
     every = list(dict.fromkeys((pair.a.model, pair.b.model) for pair in group))
     names = sorted(every, key=lambda names: reference not in names)[:MOST_PAIRS]
-    shown = [pair for pair in group if (pair.a.model, pair.b.model) in names]
-    tracks = list(dict.fromkeys(pair.track for pair in shown))
-    models = sorted({model for both in names for model in both})
-    about = group[0].about
-    facets = facets_of({**about, "track": tracks[0] if len(tracks) == 1 else ""})
-    if len(tracks) > 1:
-        facets.pop("recipe")  # of one of them
-    margin = 100 * shown[0].margin
+    pairs = [pair for pair in group if (pair.a.model, pair.b.model) in names]
+    rows = PairRows(pairs, names, list(dict.fromkeys(pair.track for pair in pairs)))
+    facets = facets_of(group[0].conditions)
+    if len(rows.tracks) > 1:
+        facets = {facet: value for facet, value in facets.items() if facet not in ("track", "recipe")}
+    margin = 100 * pairs[0].margin
     return Chart(
         key="differences",
         stem=stem,
-        title="Differences of test accuracy",
-        x=Axis("difference of test accuracy, points (right: the first is better)"),
+        title="Differences in test accuracy",
+        x=Axis("difference in test accuracy, points (right: the first is better)"),
         y=Axis("", names=tuple(f"{short(a, SIDE_LENGTH)} − {short(b, SIDE_LENGTH)}" for a, b in names)),
-        series=tuple(
-            series for track in tracks for series in _of_track(shown, names, track, tracks, track == tracks[0])
-        ),
-        caption=_of_differences(shown, len(every) - len(names), models, group[0]),
-        looks=common.of(models),
+        series=tuple(series for track in rows.tracks for series in _of_track(rows, track)),
+        caption=_differences_caption(rows, len(every) - len(names)),
+        looks=common.looks_for(_models(rows)),
         subject=title_of(group[0]),
         facets=facets,
         command=common.command,
@@ -164,23 +193,26 @@ def _differences(group: Sequence[Pair], common: Common, stem: str, reference: st
     )
 
 
-def _of_track(
-    shown: Sequence[Pair], names: Sequence[tuple[str, str]], track: str, tracks: Sequence[str], first: bool
-) -> list[Series]:
-    """The pale ranges of one track and the marks upon them, a little above or below where there are two tracks."""
-    shift = 0.28 * (tracks.index(track) - (len(tracks) - 1) / 2)
-    mine = [(pair, names.index((pair.a.model, pair.b.model)) + shift) for pair in shown if pair.track == track]
-    ranges = [_range(pair, y) for pair, y in mine if not math.isnan(pair.this_set.low)]
+def _models(rows: PairRows) -> list[str]:
+    return sorted({model for names in rows.names for model in names})
+
+
+def _of_track(rows: PairRows, track: str) -> list[Series]:
+    """The pale ranges of one track and the marks upon them."""
+    pairs = [pair for pair in rows.pairs if pair.track == track]
+    ranges = tuple(_range(pair, rows.height(pair)) for pair in pairs if not math.isnan(pair.this_set.low))
+    marks = tuple(_difference(pair, rows.height(pair)) for pair in pairs)
     name, shade = f"track {track}" if track else "one recipe for all", TRACK_SHADES[track]
-    series = [Series("", "points", tuple(_difference(pair, y) for pair, y in mine), name=name, shade=shade)]
+    series = [Series("", "points", marks, name=name, shade=shade)]
     if ranges:
-        series.insert(0, Series("", "ranges", tuple(ranges), name="this test set" if first else "", shade=shade))
+        first = track == rows.tracks[0]
+        series.insert(0, Series("", "ranges", ranges, name="this test set" if first else "", shade=shade))
     return series
 
 
 def _range(pair: Pair, y: float) -> Mark:
     this = pair.this_set
-    return Mark(100 * this.value, y, x_low=100 * this.low, x_high=100 * this.high, hover=_of_pair(pair))
+    return Mark(100 * this.value, y, x_low=100 * this.low, x_high=100 * this.high, hover=_hover(pair))
 
 
 def _difference(pair: Pair, y: float) -> Mark:
@@ -190,24 +222,23 @@ def _difference(pair: Pair, y: float) -> Mark:
         y,
         x_low=100 * like.low,
         x_high=100 * like.high,
-        hover=_of_pair(pair),
-        open=pair.words["verdict"] not in ("better", "worse"),
+        hover=_hover(pair),
+        open=pair.verdict not in ("better", "worse"),
     )
 
 
-def _of_pair(pair: Pair) -> tuple[str, ...]:
+def _hover(pair: Pair) -> tuple[str, ...]:
     """A pair's verdict and its two intervals."""
     like, this = pair.like_these, pair.this_set
-    word = verdict_words(pair, pair.words["verdict"])
-    what = "these two runs, other images" if like.of_runs else "images like these"
+    scope = "these two runs, other images" if like.of_runs else "images like these"
     lines = [
-        f"{told(pair.a.model)} − {told(pair.b.model)}",
-        f"{f'track {pair.track}: ' if pair.track else ''}{word}",
-        f"{_in_points(like)}, {what}",
+        f"{one_line(pair.a.model)} − {one_line(pair.b.model)}",
+        f"{f'track {pair.track}: ' if pair.track else ''}{verdict_text(pair, pair.verdict)}",
+        f"{_in_points(like)}, {scope}",
     ]
     if not math.isnan(this.low):
         lines.append(f"{_in_points(this)}, this test set")
-    return (*lines, f"{like.seeds_a} and {like.seeds_b} seeds, {like.images:,} images")
+    return (*lines, f"{like.seeds_a} and {plural(like.seeds_b, 'seed')}, {plural(like.images, 'image')}")
 
 
 def _in_points(difference: Difference) -> str:
@@ -215,18 +246,20 @@ def _in_points(difference: Difference) -> str:
     return f"{100 * difference.value:+.2f} points{ends}"
 
 
-def _of_differences(shown: Sequence[Pair], left_out: int, models: Sequence[str], first: Pair) -> str:
-    seeds = [n for pair in shown for n in (pair.like_these.seeds_a, pair.like_these.seeds_b)]
-    cut = [f"{short(model, SIDE_LENGTH)} is {model}" for model in models if short(model, SIDE_LENGTH) != model]
+def _differences_caption(rows: PairRows, left_out: int) -> str:
+    first = rows.pairs[0]
+    seeds = [n for pair in rows.pairs for n in (pair.like_these.seeds_a, pair.like_these.seeds_b)]
+    cut = [f"{short(model, SIDE_LENGTH)} is {model}" for model in _models(rows) if short(model, SIDE_LENGTH) != model]
     return caption(
-        f"Accuracy of the first model minus that of the second, {spread(seeds, 'seed')} each. Line: the 95 % interval "
-        "for other seeds and other images like these; wide pale bar: for other seeds on this test set. Filled: better "
-        f"or worse, by Holm's p among {spread([pair.tests for pair in shown], 'pair')} and the whole interval; hollow: "
-        f"equivalent or no verdict. Grey band: the ±{points(first.margin)} that make no difference.",
-        "With one seed on a side the interval is of these two runs on other images, and gives no verdict."
-        if any(pair.like_these.of_runs for pair in shown)
+        f"Accuracy of the first model minus that of the second, {spread(seeds, 'seed')} each. Thin line: the 95 % "
+        "interval for other seeds and other images like these; wide pale bar: for other seeds on this test set. "
+        f"Filled: better or worse, by Holm's p among {spread([pair.tests for pair in rows.pairs], 'pair')} and the "
+        "whole interval; hollow: equivalent or no verdict. Grey band: differences within "
+        f"±{points(first.margin)}, treated as equivalent.",
+        "With one seed on a side the interval is for these two runs on other images, and gives no verdict."
+        if any(pair.like_these.of_runs for pair in rows.pairs)
         else "",
-        f"{counted(left_out, 'more pair')} left out: `run_bench.py compare` prints them." if left_out else "",
+        f"{plural(left_out, 'more pair')} left out: `run_bench.py compare` prints them." if left_out else "",
         f"Names in full: {'; '.join(cut)}." if cut else "",
         f"{title_of(first)}.",
     )

@@ -1,7 +1,7 @@
 """From stores to charts. Example: charts, missing = charts_of([Store(Path("results/local"))])
 
-Builds data, which charts.static draws for papers and charts.interactive for the page. A kind of chart that a store has
-nothing for is named in `missing`, with the command that gets it.
+Charts are data; charts.static draws them as files and charts.interactive for the page. `missing` names the kinds of
+chart that the stores have no data for, each with the command that gets them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from bench.analysis.compare import Pair, pairs_loaded
 from bench.analysis.tables import Comparison, Loaded, compare_loaded, load
 from bench.core.errors import UserError
 from bench.plan.spec import slug
-from bench.present.charts.accuracy import charts_of_comparison
 from bench.present.charts.across import data_efficiency, differences, stem_of
+from bench.present.charts.comparison import charts_of_comparison
 from bench.present.charts.model import Chart, Missing, looks_of
-from bench.present.charts.parts import Common, free, names_of
+from bench.present.charts.parts import Common, names_of, unused
 from bench.present.charts.speed import charts_of_session
-from bench.store.disk import REFERENCE, Store
-from bench.store.records import Record
+from bench.store.disk import Store
+from bench.store.records import Session
 from models.registry import family
 
 
 class KindOfChart(NamedTuple):
-    """What is said of a kind of chart where there is nothing to draw."""
+    """The title of a kind of chart, and how to get one."""
 
     title: str
     how: str
@@ -43,17 +43,17 @@ KINDS = {
     "accuracy_vs_params": KindOfChart(
         "Accuracy against parameters", f"{TRAIN} trains both and counts their parameters."
     ),
-    "learning_curves": KindOfChart("Learning curves", f"{TRAIN} trains both and keeps what each validation found."),
+    "learning_curves": KindOfChart("Learning curves", f"{TRAIN} trains both and records every validation."),
     "time_to_target": KindOfChart(
-        "Time to a target", f"{TRAIN} --target 0.5 --seeds 0-4 names a validation accuracy before the runs."
+        "Time to a target", f"{TRAIN} --target 0.5 --seeds 0-4 times a validation accuracy named before the runs."
     ),
     "throughput": KindOfChart("Training and inference speed", f"{TRAIN} trains both and times them together."),
     "data_efficiency": KindOfChart(
         "Accuracy against training images", f"{TRAIN} --train-fraction 0.1,0.3,1 trains on more and more images."
     ),
     "differences": KindOfChart(
-        "Differences of test accuracy",
-        f"{TRAIN} --seeds 0-4 trains two models under equal conditions, with the seeds that a verdict takes.",
+        "Differences in test accuracy",
+        f"{TRAIN} --seeds 0-4 trains two models under equal conditions, with enough seeds for a verdict.",
     ),
     "throughput_vs_batch": KindOfChart(
         "Inference speed against batch size", f"{TIME} --batch-sizes 1,32,128 measures it."
@@ -61,62 +61,62 @@ KINDS = {
     "latency_vs_batch": KindOfChart("Latency against batch size", f"{TIME} --batch-sizes 1,32,128 measures it."),
     "roofline": KindOfChart("Training steps under this device's ceilings", f"{TIME} measures it."),
     "step_time": KindOfChart("Where a training step spends its time", f"{TIME} measures it."),
-    "energy": KindOfChart("Energy of training", f"{TIME} measures it where the device has a counter."),
+    "energy": KindOfChart("Energy of training", f"{TIME} measures it where the device has an energy counter."),
 }
 
 
 def charts_of(
-    stores: list[Store], by_device: bool = True, reference: str = REFERENCE
+    stores: list[Store], by_device: bool = True, reference: str | None = None
 ) -> tuple[list[Chart], list[Missing]]:
     """Every chart that these stores have data for, and which kinds they have none for.
 
     Raises UserError as `tables.compare` does, unless `by_device`.
     """
-    found = load(stores)
-    comparisons = compare_loaded(found, reference, by_device)
+    loaded = load(stores)
+    comparisons = compare_loaded(loaded, reference, by_device)
     try:
-        made = pairs_loaded(found, stores)
+        pairs = pairs_loaded(loaded, stores, reference=reference)
     except UserError:  # no two models under equal conditions, or no predictions
-        made = []
-    return build(found, comparisons, made, stores, by_device, reference)
+        pairs = []
+    return build(loaded, comparisons, pairs, stores, by_device, reference)
 
 
 def build(
-    found: Loaded,
+    loaded: Loaded,
     comparisons: Sequence[Comparison],
-    made: Sequence[Pair],
+    pairs: Sequence[Pair],
     stores: Sequence[Store],
     by_device: bool = True,
-    reference: str = REFERENCE,
+    reference: str | None = None,
 ) -> tuple[list[Chart], list[Missing]]:
-    """`charts_of` for who has read the stores already."""
-    common = common_of(found, stores, by_device)
-    by_id = {run["run_id"]: run for run in found.runs}
+    """`charts_of` for stores that were read already."""
+    common = common_of(loaded, stores, by_device)
+    by_id = {run.run_id: run for run in loaded.runs}
     charts, used, titles = list[Chart](), set[str](), set[str]()
     for comparison in comparisons:
-        if comparison.rows:
-            prefix = free(_stem(comparison), used)
+        if comparison.conditions is not None:
+            prefix = unused(stem_of(comparison.conditions), used)
             used.add(prefix)
-            charts += charts_of_comparison(_told_apart(comparison, titles), by_id, common, prefix)
+            charts += charts_of_comparison(_with_own_title(comparison, titles), by_id, common, prefix)
     charts += data_efficiency(comparisons, common)
-    charts += differences(made, common, reference)
-    charts += of_sessions(found.sessions, common)
-    return charts, missing_of(charts, found)
+    charts += differences(pairs, common, reference)
+    charts += of_sessions(loaded.sessions, common)
+    return charts, missing_of(charts, loaded)
 
 
-def of_sessions(sessions: Sequence[Record], common: Common) -> list[Chart]:
-    """The charts of those sessions that the `time` command made."""
+def of_sessions(sessions: Sequence[Session], common: Common) -> list[Chart]:
+    """The charts of the sessions of the `time` command."""
     charts, used = list[Chart](), set[str]()
     for session in sessions:
-        if session["bounds"]:
-            prefix = free(f"speed-{slug(session['id'])}", used)
+        if session.bounds:
+            prefix = unused(f"speed-{slug(session.id)}", used)
             used.add(prefix)
             charts += charts_of_session(session, common, prefix)
     return charts
 
 
 def at_a_glance(charts: Sequence[Chart]) -> list[Chart]:
-    """The charts that a sweep ends with: one position of each switch, seconds where there are any; no parameters."""
+    """The charts at the end of a sweep: one position of each switch, seconds where there are any; no parameters."""
     chosen: dict[tuple[str, str], Chart] = {}
     for chart in charts:
         name = (chart.subject, chart.switch or chart.stem)
@@ -125,40 +125,35 @@ def at_a_glance(charts: Sequence[Chart]) -> list[Chart]:
     return list(chosen.values())
 
 
-def common_of(found: Loaded, stores: Sequence[Store], by_device: bool = True) -> Common:
+def common_of(loaded: Loaded, stores: Sequence[Store], by_device: bool = True) -> Common:
     """Looks and names of all models of all runs and sessions, so that each is the same in every chart."""
-    families = {model: family(model) for session in found.sessions for model in session["models"]}
-    families |= {run["spec"]["model"]: run["family"] for run in found.runs}
+    families = {model: family(model) for session in loaded.sessions for model in session.models}
+    families |= {run.spec.model: run.family for run in loaded.runs}
     where = " ".join(f"--results {shlex.quote(str(store.root))}" for store in stores)
     command = " ".join(filter(None, ("python run_bench.py plot", where, "--by-device" if by_device else "")))
     return Common(looks_of(families), names_of(families), command)
 
 
-def _told_apart(comparison: Comparison, taken: set[str]) -> Comparison:
-    """With a number behind its title where another has the same: they differ in what a title does not say."""
+def _with_own_title(comparison: Comparison, taken: set[str]) -> Comparison:
+    """With a number after its title where another has the same: they differ in what a title does not show."""
     numbered = (comparison.title if n == 1 else f"{comparison.title} ({n})" for n in count(1))
     title = next(title for title in numbered if title not in taken)
     taken.add(title)
     return replace(comparison, title=title)
 
 
-def _stem(comparison: Comparison) -> str:
-    about = comparison.about
-    return stem_of(about["dataset"], f"track {about['track']}" if about["track"] else about["recipe"], about["budget"])
-
-
-def missing_of(charts: Sequence[Chart], found: Loaded) -> list[Missing]:
-    """The kinds of charts that are not among these, with how to get each."""
-    there = {chart.key for chart in charts}
+def missing_of(charts: Sequence[Chart], loaded: Loaded) -> list[Missing]:
+    """The kinds of charts that are not among these, and how to get each."""
+    drawn = {chart.key for chart in charts}
     return [
-        Missing(key, kind.title, kind.how + (_why_no_energy(found) if key == "energy" else ""))
+        Missing(key, kind.title, kind.how + (_why_no_energy(loaded) if key == "energy" else ""))
         for key, kind in KINDS.items()
-        if key not in there
+        if key not in drawn
     ]
 
 
-def _why_no_energy(found: Loaded) -> str:
-    """What the newest session says; one of the `time` command if there is any, since only those are asked to."""
-    sessions = [s for s in found.sessions if s["bounds"]] or found.sessions
-    why = sessions[-1]["energy"]["why_not"] if sessions else ""
+def _why_no_energy(loaded: Loaded) -> str:
+    """Why the newest session has none; of the `time` command's if there are any, since only those measure it."""
+    sessions = [session for session in loaded.sessions if session.bounds] or loaded.sessions
+    why = sessions[-1].energy.why_not if sessions else ""
     return f" The last session has none: {why.rstrip('.')}." if why else ""

@@ -1,8 +1,8 @@
-"""A chart for the page, as plotly reads it. Example: figure(chart) -> {"data": [traces], "layout": {…}}
+"""A chart for the page, as plotly reads it. Example: traces = figure(chart)["data"]
 
-Plain data, without plotly itself: the page brings plotly.js. Plotly reads some markup in texts, and formulas between
-dollars; every text from a store is escaped so that it is shown as it was written. Colours of text and grid are the
-page's, because it has a light and a dark theme; a trace names its model in `meta`, by which the page highlights it.
+Plain data, without plotly itself: the page brings plotly.js. Plotly interprets some markup in texts, and formulas
+between dollars; every text from a store is escaped so that it shows as it was written. Colours of text and grid are the
+page's, which has a light and a dark theme; a trace names its model in `meta`, by which the page highlights it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BARS_SHARE = 0.8  # of a row that bars take
 
 
 def escape(text: str) -> str:
-    """A text that plotly shows as it is: no tags, no entities, no formula, no place for a value."""
+    """A text that plotly shows as it is: no tags, entities, formulas or templates."""
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;"), ("%", "&#37;")):
         text = text.replace(character, entity)
     return text
@@ -47,8 +47,8 @@ def _layout(chart: Chart) -> dict[str, Any]:
     }
     if chart.band is not None:
         low, high = chart.band
-        about = {"type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0}}
-        layout["shapes"] = [{**about, "x0": low, "x1": high, "fillcolor": GREY, "opacity": 0.2, "layer": "below"}]
+        band = {"type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0}}
+        layout["shapes"] = [{**band, "x0": low, "x1": high, "fillcolor": GREY, "opacity": 0.2, "layer": "below"}]
     return layout
 
 
@@ -68,27 +68,27 @@ def log_ticks(values: Sequence[float]) -> list[float]:
 
 
 def _axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
-    made: dict[str, Any] = {"title": {"text": escape(axis.title)}, "automargin": True}
+    layout: dict[str, Any] = {"title": {"text": escape(axis.title)}, "automargin": True}
     if axis.log:
         ticks = log_ticks(values)
-        made |= {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+        layout |= {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
     else:
-        made |= {"separatethousands": True, "exponentformat": "none"}
+        layout |= {"separatethousands": True, "exponentformat": "none"}
     if axis.from_zero and not axis.log:
-        made["rangemode"] = "tozero"
+        layout["rangemode"] = "tozero"
     if axis.ticks:
-        made |= {"tickmode": "array", "tickvals": list(axis.ticks), "ticktext": [f"{t:,g}" for t in axis.ticks]}
+        layout |= {"tickmode": "array", "tickvals": list(axis.ticks), "ticktext": [f"{t:,g}" for t in axis.ticks]}
     if axis.names:
         names = [escape(name) for name in axis.names]
-        made |= {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names, "zeroline": False}
-    return made
+        layout |= {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names, "zeroline": False}
+    return layout
 
 
 def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
     look = chart.looks.get(series.model, Look(GREY, "circle", 0))
     shade = COLOURS[series.shade % len(COLOURS)] if series.shade is not None else look.colour
     shade = GREY if series.thin else shade
-    same = _same_lines([mark.hover for mark in series.marks])  # said once: a page may hold thousands of marks
+    same = _same_lines([mark.hover for mark in series.marks])  # once for all: a page may hold thousands of marks
     common: dict[str, Any] = {
         "name": escape(series.name),
         "showlegend": bool(series.name),
@@ -102,7 +102,7 @@ def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
     if not any(mark.hover for mark in series.marks):
         common |= {"hoverinfo": "skip", "hovertemplate": None}
     if series.kind == "bars":
-        if not series.model:  # bars of several models, one a row: the page highlights them one by one
+        if not series.model:  # bars of several models, one per row: the page highlights them one by one
             common["meta"] |= {"models": [chart.y.names[round(mark.y)] for mark in series.marks]}
         return _bars(series, common, shade, chart)
     if series.kind == "ranges":
@@ -112,7 +112,7 @@ def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
 
 
 def _same_lines(texts: Sequence[Sequence[str]]) -> list[str]:
-    """The first lines that all of these share; each keeps one of its own."""
+    """The first lines that all of these share; each keeps its last line."""
     same = []
     for lines in zip(*(text[:-1] for text in texts), strict=False):
         if len(set(lines)) > 1:
@@ -123,9 +123,9 @@ def _same_lines(texts: Sequence[Sequence[str]]) -> list[str]:
 
 def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look, sized: bool) -> dict[str, Any]:
     joined = series.kind != "points"
-    # steps are marked only where a run ended before it got there, lines of no model nowhere
+    # steps are marked only where a run ended without reaching the target, lines of no model nowhere
     marked = any(mark.open for mark in series.marks) if series.kind == "steps" else not series.thin
-    mode = "+".join(word for word, used in (("lines", joined), ("markers", marked)) if used)
+    mode = "+".join(part for part, used in (("lines", joined), ("markers", marked)) if used)
     trace = {**common, "type": "scatter", "mode": mode}
     if joined:
         style: dict[str, Any] = {"color": shade, "width": 1.5}
@@ -143,13 +143,13 @@ def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look, siz
         if bars := _interval(series.marks, axis):
             trace[f"error_{axis}"] = {**bars, "color": shade, "thickness": 1.2, "width": 0}
     if any(mark.label for mark in series.marks):
-        # the page puts them where nothing stands yet, or leaves them out: pointing at a mark names it
+        # the page puts them where there is room, or leaves them out: hovering over a mark names it
         trace["meta"] = {**trace["meta"], "labels": [escape(mark.label) for mark in series.marks]}
     return trace
 
 
 def _once(values: list[Any]) -> Any:
-    """The value of all, or the list of them."""
+    """One value where all are equal, else the list of them."""
     return values[0] if values and len(set(values)) == 1 else values
 
 
@@ -184,7 +184,7 @@ def _interval(marks: Sequence[Mark], axis: str) -> dict[str, Any] | None:
 
 
 def _bars(series: Series, common: dict[str, Any], shade: str, chart: Chart) -> list[dict[str, Any]]:
-    """Bars, and beyond the end of each interval its label; side by side by hand, so that labels know where they are."""
+    """Bars, each with its label beyond its interval; offset by hand, so that the labels' heights are known."""
     trace = {**common, "type": "bar", "orientation": "h", "marker": {"color": shade}}
     if bars := _interval(series.marks, "x"):
         trace["error_x"] = {**bars, "color": GREY, "thickness": 1.2, "width": 3}
@@ -198,7 +198,7 @@ def _bars(series: Series, common: dict[str, Any], shade: str, chart: Chart) -> l
     if not labelled:
         return [trace]
     ends = [mark.x_high if math.isfinite(mark.x_high) else mark.x for mark in labelled]
-    words = {
+    labels = {
         "type": "scatter",
         "mode": "text",
         "x": [_number(end) for end in ends],
@@ -210,7 +210,7 @@ def _bars(series: Series, common: dict[str, Any], shade: str, chart: Chart) -> l
         "showlegend": False,
         "meta": {"model": series.model, "thin": True},
     }
-    return [trace, words]
+    return [trace, labels]
 
 
 def _ranges(series: Series, common: dict[str, Any], shade: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Texts in a figure that do not meet: wrapped, moved apart, or in a column. Example: spread([3, 3.1], [1, 1], 0, 9)
+"""Keeps texts in a figure apart: wraps them, moves them, stacks them. Example: spread([3, 3.1], [1, 1], 0, 9)
 
 Lengths are pixels of the figure's canvas unless a name says otherwise.
 """
@@ -21,17 +21,17 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-ADJUST_STEPS = 100  # of placing names; by default they end after a second, so elsewhere on a slower machine
-EXPANSIONS = ((1.06, 1.25), (1.02, 1.1))  # of names, to keep their distance: generous, then closer
-MOST_ADJUSTED, MOST_CLOSER = 40, 12  # labels; more never find room among the points, be it generous or closer
-BREAKS_AFTER = "_-/:.,]…"  # where a name may go on in the next line
+ADJUST_STEPS = 100  # a time limit, adjustText's default, would give other places on a slower machine
+EXPANSIONS = ((1.06, 1.25), (1.02, 1.1))  # of the boxes of names, to keep them apart: generous, then closer
+MOST_ADJUSTED, MOST_CLOSER = 40, 12  # labels; more never find room among the points at that expansion
+BREAKS_AFTER = "_-/:.,]…"  # a name may be broken after these
 CONTRAST = 4.5  # of small text on its background (WCAG 2.2, 1.4.3)
 CONNECTED = 7.0  # points from a name to its mark; nearer ones need no line
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text that belongs to the place (x, y) of the data, where a mark of that radius (points) is drawn."""
+    """A text for the place (x, y) of the data, where a mark of that radius (points) is drawn."""
 
     text: str
     x: float
@@ -43,17 +43,17 @@ class Label:
 
 
 def wrapped(text: str, most: float, width: Callable[[str], float]) -> str:
-    """The text in as few lines no wider than `most` as `width` measures them, all about as long."""
+    """The text in as few lines as possible, none wider than `most` by `width`, all about equally long."""
     lines = _lines(text, most, width)
     narrow = max(most / 2, max((width(word) for word in text.split()), default=0.0))
     if len(lines) < 2 or narrow >= most:
         return "\n".join(lines)
     tries = (_lines(text, narrow + (most - narrow) * step / 8, width) for step in range(8))
-    return "\n".join(next((found for found in tries if len(found) == len(lines)), lines))
+    return "\n".join(next((attempt for attempt in tries if len(attempt) == len(lines)), lines))
 
 
 def _lines(text: str, most: float, width: Callable[[str], float]) -> list[str]:
-    """Broken at spaces, words only where they must be."""
+    """Broken at spaces; within a word only where it is too wide for a line."""
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= most:
@@ -68,25 +68,25 @@ def _lines(text: str, most: float, width: Callable[[str], float]) -> list[str]:
 
 
 def _head(word: str, most: float, width: Callable[[str], float]) -> int:
-    """How many characters of the word make a line; after a hyphen or the like, where one is not too early."""
+    """How many characters of the word make a line; up to a hyphen or the like, where one is late enough."""
     fits = max(1, bisect.bisect_right(range(len(word)), most, key=lambda n: width(word[:n])) - 1)
     breaks = [n for n in range(fits // 3 + 1, fits + 1) if word[n - 1] in BREAKS_AFTER]
     return breaks[-1] if breaks else fits
 
 
-def spread(wanted: Sequence[float], heights: Sequence[float], bottom: float, top: float) -> list[float]:
-    """Centres of boxes stacked in this order from bottom to top, none on another, by least squares near `wanted`.
+def spread(targets: Sequence[float], heights: Sequence[float], bottom: float, top: float) -> list[float]:
+    """Centres of boxes stacked in this order from bottom to top without overlap, by least squares near `targets`.
 
-    Isotonic regression by pooling adjacent violators (Barlow et al. 1972), then kept within bottom and top, where all
-    of them must fit.
+    Isotonic regression by pooling adjacent violators (Barlow et al. 1972), then kept between bottom and top, which
+    must have room for all of them.
     """
     offsets = [sum(heights[:i]) + heights[i] / 2 for i in range(len(heights))]
-    pools: list[tuple[float, int]] = []  # mean of what its boxes want, number of boxes
-    for want, offset in zip(wanted, offsets, strict=True):
-        mean, count = want - offset, 1
+    pools: list[tuple[float, int]] = []  # mean target of its boxes, number of boxes
+    for target, offset in zip(targets, offsets, strict=True):
+        mean, count = target - offset, 1
         while pools and pools[-1][0] > mean:
-            before, many = pools.pop()
-            mean, count = (mean * count + before * many) / (count + many), count + many
+            below, more = pools.pop()
+            mean, count = (mean * count + below * more) / (count + more), count + more
         pools.append((mean, count))
     starts = [mean for mean, count in pools for _ in range(count)]
     highest = top - sum(heights)
@@ -94,9 +94,9 @@ def spread(wanted: Sequence[float], heights: Sequence[float], bottom: float, top
 
 
 def in_order(places: Sequence[tuple[float, float]], heights: Sequence[float], box: Bbox) -> list[tuple[int, float]]:
-    """Which label stands how high in a column left of which `box` is: (index, centre) from the bottom up.
+    """The order and height of labels in a column right of `box`: (index, centre) from the bottom up.
 
-    By the heights of their places; neighbours whose lines to them would cross change seats.
+    Ordered by the heights of their places; neighbours whose lines to them would cross are swapped.
     """
     order = sorted(range(len(places)), key=lambda i: (places[i][1], -places[i][0]))
     for _ in range(len(places)):
@@ -127,9 +127,9 @@ def _cross(a: Place, b: Place, c: Place, d: Place) -> bool:
 
 
 def place_near(axes: Axes, labels: Sequence[Label], static: Sequence[Bbox], renderer: RendererAgg) -> bool:
-    """Write the labels beside their marks, clear of each other and of `static`; False, and none written, if they can't.
+    """Write the labels near their marks, clear of each other and of `static`; False, and none written, if that fails.
 
-    The axes must be final: names are placed by adjustText, in pixels, with a thin line where they moved away.
+    The axes must be final: adjustText places names in pixels. Those that it moves away get a thin line to their marks.
     """
     if len(labels) > MOST_ADJUSTED:
         return False
@@ -146,13 +146,13 @@ def _try_near(
     if any(text.get_window_extent(renderer).width > axes.bbox.width for text in texts):
         for text in texts:
             text.remove()
-        return False  # adjustText would say so on the terminal
+        return False  # adjustText would print a warning
     adjust_text(
         texts,
         ax=axes,
         target_x=[label.x for label in labels],
         target_y=[label.y for label in labels],
-        # adjustText takes boxes of texts in pixels, but other boxes in the units of the data
+        # adjustText takes the boxes of texts in pixels, but other boxes in data units
         objects=[Bbox(inverted.transform(box.get_points())) for box in static],
         expand=expand,
         force_text=(0.4, 0.6),
@@ -171,7 +171,7 @@ def _try_near(
 
 def _beside(axes: Axes, label: Label, place: Place, renderer: RendererAgg) -> Text:
     """The label right of its mark, or left of it where the axes end there."""
-    # The pale ground keeps a front or a grid line from striking the name through.
+    # A pale ground, so that no front or grid line strikes the name through.
     ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.7, "pad": 0.4}
     text = axes.text(
         label.x, label.y, label.text, color=label.colour, va="center", zorder=2.6, parse_math=False, bbox=ground
@@ -190,7 +190,7 @@ def _hidden(box: Bbox, inside: Bbox, static: Sequence[Bbox]) -> bool:
 
 
 def _connect(axes: Axes, label: Label, place: Place, box: Bbox) -> None:
-    """A thin line from a name that was moved away to its mark; an arrow would be clipped anew at every drawing."""
+    """Draw a thin line from a name that was moved away to its mark; an arrow would be clipped anew at every drawing."""
     near = min(max(place[0], box.x0), box.x1), min(max(place[1], box.y0), box.y1)
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -200,7 +200,7 @@ def _connect(axes: Axes, label: Label, place: Place, box: Bbox) -> None:
 
 
 def lead(axes: Axes, start: Place, place: Place, label: Label, radius: float) -> None:
-    """A thin line from a label to the edge of its mark, in shares of the figure: the same at every resolution."""
+    """Draw a thin line from a label to the edge of its mark, in shares of the figure: the same at every resolution."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     length = math.dist(start, place)
@@ -218,7 +218,7 @@ def meeting(boxes: Sequence[Bbox]) -> bool:
 
 
 def readable(colour: str, ground: Any) -> str:
-    """The colour, darker (on a dark ground: lighter) as far as small text in it needs to be read."""
+    """The colour, darkened (on a dark ground: lightened) until small text in it is readable."""
     shade: Any = np.array(colors.to_rgb(colour))
     towards = 0.0 if _luminance(ground) > 0.2 else 1.0
     while _contrast(shade, ground) < CONTRAST and abs(shade - towards).max() > 0.02:

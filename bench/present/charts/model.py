@@ -1,7 +1,7 @@
-"""A chart before anything draws it. Example: Series("seresnet", "points", (Mark(127e6, 0.92, label="seresnet"),))
+"""A chart as data. Example: Series("seresnet", "points", (Mark(127e6, 0.92, label="seresnet"),))
 
-Data alone, without matplotlib or plotly: static.py draws it for papers, interactive.py for the page, so that both show
-the same figures, intervals and captions. Texts are as in the records, made inert, and never formulas or markup.
+Without matplotlib or plotly: static.py draws it for papers, interactive.py for the page, so that both show the same
+figures, intervals and captions. Texts are those of the records, made inert; they are never formulas or markup.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that white paper swallows; black first.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = {"cnn": "circle", "vit": "square", "hybrid": "triangle", "external": "diamond"}
-LONGEST_NAME = 26  # characters of a model's name in a chart; the caption has it whole
+LONGEST_NAME = 26  # characters of a model's name in a chart; the caption has the full name
 
 Kind = Literal["points", "line", "steps", "bars", "ranges"]
 
@@ -23,7 +23,7 @@ Kind = Literal["points", "line", "steps", "bars", "ranges"]
 class Look:
     """How a model looks in every chart: a colour, its family's marker, and how often the colours were used before it.
 
-    A static chart draws markers of the first round full, of the second open, of the third with a cross within.
+    Static charts draw markers of the first round filled, of the second open, of the third with a cross inside.
     """
 
     colour: str
@@ -44,7 +44,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """One figure of a series, with the ends of its interval (nan: none) and what a reader learns on pointing at it."""
+    """One figure of a series, with the ends of its interval (nan: none) and the text shown on hovering over it."""
 
     x: float
     y: float
@@ -55,7 +55,7 @@ class Mark:
     label: str = ""  # stands beside it
     hover: tuple[str, ...] = ()  # lines: the run, its seed, its interval
     area: float = 1.0  # of the marker, as a share of the largest
-    open: bool = False  # drawn hollow: no verdict; on steps a run that ended before it got there
+    open: bool = False  # drawn hollow: no verdict; on steps a run that ended without reaching the target
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Series:
     and pale.
     """
 
-    model: str  # whose colour and marker it has, and what highlights it; "" for ceilings, fronts, thresholds
+    model: str  # gives colour and marker, and highlights it; "" for ceilings, fronts, thresholds
     kind: Kind
     marks: tuple[Mark, ...]
     name: str = ""  # in the legend; "" for none
@@ -82,24 +82,24 @@ class Chart:
 
     key: str  # the kind, such as accuracy_vs_throughput
     stem: str  # of its files, unique among all charts of a call
-    title: str  # what a stranger reads first
+    title: str
     x: Axis
     y: Axis
     series: tuple[Series, ...]
-    caption: str  # what it shows: n, intervals, conditions, device
+    caption: str  # n, intervals, conditions, device
     looks: Mapping[str, Look]  # of every model in it
-    subject: str  # the comparison or session it is of, in one line
+    subject: str  # its comparison or session, in one line
     facets: Mapping[str, str] = field(default_factory=dict)  # dataset, device, recipe, track, where it has them
     command: str = ""  # reproduces it from the store
     switch: str = ""
     position: str = ""  # of the switch, such as "seconds"
     stacked: bool = False
-    band: tuple[float, float] | None = None  # of x: what makes no difference
+    band: tuple[float, float] | None = None  # of x: differences treated as equivalent
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A kind of chart that these stores have nothing for, and how to get it."""
+    """A kind of chart that these stores have no data for, and how to get them."""
 
     key: str
     title: str
@@ -115,7 +115,7 @@ def looks_of(families: Mapping[str, str]) -> dict[str, Look]:
 
 
 def short(name: str, most: int = LONGEST_NAME) -> str:
-    """The name, its middle left out where it is longer than `most` characters: the ends tell most."""
+    """The name, its middle left out where it is longer than `most` characters."""
     if len(name) <= most:
         return name
     head = (most - 1) // 2
