@@ -81,8 +81,10 @@ def is_external(name: str) -> bool:
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """'; did you mean X?' where something is close, else a full stop. Shared by every 'unknown …' message."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    """'; did you mean X?' where a name is close, else a full stop. Shared by every 'unknown …' message."""
+    choices = list(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.8)
+    close = close or [choice for choice in choices if sorted(choice) == sorted(name)]  # two letters swapped
     return f"; did you mean '{close[0]}'?" if close else "."
 
 
