@@ -21,10 +21,21 @@ from bench.present.charts.build import KINDS, charts_of
 from bench.present.charts.model import LONGEST_NAME, Chart, Mark, Missing, Series
 from bench.present.charts.parts import names_of
 from bench.store.disk import Store
-from tests.analysis.test_compare import made_store, write_run
-from tests.synthetic import DATA, ENVIRONMENT, RECIPE, failure, record, spec, thorough_session, write_store
+from bench.store.records import Session
+from tests.conftest import ROOT
+from tests.synthetic import (
+    DATA,
+    ENVIRONMENT,
+    RECIPE,
+    failure,
+    record,
+    spec,
+    thorough_session,
+    write_pair,
+    write_predicted,
+    write_store,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_STORE = ROOT / "results/reference/cpu-2core"
 HOSTILE = ["<img src=x onerror=alert(1)>", "$x$", "_x", "=cmd|' /C calc'!A0", "NA", "a\nb", "\u202eabc", "x" * 300]
 
@@ -64,19 +75,19 @@ def verdict() -> list[Chart]:
 def thorough(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Two models with a run each and a session of the `time` command with everything in it."""
     store = write_store(tmp_path_factory.mktemp("thorough"), {"seresnet": 0.9, "vit_tiny": 0.8})
-    store.write_session("s", session_with_all() | {"id": "s"})
+    store.write_session(session_with_all(id="s"))
     return store
 
 
-def session_with_all() -> dict[str, Any]:
-    made = thorough_session({"seresnet": [0.10, 0.12, 0.11], "vit_tiny": [0.2, 0.2, 0.2]})
-    made["energy"] = {"source": "nvml", "why_not": "", "joules_per_1000_images": {"seresnet": 12.5, "vit_tiny": 30.0}}
+def session_with_all(**changes: Any) -> Session:
     parts = {f"part {i}": 0.001 * (10 - i) for i in range(9)}
-    made["groups"] = {
+    groups = {
         "seresnet": {"step_seconds": 0.11, "groups": parts},
         "vit_tiny": {"step_seconds": 0.2, "groups": {"attention": 0.09, "part 0": 0.04}},
     }
-    return made
+    energy = {"source": "nvml", "why_not": "", "joules_per_1000_images": {"seresnet": 12.5, "vit_tiny": 30.0}}
+    seconds = {"seresnet": [0.10, 0.12, 0.11], "vit_tiny": [0.2, 0.2, 0.2]}
+    return thorough_session(seconds, groups=groups, energy=energy, **changes)
 
 
 # --- the committed store ---------------------------------------------------------------------------------------------
@@ -121,16 +132,16 @@ def test_throughput_bars_are_those_of_the_results_file(reference: list[Chart]) -
 
 
 def test_learning_curves_are_those_of_the_history_file(verdict: list[Chart]) -> None:
-    told: dict[tuple[str, str], dict[str, float]] = {}
+    epochs: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows_of(REFERENCE_STORE / "verdict/history.csv"):
-        told.setdefault((row["run_id"], row["epoch"]), {})[row["metric"]] = float(row["value"])
+        epochs.setdefault((row["run_id"], row["epoch"]), {})[row["metric"]] = float(row["value"])
     flops = {r["run_id"]: float(r["train_flops_2x"]) for r in rows_of(REFERENCE_STORE / "verdict/results.csv")}
     wanted = {
-        "epochs": {(float(epoch), 100 * m["val_accuracy"]) for (_, epoch), m in told.items()},
+        "epochs": {(float(epoch), 100 * m["val_accuracy"]) for (_, epoch), m in epochs.items()},
         # 12 runs shared their device, and the file has no seconds of them either
-        "seconds": {(m["train_seconds"], 100 * m["val_accuracy"]) for m in told.values() if "train_seconds" in m},
-        "FLOPs": {(m["samples_seen"] * flops[run] / 1e12, 100 * m["val_accuracy"]) for (run, _), m in told.items()},
-        "samples": {(m["samples_seen"] / 1000, 100 * m["val_accuracy"]) for m in told.values()},
+        "seconds": {(m["train_seconds"], 100 * m["val_accuracy"]) for m in epochs.values() if "train_seconds" in m},
+        "FLOPs": {(m["samples_seen"] * flops[run] / 1e12, 100 * m["val_accuracy"]) for (run, _), m in epochs.items()},
+        "samples": {(m["samples_seen"] / 1000, 100 * m["val_accuracy"]) for m in epochs.values()},
     }
     curves = [chart for chart in verdict if chart.key == "learning_curves"]
     assert list(dict.fromkeys(chart.position for chart in curves)) == list(wanted)
@@ -171,9 +182,9 @@ def test_who_reached_the_target_agrees_with_the_verdicts_file(verdict: list[Char
     charts = [chart for chart in verdict if chart.key == "time_to_target" and chart.position == "seconds"]
     assert len(charts) == 2, "the runs of the third comparison shared their device"
     for chart in charts:
-        mine = [r for r in rows if r["track"] == chart.facets["track"] and f", {r['budget']}," in chart.subject]
-        shares = {r[f"model_{side}"]: r[f"reached_{side}"] for r in mine for side in "ab"}
-        medians = {r[f"model_{side}"]: r[f"median_seconds_{side}"] for r in mine for side in "ab"}
+        own = [r for r in rows if r["track"] == chart.facets["track"] and f", {r['budget']}," in chart.subject]
+        shares = {r[f"model_{side}"]: r[f"reached_{side}"] for r in own for side in "ab"}
+        medians = {r[f"model_{side}"]: r[f"median_seconds_{side}"] for r in own for side in "ab"}
         for series in chart.series:
             assert f"{series.model} {shares[series.model]}" in chart.caption
             reached = sum(not mark.open for mark in series.marks[1:])
@@ -227,13 +238,10 @@ def test_a_front_of_costs_goes_on_before_it_goes_up(tmp_path: Path) -> None:
 
 
 def runs(root: Path, changes: list[dict[str, Any]], model: str = "seresnet", accuracy: float = 0.9) -> Store:
-    """A run a seed; `changes` replace fields of its record, those of `metrics` within it."""
+    """One run per seed; `changes` replace fields of its record."""
     store = Store(root)
     for seed, change in enumerate(changes):
-        this = spec(model, seed)
-        made = record(this, accuracy - 0.02 * seed)
-        made["metrics"] |= change.pop("metrics", {})
-        store.write_record(this, made | change)
+        store.write_record(record(spec(model, seed), accuracy - 0.02 * seed, **change))
     return store
 
 
@@ -253,7 +261,7 @@ def test_seeds_stand_faint_behind_their_mean(tmp_path: Path) -> None:
 
 def test_no_seconds_of_runs_that_shared_their_device(tmp_path: Path) -> None:
     shared = {"metrics": {"runs_at_once": 2, "train_flops_2x": 7e8}, "target": 0.5}
-    charts, _ = charts_of([runs(tmp_path / "all", [dict(shared), dict(shared) | {"metrics": {"runs_at_once": 2}}])])
+    charts, _ = charts_of([runs(tmp_path / "all", [shared, shared | {"metrics": {"runs_at_once": 2}}])])
     assert [c.position for c in charts if c.switch == "learning_curves"] == ["epochs", "FLOPs", "samples"]
     assert [c.position for c in charts if c.switch == "time_to_target"] == ["samples"]
     assert "1 of 2 runs" in of(charts, "learning_curves", "FLOPs").caption
@@ -288,9 +296,9 @@ def test_runs_that_ended_early_or_diverged_are_kept(tmp_path: Path) -> None:
     histories = [history([0.6]), history([0.1, 0.2]), history([0.1, 0.2, 0.5]), history([0.1, 0.2, 0.3, 0.4])]
     store = runs(tmp_path, [{"history": h, "target": 0.5} for h in histories])
     lost = spec("seresnet", 4)
-    store.write_record(lost, failure(lost, "diverged"))
+    store.write_failure(failure(lost, "diverged"))
     other = spec("seresnet", 5, recipe=replace(RECIPE, lr=9.0))  # of another recipe: of no meaning here
-    store.write_record(other, failure(other, "diverged"))
+    store.write_failure(failure(other, "diverged"))
     chart = of(charts_of([store])[0], "time_to_target", "seconds")
     found = [(mark.x, pytest.approx(mark.y), mark.open) for mark in chart.series[0].marks]
     after = 100 * (1 - 4 / 5 * 2 / 3)
@@ -303,7 +311,7 @@ def test_runs_with_another_target_are_left_out(tmp_path: Path) -> None:
     store = runs(tmp_path, [{"target": 0.5}, {"target": 0.5}, {"target": 0.6}, {}])
     chart = of(charts_of([store])[0], "time_to_target", "samples")
     assert len(chart.series[0].marks) == 3
-    assert "2 runs with another target or none left out" in chart.caption
+    assert "Left out: 2 runs with another target or none." in chart.caption
     charts, missing = charts_of([runs(tmp_path / "none", [{}])])
     assert not [c for c in charts if c.key == "time_to_target"]
     assert "--target" in next(m.how for m in missing if m.key == "time_to_target")
@@ -331,11 +339,9 @@ def test_speed_and_latency_by_batch_size(thorough: Store) -> None:
 
 
 def test_a_single_image_is_in_the_latency_where_no_batch_of_one_was_timed(tmp_path: Path) -> None:
-    made = thorough_session({"seresnet": [0.1, 0.1], "vit_tiny": [0.2, 0.2]}, sizes=(32, 128))
-    made["failures"] = [
-        {"model": "vit_tiny", "kind": "inference", "batch_size": 512, "status": "oom", "message": "too much"}
-    ]
-    Store(tmp_path).write_session(made["id"], made)
+    failed = {"model": "vit_tiny", "kind": "inference", "batch_size": 512, "status": "oom", "message": "too much"}
+    seconds = {"seresnet": [0.1, 0.1], "vit_tiny": [0.2, 0.2]}
+    Store(tmp_path).write_session(thorough_session(seconds, sizes=(32, 128), failures=[failed]))
     charts, _ = charts_of([Store(tmp_path)])
     latency = of(charts, "latency_vs_batch")
     assert [(mark.x, mark.y) for mark in latency.series[0].marks] == [
@@ -392,9 +398,7 @@ def test_data_efficiency_holds_every_share(tmp_path: Path) -> None:
     for fraction, accuracies in ((0.01, (0.3, 0.2)), (0.1, (0.6, 0.4)), (1.0, (0.9, 0.8))):
         for model, accuracy in zip(("seresnet", "vit_tiny"), accuracies, strict=True):
             this = spec(model, data=replace(DATA, train_fraction=fraction, split_hash=str(fraction)))
-            made = record(this, accuracy)
-            made["metrics"]["train_images"] = round(45_000 * fraction)
-            store.write_record(this, made)
+            store.write_record(record(this, accuracy, metrics={"train_images": round(45_000 * fraction)}))
     charts, _ = charts_of([store])
     chart = of(charts, "data_efficiency")
     assert chart.x.ticks == (450, 4500, 45_000)
@@ -411,7 +415,8 @@ def test_data_efficiency_holds_every_share(tmp_path: Path) -> None:
 
 def test_many_pairs_are_cut_and_those_with_the_reference_kept(tmp_path: Path) -> None:
     names = ["aa", *(f"m{i}" for i in range(7)), "seresnet"]
-    store = made_store(tmp_path, {name: 0.5 + 0.05 * i for i, name in enumerate(names)}, seeds=1)
+    store = Store(tmp_path)
+    write_pair(store, {name: 0.5 + 0.05 * i for i, name in enumerate(names)}, seeds=1, images=2000)
     chart = of(charts_of([store])[0], "differences")
     assert len(chart.y.names) == 30
     assert all("seresnet" in name for name in chart.y.names[:8])
@@ -424,11 +429,13 @@ def test_many_pairs_are_cut_and_those_with_the_reference_kept(tmp_path: Path) ->
 
 
 def test_both_tracks_stand_in_one_chart_of_differences(tmp_path: Path) -> None:
-    store, rng = Store(tmp_path), np.random.default_rng(0)
+    store, rng, label = Store(tmp_path), np.random.default_rng(0), np.arange(2000) % 10
     for track in ("shared", "family"):
         for model, family in (("seresnet", "cnn"), ("vit_tiny", "vit")):
             for seed in range(2):
-                write_run(store, spec(model, seed, recipe=in_track(track, family, RECIPE, model)), 0.8, rng)
+                predicted = np.where(rng.random(len(label)) < 0.8, label, (label + 1) % 10)
+                recipe = in_track(track, family, RECIPE, model)
+                write_predicted(store, spec(model, seed, recipe=recipe), label, predicted)
     chart = of(charts_of([store])[0], "differences")
     names = [series.name for series in chart.series]
     assert names == ["this test set", "track shared", "", "track family"]
@@ -478,7 +485,7 @@ def test_nothing_in_a_store_and_failures_only(tmp_path: Path) -> None:
     assert all("run_bench.py" in m.how and m.how.endswith(".") for m in missing)
     store = Store(tmp_path / "failed")
     for model in ("seresnet", "vit_tiny"):
-        store.write_record(spec(model), failure(spec(model)))
+        store.write_failure(failure(spec(model)))
     assert charts_of([store]) == (charts, missing)
 
 
@@ -529,7 +536,7 @@ def test_a_model_looks_the_same_everywhere_and_a_command_draws_it(thorough: Stor
 def test_two_devices_are_two_charts_or_refused(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"seresnet": 0.9})
     this = spec("seresnet", device_name="Other CPU")
-    store.write_record(this, record(this, 0.8) | {"environment": ENVIRONMENT | {"device_name": "Other CPU"}})
+    store.write_record(record(this, 0.8, environment=ENVIRONMENT | {"device_name": "Other CPU"}))
     charts, _ = charts_of([store])
     assert {c.facets["device"] for c in charts} == {"Test CPU", "Other CPU"}
     assert {c.stem for c in charts if c.key == "accuracy_vs_flops"} == {
@@ -543,21 +550,19 @@ def test_two_devices_are_two_charts_or_refused(tmp_path: Path) -> None:
 def test_comparisons_of_one_title_are_told_apart(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"seresnet": 0.9})
     this = spec("seresnet", data=replace(DATA, content_hash="d" * 64))
-    store.write_record(this, record(this, 0.8))
+    store.write_record(record(this, 0.8))
     charts, missing = charts_of([store])
     check_shape(charts, missing)
     first, second = (c for c in charts if c.key == "accuracy_vs_flops")
     assert second.subject == f"{first.subject} (2)"
 
 
-def test_doubtful_flops_and_missing_parameters_are_told(tmp_path: Path) -> None:
+def test_doubtful_flops_and_missing_parameters_are_mentioned(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for model, facts in (("seresnet", {"flops_audit": "mismatch"}), ("vit_tiny", {"params": None})):
-        made = record(spec(model), 0.9)
-        made["metrics"] |= facts
-        store.write_record(spec(model), made)
+        store.write_record(record(spec(model), 0.9, metrics=facts))
     charts, missing = charts_of([store])
     check_shape(charts, missing)
     assert "The FLOPs of seresnet did not pass the audit" in of(charts, "accuracy_vs_flops").caption
-    assert "Not shown, for want of the figure: vit_tiny." in of(charts, "accuracy_vs_params").caption
+    assert "Not shown, figure missing: vit_tiny." in of(charts, "accuracy_vs_params").caption
     assert marks_of(of(charts, "accuracy_vs_flops"))["vit_tiny"].area < 0.1
