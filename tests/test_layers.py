@@ -151,7 +151,8 @@ def test_plan_and_core_need_little() -> None:
     """What describes and what everybody uses must load in no time."""
     for path in FILES:
         if package(name_of(path)) in ("plan", "core"):
-            assert outside(path) <= {"msgspec", "filelock"}, path
+            late = {"scipy"} if path.name == "stats.py" else set()  # its quantiles, when one is asked for
+            assert outside(path) <= {"msgspec", "filelock"} | late, path
         if package(name_of(path)) == "plan":
             assert {m for m in modules(path) if package(m) == "models"} <= {"models.registry", "models.errors"}, path
 
@@ -293,6 +294,7 @@ def test_torch_stays_unloaded(code: str) -> None:
 @pytest.mark.parametrize(
     ("module", "slow"),
     [
+        ("bench.core.stats", {"scipy", "numpy"}),
         ("bench.store.disk", {"scipy", "pandas"}),  # in every child
         ("bench.drive.sweep", {"matplotlib", "scipy", "pandas"}),  # before every plan, and every refusal
         ("bench.drive.speed", {"matplotlib", "scipy", "pandas"}),
@@ -306,10 +308,14 @@ def test_what_is_slow_to_import_waits_until_it_is_needed(module: str, slow: set[
     assert not loaded(f"import {module}") & slow
 
 
+OWN_PIPE = "bench.executors.child"  # pickles for its own child, which reads a pipe that nobody else can write to
+
+
 def test_no_pickled_modules_anywhere() -> None:
     """Nothing that is merely read may execute: no pickle, and no torch.load that allows it."""
     for path in FILES:
-        assert not {n.split(".")[0] for n in imports(path)} & {"pickle", "shelve", "dill", "joblib"}, path
+        pickles = {n.split(".")[0] for n in imports(path)} & {"pickle", "shelve", "dill", "joblib"}
+        assert not pickles or name_of(path) == OWN_PIPE, path
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
                 safe = {"torch.load": ("weights_only", True)}.get(ast.unparse(node.func), ("allow_pickle", False))
