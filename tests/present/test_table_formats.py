@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.analysis.tables import COLUMNS, Comparison, compare, frame
-from bench.cli.main import make_parser
+from bench.analysis.frames import frame
+from bench.analysis.tables import ABOUT, COLUMNS, Comparison, compare
 from bench.core.files import from_json
 from bench.core.stats import Interval
 from bench.present.table_formats import FORMATS, plus_minus, render, to_frame
@@ -39,10 +39,8 @@ def store(tmp_path: Path) -> Store:
 def with_gaps(store: Store) -> list[Comparison]:
     """One model more, whose FLOPs were not counted and whose run shared the device, and a failed run."""
     of, failed = spec("resnet56"), spec("simple_vit")
-    made = record(of, 0.7)
-    made["metrics"] |= {"runs_at_once": 2, "flops": None}
-    store.write_record(of, made)
-    store.write_record(failed, failure(failed))
+    store.write_record(record(of, 0.7, metrics={"runs_at_once": 2, "flops": None}))
+    store.write_failure(failure(failed))
     return compare([store])
 
 
@@ -74,17 +72,21 @@ class Cells(HTMLParser):
             self.rows[-1][-1][2] += data
 
 
-def test_the_command_line_offers_every_format() -> None:
-    for style in FORMATS:
-        assert make_parser().parse_args(["table", "--format", style]).format == style
-
-
 def test_a_narrow_terminal_loses_nothing(store: Store) -> None:
     wide, narrow = (render(compare([store]), "text", width) for width in (140, 60))
     assert max(len(line) for line in narrow.splitlines() if line.startswith(("seresnet", "vit"))) <= 60
     for figure in ("90.00", "127.1", "0.862", "0.500×"):
         assert figure in wide
         assert figure in narrow
+
+
+def test_notes_and_titles_wrap_at_words(store: Store) -> None:
+    lines = render(with_gaps(store), "text", 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    wide = render(with_gaps(store), "text", 10_000).splitlines()
+    assert " ".join(" ".join(lines[:2]).split()) == wide[0], "the title"
+    for note in (line for line in wide if line.startswith("· ")):
+        assert note in " ".join(" ".join(lines).split())
 
 
 def test_a_long_name_breaks_no_figure(tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_failures_are_shown_with_their_reason(store: Store) -> None:
 
 def test_a_store_of_failures_only(tmp_path: Path) -> None:
     store, of = Store(tmp_path), spec("simple_vit")
-    store.write_record(of, failure(of))
+    store.write_failure(failure(of))
     for style in FORMATS:
         assert "simple_vit" in render(compare([store]), style).replace("\\", "")
         assert "oom" in render(compare([store]), style)
@@ -160,12 +162,12 @@ def test_an_empty_cell_is_explained_in_every_format(store: Store) -> None:
         text = render(made, style).replace("\\", "")
         assert "–: runs shared the device: training, s of resnet56." in text
         assert "–: not counted: FLOPs, M mult-adds of resnet56." in text
-        assert text.count("not timed in turns with the others") == 1, "there is a note already"
+        assert text.count("not timed together with the others") == 1, "there is a note already"
     shown = Cells(render(made, "html")).rows
     (row,) = (row for row in shown if row[0][2] == "resnet56")
     assert [cell[2] for cell in row if cell[2].startswith("–")] == [
         "– runs shared the device",
-        *["– not timed in turns with the others"] * 3,
+        *["– not timed together with the others"] * 3,
         "– not counted",
     ]
     (row,) = (row for row in from_json(render(made, "json").encode())[0]["rows"] if row["model"] == "resnet56")
@@ -179,7 +181,7 @@ def test_columns_in_the_order_asked_for_and_no_others(store: Store) -> None:
     assert head == "| model | FLOPs, M mult-adds | samples seen, thousands | test accuracy, % ± 95 % interval |"
     assert "the same for all under a budget in epochs" in render(made, "text", columns=columns)
     for style in FORMATS:
-        assert "latency" not in render(made, style, columns=columns).replace("speed or latency", "")
+        assert "latency" not in render(made, style, 10_000, columns).replace("speed or latency", "")
     read = pd.read_csv(io.StringIO(render(made, "csv", columns=columns[2:])))
     assert list(read.columns)[-4:] == ["accuracy", "accuracy_low", "accuracy_high", "message"]
 
@@ -194,7 +196,7 @@ def test_csv_holds_numbers_in_base_units(store: Store) -> None:
 def test_json_says_what_every_number_is(store: Store) -> None:
     (comparison,) = compare([store])
     (read,) = from_json(render([comparison], "json").encode())  # strict: no nan
-    assert read["about"] == comparison.about
+    assert read["about"] == {name: getattr(comparison.conditions, name) for name in ABOUT}
     seresnet, vit = read["rows"]
     accuracy = seresnet["figures"]["accuracy"]
     value = comparison.rows[0].values["accuracy"]
@@ -275,7 +277,7 @@ def test_hostile_names_stay_inert(tmp_path: Path) -> None:
 
 def test_a_hostile_failure_stays_inert(store: Store) -> None:
     of = spec("simple_vit")
-    store.write_record(of, failure(of, message='<script>alert("1")</script>\n\\end{document}'))
+    store.write_failure(failure(of, message='<script>alert("1")</script>\n\\end{document}'))
     made = compare([store])
     text = render(made, "html")
     assert "<script" not in text

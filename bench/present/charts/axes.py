@@ -1,4 +1,4 @@
-"""Scales, limits and ticks of a static figure. Example: set_scales(sheet), then set_limits(sheet, roomy=True)"""
+"""Scales, limits and ticks of a static figure. Example: set_limits(sheet, roomy=True)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The look of static charts. Example: with settings("ggplot", points=8): figure = Figure()
+"""The look of static charts. Example: check_style("ggplot")
 
 A user's style is the name of a matplotlib style or the path of an .mplstyle file.
 """

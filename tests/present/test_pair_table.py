@@ -1,0 +1,56 @@
+"""Verdicts as text: the same figures at every width."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.analysis.compare import pairs
+from bench.present.pair_table import render
+from bench.store.disk import Store
+from tests.conftest import ROOT
+from tests.synthetic import write_pair
+
+VERDICT = ROOT / "results/reference/cpu-2core/verdict"
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_everything_about_a_pair_of_the_committed_store() -> None:
+    text = flat(render(pairs([Store(VERDICT)], ["seresnet", "vit_flops"])))
+    for part in (
+        "npz:cifar10_part (10,000 training and 2,500 test images of 32 px) · budget 40s, 4 validations",
+        "seresnet against vit_flops",
+        "track shared (recipe shared): no verdict",
+        "accuracy 25.00 % and 24.47 %",
+        "difference +0.53 points (-10.48 to +11.55), images like these: 3 and 3 seeds, 2,500 images, p = 0.87",
+        "+0.53 points (-10.54 to +11.61), this test set: no verdict",
+        "training speed 0.86× (0.81–0.91), 26 interleaved blocks",
+        "FLOPs per image 1.01×",
+        "reached by 2 of 3 and 0 of 3, medians 31.4 s and none (Kaplan–Meier)",
+        "learning rates 0.0055 and 0.001, found on validation in 7 trials each, 6,400 and 6,400 additional samples",
+        "claim seresnet is faster and at most 0.5 points less accurate: does not hold",
+        "seconds none: runs shared their device;",
+        "both tracks: no verdict (shared: no verdict; family: no verdict)",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_lines_wrap_at_words_and_lose_nothing(width: int) -> None:
+    made = pairs([Store(VERDICT)])
+    text = render(made, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert flat(text) == flat(render(made, 10_000))
+
+
+def test_without_a_session_and_a_target(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_pair(store, {"seresnet": 0.9, "vit_tiny": 0.8}, images=2000)
+    text = render(pairs([store]))
+    assert "seresnet is better than vit_tiny" in text
+    assert "not timed together: name both in one command" in text
+    assert "no target was named before the runs (--target)" in text
