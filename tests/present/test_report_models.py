@@ -21,9 +21,11 @@ from bench.analysis.tables import compare, load
 from bench.cli import main as cli
 from bench.core.errors import UserError
 from bench.data.catalogue import CATALOGUE as CATALOGUE_OF_DATA
-from bench.data.datasets import Dataset
+from bench.data.datasets import CINIC_WHOLE, Dataset
 from bench.data.datasets import load as load_data
 from bench.plan import recipes
+from bench.plan.budget import Budget
+from bench.plan.request import DataOptions, TrainingOptions
 from bench.plan.spec import DataRef
 from bench.present.report import commands, facts, gallery
 from bench.present.report.confusion import MOST_CLASSES, MOST_PAIRS, confusion, counted, most_confused
@@ -361,54 +363,52 @@ def test_commands_of_the_committed_stores() -> None:
     checkout, first, second, *_ = commands.reproduce(load([store]), [store])
     assert checkout == "git checkout 5d92a12ff884db595c0a5f9b0141528fcc8f0edb"
     request = parsed(first)
-    assert (request.models, request.dataset) == ("seresnet,resnet56,vit_flops,cct_2", "npz:cifar10_part.npz")
-    assert (request.recipe, request.batch_size, request.track, request.trial_budget) == (
-        "shared",
-        32,
-        "both",
-        "640samples",
+    assert request.models == ("seresnet", "resnet56", "vit_flops", "cct_2")
+    assert request.data.datasets == ("npz:cifar10_part.npz",)
+    assert request.training == TrainingOptions(
+        recipe="shared",
+        seeds=(0, 1, 2),
+        budget=Budget("seconds", 40),
+        batch_size=32,
+        validations=4,
+        tracks=("shared", "family"),
+        trial_budget=Budget("samples", 640),
+        target=0.25,
     )
-    assert (request.seeds, request.target, request.validations, request.budget) == ("0-2", 0.25, 4, "40s")
     request = parsed(second)
-    assert (request.track, request.budget, request.validations, request.runs_per_device) == (
-        "shared",
-        "3840samples",
-        2,
-        2,
-    )
+    training = request.training
+    assert (training.tracks, training.budget, training.validations) == (("shared",), Budget("samples", 3840), 2)
+    assert request.execution.runs_per_device == 2
     store = Store(STORES / "sane")
     _, fashion, cifar, *_ = commands.reproduce(load([store]), [store])
-    assert (parsed(fashion).dataset, parsed(cifar).dataset) == ("fashion_mnist", "npz:cifar10.npz")
-    assert (parsed(cifar).epochs, parsed(cifar).batch_size, parsed(cifar).seeds) == (2, 64, "0")
+    assert parsed(fashion).data.datasets == ("fashion_mnist",)
+    assert parsed(cifar).data.datasets == ("npz:cifar10.npz",)
+    training = parsed(cifar).training
+    assert (training.epochs, training.batch_size, training.seeds) == (2, 64, (0,))
 
 
-def test_every_condition_is_in_the_command(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_every_condition_is_in_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shared.toml").write_text('base = "shared"\nlr = 0.5\n')
+    store, model = Store(tmp_path / "store"), "timm:vit_tiny_patch16_224[depth=2,num_heads=3]"
     data = DataRef("cinic10:train+valid", "c" * 64, "s" * 64, 10, 64, train_fraction=0.1)
     for seed in (0, 1, 2, 5):
-        of = spec("vit[a=1,b=2]", seed, data=data, recipe=replace(RECIPE, lr=0.5), deterministic=True)
+        # another learning rate than the named recipe's
+        of = spec(model, seed, data=data, recipe=replace(RECIPE, lr=0.5), deterministic=True)
         write_predicted(store, of, [0, 1], [0, 1])
     (line, *_) = (line for line in commands.reproduce(load([store]), [store]) if "--models" in line)
     request = parsed(line)
-    assert (request.models, request.dataset, request.cinic_train) == ("vit[a=1,b=2]", "cinic10", "train+valid")
-    assert (request.recipe, request.seeds, request.epochs) == (
-        "shared.toml",
-        "0-2,5",
-        3,
-    )  # another lr than the named one's
-    assert (request.image_size, request.train_fraction, request.deterministic, request.device) == (
-        64,
-        "0.1",
-        True,
-        "cpu",
-    )
+    assert (request.models, request.training.seeds, request.training.epochs) == ((model,), (0, 1, 2, 5), 3)
+    assert request.training.recipe == "shared.toml"
+    assert request.data == DataOptions((CINIC_WHOLE,), (0.1,), image_size=64)
+    assert (request.execution.deterministic, request.placement.device) == (True, "cpu")
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_named_recipes_are_known_again(tmp_path: Path, name: str) -> None:
     store, of = Store(tmp_path), spec("seresnet", recipe=replace(recipes.load(name), precision="fp32", flip=False))
     write_predicted(store, of, [0, 1], [0, 1])
-    assert parsed(commands.reproduce(load([store]), [store])[1]).recipe == name
+    assert parsed(commands.reproduce(load([store]), [store])[1]).training.recipe == name
 
 
 def test_a_time_session_and_that_of_a_sweep(tmp_path: Path) -> None:
@@ -418,12 +418,8 @@ def test_a_time_session_and_that_of_a_sweep(tmp_path: Path) -> None:
     lines = [line for line in commands.reproduce(load([store]), [store]) if " time " in line]
     assert len(lines) == 1
     request = parsed(lines[0])
-    assert (request.models, request.batch_sizes, request.within, request.time_limit) == (
-        "seresnet,vit_tiny",
-        "1,32,128",
-        5,
-        "90s",
-    )
+    assert (request.models, request.batch_sizes) == (("seresnet", "vit_tiny"), (1, 32, 128))
+    assert (request.half_width, request.time_limit, request.reference) == (0.05, 90.0, None)
     assert session(seconds).ceilings is None
 
 

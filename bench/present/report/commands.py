@@ -15,6 +15,7 @@ from bench.data.catalogue import CATALOGUE as PUBLISHED
 from bench.data.convert import DEFAULT_SIZE, own_size
 from bench.data.datasets import CINIC_WHOLE
 from bench.plan.budget import DEFAULT_VALIDATIONS
+from bench.plan.keys import REFERENCE
 from bench.plan.recipes import RECIPES, TRACKS
 from bench.plan.spec import Recipe
 from bench.store.disk import Store
@@ -155,6 +156,9 @@ def _session_words(session: Session) -> list[str]:
     policy = key.policy.removeprefix("identical:")
     words += ["--setting", policy] if policy != "eager" else []
     words += ["--deterministic"] * key.deterministic
+    usual = REFERENCE if REFERENCE in session.models else session.models[0]
+    if session.reference in session.models and session.reference != usual:
+        words += ["--reference", session.reference]
     if session.half_width is not None:
         words += ["--within", f"{100 * session.half_width:g}"]
     if session.limit_seconds is not None:
