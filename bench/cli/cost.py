@@ -1,0 +1,35 @@
+"""Parameters, FLOPs and activations. Example: python run_bench.py cost seresnet vit_tiny"""
+
+from __future__ import annotations
+
+import sys
+
+from bench.cli.requests import CostRequest
+from bench.core.events import Event, ModelCounted
+from bench.executors.child import call
+from bench.present.cost_table import head, line, module_table, notes_of
+from models.registry import ModelError
+
+
+def cost(request: CostRequest) -> int:
+    """Count in a child process, which has torch; print each row as it comes. Raises ModelError."""
+    by_module = request.depth is not None
+
+    def on_event(event: Event) -> None:
+        if not isinstance(event, ModelCounted):
+            return
+        if by_module:
+            print(module_table(event), end="", flush=True)
+            return
+        print(line(event, request.format), flush=True)
+        if request.format != "text":  # which has them beneath the row
+            for note in notes_of(event):
+                print(note, file=sys.stderr)
+
+    if not by_module:
+        print(head(request.format), flush=True)
+    args = (request.models, request.num_classes, request.image_sizes, request.depth)
+    outcome = call("bench.measure.cost:child_models", args, on_event, grace=0)
+    if outcome.status != "ok":
+        raise ModelError(outcome.message.removeprefix("ModelError: "))
+    return 0

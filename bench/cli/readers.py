@@ -1,0 +1,150 @@
+"""Commands that read stores: table, plot, report, compare, check. Example: python run_bench.py compare seresnet"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.cli.requests import CheckRequest, CompareRequest, PlotRequest, ReportRequest, TableRequest
+from bench.core.errors import EXIT_FAILED, UserError
+from bench.core.files import inert, inert_line, write_atomically
+from bench.plan.keys import REFERENCE
+from bench.store.disk import Store
+
+if TYPE_CHECKING:
+    from bench.analysis.compare import Pair
+    from bench.analysis.verdicts import Condition
+
+
+def open_stores(paths: Sequence[Path], even_empty: bool = False) -> list[Store]:
+    """Stores to read; `even_empty`: also one without finished runs. Raises UserError for what is not a store."""
+    stores = [Store(path) for path in paths]
+    for store in stores:
+        if not store.root.is_dir():
+            raise UserError(f"no store '{store.root}'; run_bench.py writes one, --results DIR names another")
+        started = even_empty and any((store.root / folder).is_dir() for folder in ("runs", "speed"))
+        if not started and not any(store.root.glob("runs/*/record.json")):
+            raise UserError(f"the store '{store.root}' holds no runs yet")
+    return stores
+
+
+def check_reference(reference: str | None, stores: Sequence[Store]) -> None:
+    """Raise UserError for a reference that no run or session has: ratios would silently refer to another model."""
+    if reference is None:
+        return
+    models = {run.spec.model for store in stores for run in store.runs()}
+    models |= {model for store in stores for session in store.sessions() for model in session.models}
+    if reference not in models:
+        raise UserError(f"--reference: no run of '{reference}' here; there are {', '.join(sorted(models))}")
+
+
+def table(request: TableRequest) -> int:
+    """Print the comparisons of one or more stores."""
+    from bench.analysis import tables
+    from bench.present.screen.progress import make_console
+    from bench.present.table_choice import choose, parse_columns, parse_sort
+    from bench.present.table_formats import render
+
+    columns = parse_columns(request.columns) if request.columns else ()
+    if request.sort:
+        parse_sort(request.sort)  # a typo answers before the stores are read
+    stores = open_stores(request.stores)
+    check_reference(request.reference, stores)
+    comparisons = tables.compare(stores, request.reference, request.by_device)
+    comparisons = choose(comparisons, request.where, request.sort)
+    if request.out is None:
+        print(render(comparisons, request.format, make_console().width, columns), end="")
+        return 0
+    try:
+        write_atomically(request.out, render(comparisons, request.format, columns=columns).encode())
+    except OSError as error:
+        raise UserError(
+            f"the table cannot be written to '{request.out}': {error.strerror}; choose another with --out"
+        ) from None
+    print(f"wrote {request.out}")
+    return 0
+
+
+def compare(request: CompareRequest) -> int:
+    """Print verdicts on pairs of models; 1 where a condition of --fail-if is met, or cannot be tested."""
+    stores = open_stores(request.stores)
+    check_reference(request.reference, stores)
+    from bench.analysis.compare import pairs
+    from bench.analysis.verdicts_csv import to_csv_bytes
+    from bench.present.pair_table import render
+
+    made = pairs(stores, request.models, request.margin, request.target, request.reference)
+    content = to_csv_bytes(made)
+    text = content.decode() if request.format == "csv" else render(made)
+    print("\n".join(map(inert_line, text.split("\n"))), end="")
+    if request.out is not None:
+        write_atomically(request.out, content)
+    failures = failures_of(made, request.fail_if)
+    print("".join(f"{inert_line(line)}\n" for line in failures), end="")
+    return EXIT_FAILED if failures else 0
+
+
+def failures_of(pairs: list[Pair], conditions: Sequence[Condition]) -> list[str]:
+    """A line for each condition of --fail-if that a pair meets, then for each that cannot be tested.
+
+    A condition without an interval fails too: a gate that nothing can close would stay open for ever, unnoticed.
+    """
+    from bench.analysis.compare import failing, untested
+
+    return [
+        f"{result}: {c.metric} {c.operator} {c.number:g}: {pair.a.model} against {pair.b.model}"
+        f"{f', track {pair.track}' if pair.track else ''}"
+        for result, chosen in (("failed", failing), ("cannot be tested, there is no interval", untested))
+        for c in conditions
+        for pair in chosen(pairs, c)
+    ]
+
+
+def plot(request: PlotRequest) -> int:
+    """Draw the comparisons of one or more stores."""
+    stores = open_stores(request.stores)
+    check_reference(request.reference, stores)
+    from bench.present.charts import static, styles
+    from bench.present.charts.build import charts_of
+
+    styles.check_style(request.style)
+    folder, formats = request.out or stores[0].root / "plots", [f for f in static.FORMATS if f in request.formats]
+    if folder.is_file():
+        raise UserError(f"'{folder}' is a file; --out of plot names a folder")
+    charts, missing = charts_of(stores, request.by_device, request.reference)
+    if not charts:
+        raise UserError("no run here has finished, so there is nothing to draw; `table` says how they ended")
+    try:
+        written = static.save_all(charts, folder, formats, tuple(map(int, request.widths)), request.style)
+    except OSError as error:
+        raise UserError(f"plots cannot be written to '{folder}': {error.strerror}; choose another with --out") from None
+    print("".join(f"wrote {path}\n" for path in written), end="")
+    print("".join(inert_line(f"not drawn: {chart.title}. {chart.how}") + "\n" for chart in missing), end="")
+    return 0
+
+
+def report(request: ReportRequest) -> int:
+    """Write one or more stores as a page that needs no network."""
+    stores = open_stores(request.stores, even_empty=True)
+    check_reference(request.reference, stores)
+    from bench.present.report.page import size_text, write
+    from bench.present.screen.progress import ScreenDisplay, make_console
+
+    path = request.out or stores[0].root / "report.html"
+    with ScreenDisplay(make_console()) as display:
+        size = write(stores, path, request.images, display.progress, request.reference or REFERENCE)
+    print(f"wrote {inert_line(str(path))}, {size_text(size)}; it opens from the disk, without a network")
+    return 0
+
+
+def check(request: CheckRequest) -> int:
+    """Print everything that is wrong with one or more stores; 1 where there is something."""
+    from bench.analysis.check import check as check_store
+
+    count = 0
+    for store in open_stores(request.stores):
+        problems, closing = check_store(store, request.rebuild)
+        print("".join(f"{inert(problem)}\n" for problem in problems) + inert(closing))
+        count += len(problems)
+    return EXIT_FAILED if count else 0
