@@ -8,7 +8,7 @@ from bench.cli.requests import CostRequest
 from bench.core.events import Event, ModelCounted
 from bench.executors.child import call
 from bench.present.cost_table import head, line, module_table, notes_of
-from models.registry import ModelError
+from models.errors import ModelError
 
 
 def cost(request: CostRequest) -> int:

@@ -29,7 +29,7 @@ from bench.cli.requests import (
 from bench.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER, Terminated, UserError
 from bench.core.files import inert
 from bench.plan.request import RunRequest, TimeRequest
-from models.registry import ModelError
+from models.errors import ModelError
 
 __all__ = ["main", "parse"]
 

@@ -73,10 +73,11 @@ def compare(request: CompareRequest) -> int:
     from bench.analysis.compare import pairs
     from bench.analysis.verdicts_csv import to_csv_bytes
     from bench.present.pair_table import render
+    from bench.present.screen.progress import make_console
 
     made = pairs(stores, request.models, request.margin, request.target, request.reference)
     content = to_csv_bytes(made)
-    text = content.decode() if request.format == "csv" else render(made)
+    text = content.decode() if request.format == "csv" else render(made, make_console().width)
     print("\n".join(map(inert_line, text.split("\n"))), end="")
     if request.out is not None:
         write_atomically(request.out, content)

@@ -37,7 +37,7 @@ from bench.plan.request import (
 )
 from bench.plan.settings import parse_settings
 from models import registry
-from models.registry import suggest
+from models.errors import suggest
 
 if TYPE_CHECKING:
     from bench.analysis.verdicts import Condition
