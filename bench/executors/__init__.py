@@ -1,1 +1,1 @@
-"""Engines that execute runs. local.py: one child process a run, one after the other."""
+"""Who works: child processes, this machine, Ray, SLURM; one protocol (protocol.py)."""

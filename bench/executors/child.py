@@ -1,7 +1,7 @@
-"""One child process a task. Example: outcome = call(child_run, (spec, source, root), on_event, timeout=3600)
+"""One child process per task. Example: outcome = call("bench.measure.run:child_run", args, on_event, timeout=3600)
 
-A child that runs out of memory, breaks its CUDA context, hangs or is killed ends alone. Its progress and its failure
-come back as events through a pipe. It never outlives this process: a second pipe, which only ever ends, tells it.
+A child that runs out of memory, breaks its CUDA context, hangs or is killed ends alone. Its events come back through a
+pipe. It never outlives this process: it watches a second pipe, which ends with this process.
 """
 
 from __future__ import annotations
@@ -11,33 +11,36 @@ import importlib
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from bench.core.errors import Busy, Interrupted
+from bench.core.events import FREQUENT, Event, Failed, Numbered, Report, decode, encode
+from bench.executors.processes import NOTHING, Surroundings, blocked, start
+from bench.executors.processes import warm_up as warm_up
 
 # From a polite request to the end: a step and a checkpoint fit in; a compilation or a hang is abandoned.
 GRACE_SECONDS = 20.0
-EVERY_SECONDS = 0.2  # between two reports of steps: a GPU makes thousands a second
-LOOK_SECONDS = 1.0  # between two looks at whether the child is alive
-FREQUENT = ("step", "tick")
+EVERY_SECONDS = 0.2  # between two frequent events: a GPU makes thousands of steps a second
+LOOK_SECONDS = 1.0  # between two checks whether the child is alive
 EXIT_ORPHANED = 70
-NOTHING: Mapping[str, str] = MappingProxyType({})
-STARTING = threading.Lock()  # the environment belongs to all threads of a process
+DONE = b""  # the child's last word, where its function returned
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended: `ok`, the status of its failure, or `killed` where it had no time to say."""
+    """How a child ended: `ok`, the status of its failure, or `killed` if it had no time to report one."""
 
     status: str
     message: str = ""
@@ -47,94 +50,117 @@ class Outcome:
 def call(
     function: Callable[..., None] | str,
     args: tuple[Any, ...],
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: Report,
     timeout: float | None = None,
     grace: float = GRACE_SECONDS,
     stop: threading.Event | None = None,
     environment: Mapping[str, str] = NOTHING,
 ) -> Outcome:
-    """Run function(report, *args) in a fresh process with more `environment`, and wait, at most `timeout` seconds.
+    """Run function(report, *args) in a process of its own with these variables added; wait at most `timeout` seconds.
 
-    `function` may be named, module:function: then this process need not import what only the child needs.
+    `function` may be named, "module:function": then this process need not import what only the child needs.
 
-    `report` sends an event, and raises Interrupted once the child was asked to stop. KeyboardInterrupt asks it to,
-    waits `grace` seconds for it, ends it and goes on; another one ends it at once. So does the timeout. `stop` is for
-    callers in other threads, which no KeyboardInterrupt reaches: once it is set, this thread raises one.
+    In the child, `report` sends an event, and raises Interrupted once the child was asked to stop. KeyboardInterrupt
+    asks it to stop, gives it `grace` seconds, ends it and is raised again; a second one ends it at once. The timeout
+    stops it the same way. `stop` is for callers in other threads, which no KeyboardInterrupt reaches: once it is set,
+    this thread raises one.
     """
-    context = multiprocessing.get_context("spawn")  # fork does not survive CUDA or threads
-    receiver, sender = context.Pipe(duplex=False)
-    life, lifeline = context.Pipe(duplex=False)  # the child reads `life`, which ends with this process
-    process = context.Process(target=_child, args=(sender, life, function, args), daemon=True)
     oom_kills = _oom_kills()
-    failures: list[Outcome] = []
+    with contextlib.ExitStack() as pipes:
+        receiver, sender = _pipe(pipes)
+        life, _ = _pipe(pipes)  # the child reads it; the other end closes with this process
+        process = start(_child, (sender, life, pickle.dumps((function, args))), environment)
+        sender.close()
+        life.close()
+        listener = _Listener(process, receiver, on_event)
+        try:
+            in_time = listener.listen(timeout, stop)
+            if in_time:
+                process.join()
+            else:
+                _stop(process, listener, grace)
+        except BaseException:
+            _stop(process, listener, grace)
+            raise
+        finally:
+            _kill(process)
+    if not in_time:
+        return Outcome("timeout", f"not done after {timeout:g} s")
+    return listener.outcome or _exit_outcome(process.exitcode or 0, oom=_oom_kills() > oom_kills)
 
-    def listen(seconds: float | None, stop: threading.Event | None = None) -> bool:
-        """Pass events on until the child has closed its end, or died; False where the time is over first."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while True:
-            left = math.inf if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return False
+
+def _pipe(closing: contextlib.ExitStack) -> tuple[Connection, Connection]:
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    closing.callback(reader.close)
+    closing.callback(writer.close)
+    return reader, writer
+
+
+class _Listener:
+    """Passes a child's events on. `outcome`: as the child reported it, if it did."""
+
+    def __init__(self, process: BaseProcess, receiver: Connection, on_event: Report) -> None:
+        self.outcome: Outcome | None = None
+        self._process, self._receiver, self._on_event = process, receiver, on_event
+
+    def listen(self, seconds: float | None, stop: threading.Event | None = None) -> bool:
+        """Until the child closes its end, or dies; False if the time is over first."""
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             if stop is not None and stop.is_set():
                 raise KeyboardInterrupt
-            alive = process.is_alive()  # asked for: a grandchild may hold the pipe open after the child's death
+            alive = self._process.is_alive()  # a grandchild may hold the pipe open after the child's death
             try:
-                if receiver.poll(min(left, LOOK_SECONDS) if alive else 0):
-                    with _undisturbed():
-                        event = receiver.recv()
+                if self._receiver.poll(min(left, LOOK_SECONDS) if alive else 0):
+                    with blocked("SIGINT", "SIGTERM"):  # an event half read would garble all after it
+                        content = self._receiver.recv_bytes()
                 elif alive:
                     continue
                 else:
                     return True
             except (EOFError, OSError):
                 return True
-            if event["event"] == "failure":
-                failures.append(Outcome(event["status"], event["message"], event["traceback"]))
-            else:
-                on_event(event)
+            self._take(content)
+        return False
 
-    with no_interrupt(), surrounded(environment):
-        process.start()
-    sender.close()
-    life.close()
-    try:
-        in_time = listen(timeout, stop)
-        if in_time:
-            process.join()
+    def _take(self, content: bytes) -> None:
+        if content == DONE:
+            self.outcome = self.outcome or Outcome("ok")
+            return
+        try:
+            event = decode(content)
+        except msgspec.DecodeError as error:  # not a finite number, say
+            self.outcome = Outcome("failed", f"its process reported nonsense: {error}")
+            return
+        assert not isinstance(event, Numbered)
+        if isinstance(event, Failed):
+            self.outcome = Outcome(event.status, event.message, event.traceback)
         else:
-            _stop(process, listen, grace)
-    except BaseException:
-        _stop(process, listen, grace)
-        raise
-    finally:
-        _kill(process)
-        receiver.close()
-        lifeline.close()
-    if not in_time:
-        return Outcome("timeout", f"not done after {timeout:g} s")
-    if failures:
-        return failures[-1]
-    if process.exitcode == 0:
+            self._on_event(event)
+
+
+def _exit_outcome(code: int, oom: bool) -> Outcome:
+    """Of a child that reported no outcome."""
+    if code == 0:
         return Outcome("ok")
-    code = process.exitcode or 0
-    if code < 0 and _oom_kills() > oom_kills:
+    if code < 0 and oom:
         return Outcome("oom", "the system ran out of memory and killed its process")
     reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return Outcome("killed", f"its process ended by {reason}")
 
 
-def _stop(process: SpawnProcess, listen: Callable[[float], bool], grace: float) -> None:
-    """Ask the child to save and stop, hear it out, end it. A second interruption ends it at once."""
+def _stop(process: BaseProcess, listener: _Listener, grace: float) -> None:
+    """Ask the child to save and stop, pass its last events on, end it. A second interruption ends it at once."""
     try:
         process.terminate()
-        if listen(grace):
+        if listener.listen(grace):
             process.join(grace)
     finally:
         _kill(process)
 
 
-def _kill(process: SpawnProcess) -> None:
-    """End the child and everything that it has started: it leads a process group of its own."""
+def _kill(process: BaseProcess) -> None:
+    """End the child and everything it started: it leads a process group of its own."""
     if process.pid is not None and hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -143,14 +169,13 @@ def _kill(process: SpawnProcess) -> None:
 
 
 def end_children() -> None:
-    """End every child at once, whichever thread has started it: at its exit, Python would wait for them."""
+    """End every child at once, whichever thread started it: at its exit, Python would wait for them."""
     for process in multiprocessing.active_children():
-        if isinstance(process, SpawnProcess):
-            _kill(process)
+        _kill(process)
 
 
 def _oom_kills() -> int:
-    """How often this machine's kernel has killed a process for its memory; 0 where it does not say."""
+    """How often this machine's kernel has killed a process for its memory; 0 if it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
@@ -158,86 +183,50 @@ def _oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Signals wait: an event half read would make nonsense of those after it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+# --- in the child ----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def no_interrupt() -> Iterator[None]:
-    """A child inherits ignored signals: so Ctrl-C never prints a child's traceback, not even while it imports."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def surrounded(environment: Mapping[str, str]) -> Iterator[None]:
-    """A process that is started meanwhile inherits these variables; no other start comes in between."""
-    with STARTING:
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-
-
-def _named(function: Callable[..., None] | str) -> Callable[..., None]:
-    if not isinstance(function, str):
-        return function
-    module, _, name = function.partition(":")
-    found: Callable[..., None] = getattr(importlib.import_module(module), name)
-    return found
-
-
-def _child(sender: Connection, life: Connection, function: Callable[..., None] | str, args: tuple[Any, ...]) -> None:
+def _child(surroundings: Surroundings, sender: Connection, life: Connection, work: bytes) -> None:
     stopped = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks this process to stop
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     threading.Thread(target=_follow, args=(life,), daemon=True).start()
     last = 0.0
 
-    def report(event: dict[str, Any]) -> None:
+    def report(event: Event) -> None:
         nonlocal last
         if stopped.is_set():
             raise Interrupted("stopped by the user")
-        if event["event"] in FREQUENT:
+        if isinstance(event, FREQUENT):
             if time.monotonic() - last < EVERY_SECONDS:
                 return
             last = time.monotonic()
-        sender.send(event)
+        sender.send_bytes(encode(event))
 
     try:
-        _named(function)(report, *args)
+        surroundings.enter()
+        function, args = pickle.loads(work)  # not before: it imports what may read the environment
+        _resolve(function)(report, *args)
+        sender.send_bytes(DONE)
     except Exception as error:
         from bench.core.status import one_line, status_of
 
         text = str(error) if isinstance(error, Interrupted | Busy) else one_line(error)
-        trace = traceback.format_exc()
-        sender.send({"event": "failure", "status": status_of(error), "message": text, "traceback": trace})
+        sender.send_bytes(encode(Failed(status_of(error), text, traceback.format_exc())))
     finally:
         sender.close()
+
+
+def _resolve(function: Callable[..., None] | str) -> Callable[..., None]:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    named: Callable[..., None] = getattr(importlib.import_module(module), name)
+    return named
 
 
 def _follow(life: Connection) -> None:

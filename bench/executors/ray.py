@@ -1,7 +1,7 @@
-"""A Ray cluster as an engine: a Ray task a run, each with a child process. Example: RayEngine("auto", None, 1, …)
+"""A Ray cluster as an executor: one Ray task per run, in a child process. Example: RayExecutor("auto", None, 1, …)
 
-The board decides which device a task gets; Ray carries it there and keeps account of CPUs and GPUs, so that drivers
-who share a cluster do not share a device. Events come home through an actor beside the driver, answers as results.
+The board decides which device a task gets. Ray carries it there and keeps account of CPUs and GPUs, so that drivers
+sharing a cluster do not share a device. Events come back through an actor beside the driver, answers as results.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.core.events import FREQUENT, Event, Numbered
 from bench.core.files import inert
-from bench.executors.child import FREQUENT, Outcome
-from bench.executors.protocol import LOST, REFUSED, Answer, Device, Heard, Task, variables
+from bench.executors.child import Outcome
+from bench.executors.protocol import LOST, REFUSED, Answer, Device, Message, Task, variables
 from bench.executors.worker import Look, look, work
 from bench.machine.identity import Identity
 
-NODES_SECONDS = 2.0  # between two looks at which nodes there are
-LETTER_SECONDS = 2.0  # between two reports of one run's steps: a cluster has many runs
-ROOM_SECONDS = 30.0  # for others' tasks on a host that a session wants to itself
-CONNECT_SECONDS = 10.0  # for an address to take a connection
-PATIENCE_SECONDS = 120.0  # after the last fit node was lost: clusters grow anew
-SILENT = {  # unless its user wants to hear Ray
+NODES_SECONDS = 2.0  # between two readings of the list of nodes
+FREQUENT_SECONDS = 2.0  # between two frequent events of one run: a cluster has many runs
+ROOM_SECONDS = 30.0  # for others' tasks to leave a host that a session needs to itself
+CONNECT_SECONDS = 10.0  # for an address to accept a connection
+PATIENCE_SECONDS = 120.0  # after the last usable node was lost: clusters add nodes again
+SILENT = {  # defaults, which the user's environment overrides
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what it would print of nodes that died is said in a run's own line
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as from Ray 2.60 on; without it, others warn that it will be so
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # a run's own line reports a node that died
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour from Ray 2.60 on; older versions warn if it is not set
 }
 STOP_SECONDS = 0.2  # between two moments in which a waiting main thread can be interrupted
 Say = Callable[[str], None]
@@ -45,39 +46,39 @@ Say = Callable[[str], None]
 
 @dataclass
 class Running:
-    """A task that Ray has. `refused`: it was called back, because Ray did not free the host for it."""
+    """A task that Ray has. `refused`: it was cancelled because Ray did not free the host for it."""
 
     ticket: int
     device: Device
     refused: bool = False
 
 
-class RayEngine:
-    """The nodes of a cluster: of those with GPUs every GPU, else of every node its CPUs as one device."""
+class RayExecutor:
+    """A cluster's devices: every GPU if any node has one, else each node's CPUs as one device."""
 
-    far = True
+    remote = True
 
     def __init__(self, address: str, asked: str | None, seats: int, expected: Identity, say: Say) -> None:
-        """Connect to `address` (auto, HOST:PORT, ray://HOST:PORT), or start Ray on this machine where it is empty.
+        """Connect to `address` (auto, HOST:PORT, ray://HOST:PORT); if it is empty, start Ray on this machine.
 
-        `asked`: as --device; None: GPUs where any node has one. `seats`: how many runs may share a device. `say`
-        hears what is left out. Raises UserError where there is no Ray, or none of the same version.
+        `asked`: as --device; None: GPUs if any node has one. `seats`: how many runs may share a device. `say` is told
+        which nodes are left out. Raises UserError if Ray is missing, or a cluster is missing or of another version.
         """
         if asked is not None and asked.startswith("cuda:"):
-            raise UserError(f"--device {asked} is a GPU of one machine, and Ray chooses among those of many: say cuda")
+            raise UserError(f"--device {asked} names one machine's GPU, but Ray chooses among many machines: use cuda")
         self._ray = ray = _import()
         _connect(ray, address)
         self._expected, self._seats, self._say = expected, seats, say
-        self._alive: dict[str, dict[str, Any]] = {}  # Ray's words for each node
-        self._looked = -math.inf  # when they were read
+        self._alive: dict[str, dict[str, Any]] = {}  # Ray's description of each node
+        self._read_at = -math.inf  # when that was read
         self._names: dict[str, str] = {}
-        self._looks: dict[Any, str] = {}  # a reference to a Look that is under way: the node
+        self._looks: dict[Any, str] = {}  # reference to a Look under way -> node
         self._fit: dict[str, tuple[Device, ...]] = {}
         self._wrong: dict[str, str] = {}
         self._none_since: float | None = None
         self._running: dict[Any, Running] = {}  # by the reference to its answer
-        self._waiting: dict[int, float] = {}  # tickets that want a whole host and have not begun: until when
-        self._heard: list[Heard] = []
+        self._waiting: dict[int, float] = {}  # tickets that need a whole host and have not started -> deadline
+        self._messages: list[Message] = []
         self._read_nodes()
         self._type = asked or ("cuda" if any(map(_gpus, self._alive.values())) else "cpu")
         if asked is None and self._type == "cuda":
@@ -89,24 +90,24 @@ class RayEngine:
 
     @property
     def looking(self) -> bool:
-        """Whether a node that is there has not yet said what it is."""
+        """Whether a node has not yet reported what it is."""
         return bool(self._looks)
 
     def devices(self) -> list[Device]:
-        """Those of all nodes that said what they are, and are still there; none while all are being looked at.
+        """The devices of all nodes that have reported and are still there.
 
-        Raises UserError where no node is fit, at once, or, if there were some before, after PATIENCE_SECONDS.
+        Raises UserError if no node is fit: at once if none ever was, else after PATIENCE_SECONDS.
         """
-        if time.monotonic() - self._looked >= NODES_SECONDS:
+        if time.monotonic() - self._read_at >= NODES_SECONDS:
             self._read_nodes()
         for node in self._alive.keys() - self._fit.keys() - self._wrong.keys() - set(self._looks.values()):
             self._begin_look(node)
         for reference in _ready(self._ray, list(self._looks), 0):
             self._end_look(reference)
-        found = [device for node in self._alive for device in self._fit.get(node, ())]
-        if found or self._looks:
+        devices = [device for node in self._alive for device in self._fit.get(node, ())]
+        if devices or self._looks:
             self._none_since = None
-            return found
+            return devices
         if self._none_since is None:
             self._none_since = time.monotonic()
         if not self._fit or time.monotonic() - self._none_since >= PATIENCE_SECONDS:
@@ -115,47 +116,47 @@ class RayEngine:
         return []
 
     def start(self, tasks: Sequence[tuple[int, Task, Device]]) -> None:
-        """A Ray task each, on the device's node."""
+        """One Ray task each, on the device's node."""
         for ticket, task, device in tasks:
             options = {"name": task.name, "scheduling_strategy": self._pinned(device.node), **self._room(task, device)}
-            given = (ticket, task, variables(task, device), self._mailbox)
-            self._running[self._carry.options(**options).remote(*given)] = Running(ticket, device)
+            reference = self._carry.options(**options).remote(ticket, task, variables(task, device), self._mailbox)
+            self._running[reference] = Running(ticket, device)
             if task.whole_host:
                 self._waiting[ticket] = time.monotonic() + ROOM_SECONDS
 
-    def events(self, seconds: float) -> list[Heard]:
-        """What was heard; nothing, but at once, where a new node has said what it is."""
-        self._call_back()
+    def events(self, seconds: float) -> list[Message]:
+        """The messages; empty, but at once, if a new node has reported what it is."""
+        self._cancel_late()
         for reference in _ready(self._ray, [*self._running, *self._looks, self._letters], seconds):
             if reference in self._running:
                 running = self._running[reference]
-                self._heard.append((running.ticket, self._answer(reference, running)))
+                self._messages.append((running.ticket, self._answer(reference, running)))
                 self._waiting.pop(running.ticket, None)
                 del self._running[reference]
             elif reference == self._letters:
                 self._read_letters()
-        heard, self._heard = self._heard, []
-        return heard
+        messages, self._messages = self._messages, []
+        return messages
 
     def stop(self) -> None:
-        """Ray raises KeyboardInterrupt where a task runs, which becomes a polite stop of its child."""
+        """Ray raises KeyboardInterrupt where a task runs, which stops its child politely."""
         for reference in self._running:
             self._ray.cancel(reference, force=False, recursive=False)
 
     def close(self) -> None:
-        """Leave the cluster, and with it whatever still runs; end Ray where it was started here."""
+        """Leave the cluster, and with it whatever still runs; end Ray if it was started here."""
         self._ray.shutdown()
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def _read_nodes(self) -> None:
-        self._looked = time.monotonic()
+        self._read_at = time.monotonic()
         self._alive = {row["NodeID"]: row for row in self._ray.nodes() if row["Alive"]}
         for node, row in self._alive.items():
             self._name(node, row["NodeManagerHostname"])
 
     def _name(self, node: str, hostname: str) -> None:
-        """Its host's name, with a number where another node has that already."""
+        """Its host name, with a number if another node has the same."""
         if node not in self._names:
             others = sum(name.partition("#")[0] == hostname for name in self._names.values())
             self._names[node] = f"{hostname}#{others + 1}" if others else hostname
@@ -163,13 +164,13 @@ class RayEngine:
     def _say_left_out(self) -> None:
         without = [self._names[node] for node, row in self._alive.items() if not _gpus(row)]
         if without:
-            self._say(f"left out, as nodes without a GPU: {', '.join(without)} (--device cpu trains on all CPUs)")
+            self._say(f"left out, for lack of a GPU: {', '.join(without)} (--device cpu trains on all CPUs)")
 
     def _begin_look(self, node: str) -> None:
-        """Ask a node what it is, unless Ray has nothing to give there: a head often has no CPUs."""
+        """Ask a node what it is, unless it has nothing to offer: a head node often has no CPUs."""
         row, name = self._alive[node], self._names[node]
         if not (_gpus(row) if self._type == "cuda" else _cpus(row)):
-            self._wrong[node] = f"Ray gives {name} no {'GPU' if self._type == 'cuda' else 'CPUs'}"
+            self._wrong[node] = f"Ray has no {'GPU' if self._type == 'cuda' else 'CPUs'} on {name}"
             return
         there = self._look.options(num_cpus=0, scheduling_strategy=self._pinned(node))
         self._looks[there.remote(self._expected, self._type, node, name, _gpus(row))] = node
@@ -177,26 +178,24 @@ class RayEngine:
     def _end_look(self, reference: Any) -> None:
         node = self._looks.pop(reference)
         try:
-            found: Look = self._ray.get(reference)
+            result: Look = self._ray.get(reference)
         except Exception as error:
-            found = Look(self._names[node], f"{self._names[node]}: {_why(self._ray, error)}")
+            result = Look(self._names[node], f"{self._names[node]}: {_why(self._ray, error)}")
         if node not in self._alive:
             return
-        if found.wrong or not found.devices:
-            self._wrong[node] = found.wrong or f"{found.where} has no {self._type} device"
+        if result.wrong or not result.devices:
+            self._wrong[node] = result.wrong or f"{result.where} has no {self._type} device"
             self._say(f"left out: {self._wrong[node]}")
         else:
-            self._fit[node] = tuple(self._as_ray_has_it(device) for device in found.devices)[: self._count(node)]
-
-    def _count(self, node: str) -> int:
-        return _gpus(self._alive[node]) if self._type == "cuda" else 1
+            devices = result.devices[: _gpus(self._alive[node]) if self._type == "cuda" else 1]
+            self._fit[node] = tuple(map(self._as_ray_has_it, devices))
 
     def _as_ray_has_it(self, device: Device) -> Device:
-        """With the CPUs that Ray gives the node; which GPU a task sees is what Ray gives it."""
+        """With the CPUs that Ray gives the node; which GPU a task sees is up to Ray."""
         threads = device.threads
         if device.type == "cpu":
             threads = max(1, min(threads, int(_cpus(self._alive[device.node]))))
-        # Ray's own idea of OMP_NUM_THREADS is 1 for tasks that reserve no CPU
+        # Ray itself sets OMP_NUM_THREADS to 1 for tasks that reserve no CPU
         return replace(device, seats=self._seats, threads=threads, environment=(("OMP_NUM_THREADS", str(threads)),))
 
     # --- tasks -------------------------------------------------------------------------------------------------------
@@ -207,7 +206,7 @@ class RayEngine:
         return NodeAffinitySchedulingStrategy(node, soft=False)
 
     def _room(self, task: Task, device: Device) -> dict[str, float]:
-        """What Ray is to keep for a task: a share of its device, or all of the node."""
+        """What Ray must reserve for a task: a share of its device, or all of the node."""
         row = self._alive.get(device.node, {"Resources": {}})
         if task.whole_host:
             return {"num_cpus": _cpus(row), "num_gpus": _gpus(row)}
@@ -215,9 +214,9 @@ class RayEngine:
             return {"num_cpus": 0, "num_gpus": _in_rays_steps(task.share)}
         return {"num_cpus": _in_rays_steps(task.share * _cpus(row)), "num_gpus": 0}
 
-    def _call_back(self) -> None:
-        """Who waits for a whole host longer than ROOM_SECONDS waits no longer; its reference then says so."""
-        late = {ticket for ticket, until in self._waiting.items() if time.monotonic() >= until}
+    def _cancel_late(self) -> None:
+        """Cancel tasks that have waited for a whole host longer than ROOM_SECONDS."""
+        late = {ticket for ticket, deadline in self._waiting.items() if time.monotonic() >= deadline}
         for reference, running in self._running.items() if late else ():
             if running.ticket in late:
                 running.refused = True
@@ -225,12 +224,12 @@ class RayEngine:
                 self._ray.cancel(reference, force=False, recursive=False)
 
     def _read_letters(self) -> None:
-        with contextlib.suppress(self._ray.exceptions.RayError):  # a mailbox that died begins anew, empty
+        with contextlib.suppress(self._ray.exceptions.RayError):  # a mailbox that died starts again, empty
             for ticket, event in self._ray.get(self._letters):
                 if event is None:
                     self._waiting.pop(ticket, None)
                 else:
-                    self._heard.append((ticket, event))
+                    self._messages.append((ticket, event))
         self._letters = self._mailbox.take.remote()
 
     def _answer(self, reference: Any, running: Running) -> Answer:
@@ -242,8 +241,8 @@ class RayEngine:
         except errors.TaskCancelledError:
             if not running.refused:
                 return Answer(Outcome("interrupted", "stopped by the user"), where)
-            words = f"{where}: Ray did not free its whole host within {ROOM_SECONDS:g} s, others' tasks run there"
-            return Answer(Outcome(REFUSED, words), where)
+            why = f"{where}: other tasks still ran there after {ROOM_SECONDS:g} s, so Ray could not free the whole host"
+            return Answer(Outcome(REFUSED, why), where)
         except errors.RayTaskError as error:
             return Answer(Outcome("failed", _why(self._ray, error), str(error)), where)
         except errors.RayError as error:
@@ -252,78 +251,80 @@ class RayEngine:
 
 # --- on the nodes ----------------------------------------------------------------------------------------------------
 
+Letter = tuple[int, Event | Numbered | None]  # a ticket's event; None: the task has started
+
 
 class Mailbox:
-    """The actor beside the driver that keeps (ticket, event) until they are taken; None tells that a task begins."""
+    """The actor beside the driver that keeps letters until they are taken."""
 
     def __init__(self) -> None:
-        self._letters: list[tuple[int, dict[str, Any] | None]] = []
-        self._there = asyncio.Event()
+        self._letters: list[Letter] = []
+        self._arrived = asyncio.Event()
 
-    async def put(self, ticket: int, event: dict[str, Any] | None) -> None:
+    async def put(self, ticket: int, event: Event | Numbered | None) -> None:
         """Nobody waits for this."""
         self._letters.append((ticket, event))
-        self._there.set()
+        self._arrived.set()
 
-    async def take(self) -> list[tuple[int, dict[str, Any] | None]]:
-        """All that came since the last call, as soon as there is something."""
-        await self._there.wait()
+    async def take(self) -> list[Letter]:
+        """All letters since the last call, as soon as there are any."""
+        await self._arrived.wait()
         letters, self._letters = self._letters, []
-        self._there.clear()
+        self._arrived.clear()
         return letters
 
 
 def carry(ticket: int, task: Task, environment: Mapping[str, str], mailbox: Any) -> Answer:
-    """What a Ray worker does with a task. Raises KeyboardInterrupt once it was cancelled."""
+    """What a Ray worker does with a task. Raises KeyboardInterrupt if it was cancelled."""
     put, last = mailbox.put.remote, -math.inf
 
-    def report(event: dict[str, Any]) -> None:
+    def on_event(event: Event | Numbered) -> None:
         nonlocal last
-        if event["event"] in FREQUENT:
-            if time.monotonic() - last < LETTER_SECONDS:
+        if isinstance(event, FREQUENT):
+            if time.monotonic() - last < FREQUENT_SECONDS:
                 return
             last = time.monotonic()
         put(ticket, event)
 
     put(ticket, None)
     _forget_main()
-    return _interruptible(lambda stop: work(task, environment, report, stop))
+    return _interruptible(lambda stop: work(task, environment, on_event, stop))
 
 
 def look_here(expected: Identity, asked: str, node: str, name: str, gpus: int) -> Look:
-    """What a Ray worker says of its node: with the threads and GPUs that any process of the node would find."""
+    """What a Ray worker reports of its node: the threads and GPUs that any process of the node would find."""
     _forget_main()
     if "OMP_NUM_THREADS" not in _first_environment():
-        os.environ.pop("OMP_NUM_THREADS", None)  # by Ray, for a task that reserves no CPU
+        os.environ.pop("OMP_NUM_THREADS", None)  # set by Ray, for a task that reserves no CPU
     if gpus and not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # by Ray before 2.60, for a task that reserves no GPU
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # set by Ray before 2.60, for a task that reserves no GPU
     return look(expected, asked, node, name)
 
 
 def _interruptible(do: Callable[[threading.Event], Answer]) -> Answer:
     """do(stop) in a thread, while this one, the main thread, waits for an interruption, which sets `stop`.
 
-    Ray interrupts once, and where `do` happens to start its child, which ignores interruptions, that would be lost.
+    Ray interrupts only once; while `do` starts its child, which ignores interruptions, that would be lost.
     """
     stop, over = threading.Event(), threading.Event()
-    done, raised = list[Answer](), list[BaseException]()
+    answers, errors = list[Answer](), list[BaseException]()
 
     def run() -> None:
         try:
-            done.append(do(stop))
+            answers.append(do(stop))
         except BaseException as error:
-            raised.append(error)
+            errors.append(error)
         over.set()
 
     threading.Thread(target=run, daemon=True).start()
     while not over.is_set():
         try:
-            over.wait(STOP_SECONDS)  # Thread.join, interrupted, takes the thread for ended (bpo-45274)
+            over.wait(STOP_SECONDS)  # not Thread.join, which takes the thread for ended once interrupted (bpo-45274)
         except KeyboardInterrupt:
             stop.set()
-    if raised:
-        raise raised[0]
-    return done[0]
+    if errors:
+        raise errors[0]
+    return answers[0]
 
 
 def _forget_main() -> None:
@@ -332,9 +333,9 @@ def _forget_main() -> None:
 
 
 def _first_environment() -> set[str]:
-    """The variables with which this process began; none where nobody can say."""
+    """The variables with which this process started; empty if that is not known."""
     try:
-        return {words.split("=")[0] for words in Path("/proc/self/environ").read_text(errors="replace").split("\0")}
+        return {entry.split("=")[0] for entry in Path("/proc/self/environ").read_text(errors="replace").split("\0")}
     except OSError:
         return set()
 
@@ -353,7 +354,7 @@ def _import() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Ray's own words, of which there are many, are kept from the terminal; its handler of SIGTERM from this process.
+    """Connect, and keep Ray's many messages off the terminal and its SIGTERM handler out of this process.
 
     Raises UserError.
     """
@@ -368,15 +369,15 @@ def _connect(ray: Any, address: str) -> None:
                 del quiet["include_dashboard"]
             ray.init(address=address or "local", **quiet)
     except Exception as error:
-        place = f"reach a Ray cluster at {address}" if address else "start Ray on this machine"
-        token = " (one that was started with a token needs RAY_AUTH_MODE=token here, too)"
-        words = _short(error).partition(". ")[0]  # what follows tells what to pass to Ray
-        raise UserError(f"cannot {place}: {words}{token * ('Failed to connect' in words)}") from None
+        task = f"reach a Ray cluster at {address}" if address else "start Ray on this machine"
+        token = " (a cluster started with a token needs RAY_AUTH_MODE=token here, too)"
+        why = _short(error).partition(". ")[0]  # the rest says what to pass to Ray
+        raise UserError(f"cannot {task}: {why}{token * ('Failed to connect' in why)}") from None
 
 
 @contextlib.contextmanager
 def _mute() -> Iterator[None]:
-    """Nothing reaches the terminal as an error, not even from C++; what matters is raised."""
+    """Nothing reaches stderr, not even from C++; what matters is raised."""
     with open(os.devnull, "w") as nowhere:
         kept = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
@@ -389,7 +390,7 @@ def _mute() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Whoever handles SIGTERM goes on to do so."""
+    """Keep the present handler of SIGTERM."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -399,7 +400,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _ready(ray: Any, references: list[Any], seconds: float) -> list[Any]:
-    """Those that have come, at the latest after so many seconds; as soon as one has, all that have."""
+    """All that are ready as soon as one is, or after at most `seconds`."""
     if not references or not ray.wait(references, num_returns=1, timeout=seconds)[0]:
         return []
     ready: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0]
@@ -407,16 +408,16 @@ def _ready(ray: Any, references: list[Any], seconds: float) -> list[Any]:
 
 
 def _why(ray: Any, error: Exception) -> str:
-    """An error of Ray's in a few words."""
+    """One of Ray's errors in a few words."""
     errors = ray.exceptions
-    words = {
+    reasons = {
         errors.NodeDiedError: "the node is lost",
         errors.TaskUnschedulableError: "the node is lost",
         errors.WorkerCrashedError: "its Ray worker ended",
-        errors.OutOfMemoryError: "Ray ended it, for the node ran out of memory",
+        errors.OutOfMemoryError: "the node ran out of memory, so Ray ended it",
         errors.ObjectLostError: "its answer is lost",
     }
-    known = next((found for kind, found in words.items() if isinstance(error, kind)), None)
+    known = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), None)
     return known or _short(getattr(error, "cause", None) or error)
 
 
@@ -433,5 +434,5 @@ def _gpus(row: dict[str, Any]) -> int:
 
 
 def _in_rays_steps(amount: float) -> float:
-    """Rounded down, so that as many as should fit do: Ray counts in ten-thousandths."""
+    """Rounded down to Ray's ten-thousandths, so that as many tasks as should fit do."""
     return math.floor(amount * 10_000 + 1e-6) / 10_000

@@ -1,7 +1,7 @@
-"""What a machine does with a task. Example: answer = work(task, variables(task, device), report)
+"""What a machine does with a task. Example: answer = work(task, variables(task, device), on_event)
 
-The same for every engine: make sure that this machine runs what the driver runs, put its own store and data in their
-place, run the function in a child process, bring home what it wrote where the driver does not see this disk.
+The same for every executor: check that this machine runs the driver's code, use its own store and data where the
+driver's are out of sight, run the function in a child process, and return what it wrote if no disk is shared.
 """
 
 from __future__ import annotations
@@ -12,64 +12,68 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import Busy, NotIdle
+from bench.core.events import FREQUENT, DeviceFound, Event, Numbered, Report
 from bench.core.files import cache_dir
-from bench.executors.child import FREQUENT, GRACE_SECONDS, Outcome, call
+from bench.executors.child import GRACE_SECONDS, Outcome, call
 from bench.executors.protocol import REFUSED, UNFIT, Answer, Device, Task
 from bench.machine import host
 from bench.machine.identity import Identity, differences, identity
 from bench.plan.spec import content_id
 
-BROUGHT_HOME = ("runs", "speed")  # folders of a store; what a worker keeps for itself are checkpoints and locks
+RETURNED = ("runs", "speed")  # folders of a store; checkpoints and locks stay on the worker
 LOOK_SECONDS = 300.0  # importing torch from a cold network disk takes minutes
-KEPT_SECONDS = 30 * 86400.0  # results stay on a worker for as long, should the driver die before it has them
-Report = Callable[[dict[str, Any]], None]
+KEPT_SECONDS = 30 * 86400.0  # results stay on a worker that long, in case the driver dies before it has them
+NumberedReport = Callable[[Event | Numbered], None]
 
 
-def work(task: Task, environment: Mapping[str, str], report: Report, stop: threading.Event | None = None) -> Answer:
-    """Carry a task out here and now. `report` hears its events as they come; those that matter are in the answer, too.
+def work(
+    task: Task, environment: Mapping[str, str], on_event: NumberedReport, stop: threading.Event | None = None
+) -> Answer:
+    """Carry out a task here. `on_event` gets its events as they come, the ones that matter with a number.
 
-    Those have a number, `n`, so that nobody takes them twice. Raises nothing but KeyboardInterrupt, after `stop` or
-    Ctrl-C; on a far machine, one task at a time is all that a process may do.
+    The numbered ones are in the answer, too, so that the driver takes each exactly once. Raises only KeyboardInterrupt,
+    after `stop` or Ctrl-C. On a far machine, a process may carry out one task at a time.
     """
-    where, kept = platform.node(), list[dict[str, Any]]()
+    where, kept = platform.node(), list[Event]()
     if task.folder is not None and task.folder.is_dir():
-        os.chdir(task.folder)  # relative names of files of data and models mean here what they mean there
+        os.chdir(task.folder)  # so that relative paths of data and models mean what they mean to the driver
     if task.expected is not None and (wrong := differences(task.expected, identity())):
         return Answer(Outcome(UNFIT, f"{where} has {'; '.join(wrong)}"), where)
 
-    def hear(event: dict[str, Any]) -> None:
-        if event["event"] not in FREQUENT:
-            event = {**event, "n": len(kept)}
+    def number(event: Event) -> None:
+        if isinstance(event, FREQUENT):
+            on_event(event)
+        else:
             kept.append(event)
-        report(event)
+            on_event(Numbered(len(kept) - 1, event))
 
     root = own_root(task)
     args = tuple(root if isinstance(arg, Path) and arg == task.root else arg for arg in task.args)
     try:
-        with _place(task, stop):
-            outcome = call(task.function, args, hear, task.timeout, task.grace, stop, environment)
+        with _claimed_host(task, stop):
+            outcome = call(task.function, args, number, task.timeout, task.grace, stop, environment)
     except host.Over as over:
         return Answer(Outcome("busy", str(over)), where)
     except Busy as busy:
         return Answer(Outcome(REFUSED, f"{where}: {busy}"), where)
-    files = brought_home(root) if root is not None and root != task.root else ()
+    files = files_to_return(root) if root is not None and root != task.root else ()
     return Answer(outcome, where, tuple(kept), files)
 
 
 def call_alone(
-    function: Callable[..., None],
+    function: Callable[..., None] | str,
     args: tuple[Any, ...],
     on_event: Report,
     timeout: float | None = None,
     grace: float = GRACE_SECONDS,
 ) -> Outcome:
-    """As local.call, with no run of this tool beside on this machine. Raises NotIdle.
+    """As child.call, while no run of this tool trains on this machine. Raises NotIdle.
 
     `busy`: another session was timing here and has ended.
     """
@@ -83,13 +87,13 @@ def call_alone(
 
 
 def not_idle(why: str) -> str:
-    """The sentence for a session that found no idle machine."""
-    return f"nothing is timed beside other work: {why}; the same command times once that has ended"
+    """The message of a session that found no idle machine."""
+    return f"nothing is timed beside other work: {why}; rerun the same command once that has ended"
 
 
 @contextlib.contextmanager
-def _place(task: Task, stop: threading.Event | None) -> Any:
-    """Room on this machine for one run, or all of it, which on somebody else's is looked at first. Raises Busy."""
+def _claimed_host(task: Task, stop: threading.Event | None) -> Iterator[None]:
+    """Room on this machine for one run, or all of it, if it is idle. Raises Busy."""
     if not task.whole_host:
         with host.at_work(stop):
             yield
@@ -101,14 +105,14 @@ def _place(task: Task, stop: threading.Event | None) -> Any:
 
 
 def own_root(task: Task) -> Path | None:
-    """The driver's store where this machine sees it, else a folder of this user's that is the task's alone."""
+    """The driver's store if this machine sees it, else a folder in this user's cache for this task alone."""
     if task.root is None:
         return None
-    if task.expected is None or (task.root / task.mark).is_file():
+    if task.expected is None or (task.root / task.marker).is_file():
         return task.root
     folder = cluster_dir()
     _forget_old(folder)
-    return folder / content_id([task.home, str(task.root), task.expected.code]) / task.name
+    return folder / content_id([task.driver_host, str(task.root), task.expected.code]) / task.name
 
 
 def cluster_dir() -> Path:
@@ -123,11 +127,11 @@ def _forget_old(folder: Path) -> None:
                 shutil.rmtree(store, ignore_errors=True)
 
 
-def brought_home(root: Path) -> tuple[tuple[str, bytes], ...]:
-    """(path within the store, content) of all results in a worker's own store; a record after what it vouches for."""
+def files_to_return(root: Path) -> tuple[tuple[str, bytes], ...]:
+    """(path within the store, content) of all results in a worker's own store; a record follows what it describes."""
     paths = [
         path
-        for folder in BROUGHT_HOME
+        for folder in RETURNED
         for path in sorted((root / folder).rglob("*"))
         if path.is_file() and "checkpoints" not in path.parts and not path.name.startswith(".")
     ]
@@ -137,7 +141,7 @@ def brought_home(root: Path) -> tuple[tuple[str, bytes], ...]:
 
 @dataclass(frozen=True)
 class Look:
-    """What a machine is, as it says itself: its devices, or what is wrong with it."""
+    """A machine's devices, or what is wrong with it, as it reports itself."""
 
     where: str
     wrong: str = ""
@@ -145,29 +149,29 @@ class Look:
 
 
 def look(expected: Identity, asked: str | None, node: str, name: str) -> Look:
-    """See whether this machine runs what the driver runs, and which devices of the kind that was asked for it has.
+    """Check that this machine runs the driver's code, and list its devices of the kind asked for (see --device).
 
-    `node` and `name` are the engine's words for it, unique and for people.
+    `node` and `name` are the executor's names for it: unique, and for people.
     """
     where = platform.node()
     if wrong := differences(expected, identity()):
         return Look(where, f"{where} has {'; '.join(wrong)}")
-    found: list[dict[str, Any]] = []
-    outcome = call("bench.machine.devices:child_look", (asked,), found.append, LOOK_SECONDS)
-    if outcome.status != "ok" or not found:
+    rows: list[Event] = []
+    outcome = call("bench.measure.device:child_devices", (asked,), rows.append, LOOK_SECONDS)
+    devices = tuple(as_device(row, node, name) for row in rows if isinstance(row, DeviceFound))
+    if outcome.status != "ok" or not devices:
         return Look(where, f"{where}: {outcome.message or 'no device was found'}")
-    return Look(where, devices=tuple(as_device(row, node, name) for row in found if row["event"] == "device"))
+    return Look(where, devices=devices)
 
 
-def as_device(row: dict[str, Any], node: str, name: str) -> Device:
-    """A Device from an event of devices.child_look."""
-    index, kind = row["index"], row["type"]
+def as_device(row: DeviceFound, node: str, name: str) -> Device:
+    """A Device from the event of bench.measure.device."""
     return Device(
-        name=name if index is None else f"{name} {kind}:{index}",
+        name=name if row.index is None else f"{name} {row.type}:{row.index}",
         node=node,
-        type=kind,
-        kind=row["kind"],
-        native_bf16=row["native_bf16"],
-        threads=row["threads"],
-        environment=() if row["visible"] is None else (("CUDA_VISIBLE_DEVICES", row["visible"]),),
+        type=row.type,
+        kind=row.kind,
+        native_bf16=row.native_bf16,
+        threads=row.threads,
+        environment=() if row.visible is None else (("CUDA_VISIBLE_DEVICES", row.visible),),
     )

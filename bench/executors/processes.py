@@ -1,0 +1,173 @@
+"""Start child processes within 0.1 s. Example: process = start(target, (1, 2), {"OMP_NUM_THREADS": "2"})
+
+multiprocessing's fork server imports torch and all else that a worker needs once (bench/measure/preload.py) and forks a
+child per call; it holds no CUDA context and no thread. A forked child gets the caller's environment, working directory
+and import path, but shares what libraries read when the server loaded them. Where a task needs that otherwise, and off
+Linux (forks break macOS' own libraries, and Windows has none), the child is spawned, which takes some 3 s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing import forkserver, reduction, resource_tracker
+from multiprocessing.process import BaseProcess
+from types import MappingProxyType
+from typing import Any
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+PRELOAD = "bench.measure.preload"
+# Read when a library or Python itself is loaded, so too late for a forked child. bench.measure.preload.begin makes up
+# for OMP_NUM_THREADS, the one of them that most tasks set; OMP_WAIT_POLICY has no substitute in libgomp.
+READ_AT_LOAD = (
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH", "PYTORCH_"),
+    *("NVIDIA_", "LD_", "MALLOC_", "GLIBC_", "PYTHON"),
+)
+# OpenBLAS starts its threads when numpy loads it, and none may run where a process forks.
+SERVER_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": None, "PYTHONSAFEPATH": "1"}
+CHANGING = threading.Lock()  # the environment is one for all threads
+
+_conditions: dict[str, str] | None = None  # what the server read at load; None: no server yet
+
+
+def warm_up(environment: Mapping[str, str] = NOTHING) -> None:
+    """Start the server, without waiting for its imports; it serves tasks whose READ_AT_LOAD variables are these."""
+    global _conditions
+    _conditions = _read_at_load(environment)
+    _serves(environment)
+
+
+def start(target: Callable[..., None], args: tuple[Any, ...], environment: Mapping[str, str]) -> BaseProcess:
+    """A daemon process that runs target(surroundings, *args), where surroundings.enter() must come first."""
+    if _conditions is None:
+        warm_up()
+    if _serves(environment):
+        surroundings = Surroundings({**os.environ, **environment}, (_Stream(1), _Stream(2)))
+        process = multiprocessing.get_context("forkserver").Process(target=target, args=(surroundings, *args))
+        process.daemon = True
+        process.start()
+        return process
+    spawned = multiprocessing.get_context("spawn").Process(target=target, args=(Surroundings(), *args), daemon=True)
+    with no_interrupt(), changed(environment):
+        spawned.start()
+    return spawned
+
+
+def _read_at_load(environment: Mapping[str, str]) -> dict[str, str]:
+    found = {name: value for name, value in {**os.environ, **environment}.items() if name.startswith(READ_AT_LOAD)}
+    found.pop("OMP_NUM_THREADS", None)
+    return found
+
+
+def _serves(environment: Mapping[str, str]) -> bool:
+    """Whether the server can fork a child with these variables; if so, it runs, though it may still be importing."""
+    if not sys.platform.startswith("linux") or _read_at_load(environment) != _conditions:
+        return False
+    resource_tracker.ensure_running()  # else ensure_running below starts it, which unblocks the signals blocked here
+    forkserver.set_forkserver_preload([PRELOAD])
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # the server does not take it from its command (gh-117378)
+    # Blocked in the server and in a child until it can handle them; a scheduler signals all processes at once.
+    with changed({**_conditions, **SERVER_ALONE, **path}), blocked(*SIGNALS):
+        forkserver.ensure_running()
+    return True
+
+
+# --- what a forked child would otherwise have from the server -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The caller's environment and its standard output and error; none: the process is spawned and has them."""
+
+    environment: Mapping[str, str] | None = None
+    streams: tuple[_Stream, ...] = ()
+
+    def enter(self) -> None:
+        """In the child, before anything else."""
+        if self.environment is None:
+            return
+        os.environ.clear()
+        os.environ.update(self.environment)
+        for stream in self.streams:
+            stream.take_place()
+        importlib.import_module(PRELOAD).begin()
+
+
+@dataclass
+class _Stream:
+    """A file descriptor on its way to a child."""
+
+    number: int
+    sent: int = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self.number, reduction.DupFd(self.number))
+
+    def take_place(self) -> None:
+        """Become the child's descriptor of the same number."""
+        os.dup2(self.sent, self.number)
+        os.close(self.sent)
+
+
+def _received(number: int, sent: Any) -> _Stream:
+    return _Stream(number, sent.detach())
+
+
+# --- signals and variables of a process that starts another ----------------------------------------------------------
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+
+
+@contextlib.contextmanager
+def blocked(*names: str) -> Iterator[None]:
+    """These signals wait, for this thread, and for good in processes started meanwhile; not on Windows."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.Signals[name] for name in names})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def no_interrupt() -> Iterator[None]:
+    """Processes started meanwhile inherit that Ctrl-C is ignored: none prints a traceback while it imports."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which alone may set handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def changed(environment: Mapping[str, str | None]) -> Iterator[None]:
+    """Processes started meanwhile inherit these variables (None: not set), and no others' changes come in between."""
+    with CHANGING:
+        before = {name: os.environ.get(name) for name in environment}
+        set_variables(environment)
+        try:
+            yield
+        finally:
+            set_variables(before)
+
+
+def set_variables(variables: Mapping[str, str | None]) -> None:
+    """In this process; None removes one."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

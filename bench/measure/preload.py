@@ -1,0 +1,46 @@
+"""What every worker needs, imported once by the fork server that forks them. Example: begin()
+
+Nothing here may touch CUDA or start a thread: neither survives a fork. Compilation (torch._inductor) starts processes
+when it is imported, so it stays with the child that compiles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+
+MODULES = (
+    *("numpy", "scipy.special", "torch", "torch.profiler", "torchvision.models", "timm", "vit_pytorch", "fvcore.nn"),
+    *("models.external", "models.seresnet", "models.vit", "bench.measure.run", "bench.measure.probe"),
+    *("bench.measure.estimate", "bench.measure.device", "bench.measure.session", "bench.measure.setting_trial"),
+)
+
+
+def begin() -> None:
+    """In a forked child, once it has its own environment: do what a fresh process does while it imports."""
+    import numpy as np
+    import torch
+
+    np.random.seed()  # else all children draw the same; `random` does this by itself, torch's seed is always the same
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if threads.isdecimal() and int(threads):
+        default = torch.get_num_threads()
+        # MKL, and torch with it, has no more threads than there are cores, whatever the variable says
+        count = min(int(threads), default) if torch.backends.mkl.is_available() else int(threads)
+        if count != default:
+            torch.set_num_threads(count)
+
+
+def _import_all() -> None:
+    for module in MODULES:
+        with contextlib.suppress(Exception):  # it fails again in the child that needs it, and is reported there
+            if module == "torchvision.models":
+                importlib.import_module("models.torchvision_import").ensure_torchvision()
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # so that a child's collector neither looks through what the server holds nor copies it
+
+
+_import_all()
