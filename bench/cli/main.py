@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except MemoryError as error:
-        return _fail(f"not enough memory ({error or 'on this machine'}); a smaller --image-size takes less", EXIT_USER)
+        return _fail(
+            f"not enough memory ({str(error) or 'on this machine'}); a smaller --image-size takes less", EXIT_USER
+        )
     except OSError as error:  # a full disk, a vanished directory: what was finished is on the disk already
         where = f" '{error.filename}'" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; fix this, then {RESUME}", EXIT_USER)

@@ -181,7 +181,7 @@ def parse(words: Sequence[str]) -> Request:
 
 def with_command(words: list[str]) -> list[str]:
     """The words with their command in front. Raises UserError for an unknown one."""
-    if words[:1] == ["help"]:
+    if words[:1] == ["help"] and words[1:2] not in (["-h"], ["--help"]):
         words = [*words[1:2], "--help"]
     if words[:1] in (["-h"], ["--help"], ["--version"]):
         return words

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED
-from bench.executors import child
+from bench.executors.processes import warm_up
 from bench.machine.sensors import sensors_of
 from bench.plan.request import RunRequest
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def run(request: RunRequest) -> int:
     """Train and time what is missing, then show it. Returns the exit code."""
-    child.warm_up()
+    if request.placement.executor == "local" and request.execution.runs_per_device == 1:
+        warm_up()  # several runs on a device need a server of another environment, which the driver knows
     from bench.drive import sweep
     from bench.present.screen.live import make_display
     from bench.present.screen.progress import ScreenDisplay, make_console

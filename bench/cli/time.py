@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.requests import ExplainRequest
-from bench.executors import child
+from bench.executors.processes import warm_up
 from bench.plan.request import TimeRequest
 from bench.plan.settings import words
 
@@ -22,7 +22,7 @@ BAR_WIDTH = 40
 
 def time(request: TimeRequest) -> int:
     """Time the models under each setting; print each session, then write charts. Returns the exit code."""
-    child.warm_up()
+    warm_up()
     from bench.analysis.verdicts_csv import VERDICTS, write_verdicts
     from bench.drive import speed
     from bench.present.screen.progress import ScreenDisplay, make_console
@@ -58,7 +58,7 @@ def draw(sessions: Sequence[Session], store: Store) -> list[Path]:
 
 def explain(request: ExplainRequest) -> int:
     """Print where a training step of each model spends its time. Raises ModelError where one cannot be run."""
-    child.warm_up()
+    warm_up()
     from bench.drive import speed
     from bench.present.screen.progress import ScreenDisplay, make_console
 
