@@ -110,7 +110,7 @@ def full(root: Path) -> Store:
 
 
 def empty(root: Path) -> Store:
-    """A store that was begun, without a run."""
+    """A store without a run."""
     (root / "runs").mkdir(parents=True)
     return Store(root)
 

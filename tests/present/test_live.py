@@ -131,7 +131,7 @@ def test_the_time_left_by_hand() -> None:
     assert time_left(state, 161.0) == (59.0, 2), "not before what runs is done"
 
 
-def test_what_says_nothing_of_a_whole_run_is_not_taken_for_one() -> None:
+def test_failed_and_resumed_runs_give_no_estimate() -> None:
     state = State(0.0, jobs=(*jobs_of("a"), Job("b-0", "b, seed 0", "b", 30.0)))
     state.ended.append(Ended("a-0", "a, seed 0", False, "oom", seconds=1.0))
     assert run_seconds(state, 5.0) == {"b": 30.0}, "an earlier run's; a failure has no pace"
@@ -143,13 +143,13 @@ def test_what_says_nothing_of_a_whole_run_is_not_taken_for_one() -> None:
     assert (resumed.seconds_left(15.0), resumed.seconds_in_all(15.0)) == (9.0, None)
 
 
-def test_room_is_shared_in_turns() -> None:
+def test_rows_are_shared_out_in_turns() -> None:
     assert share_rows([5, 1, 3], 6) == [3, 1, 2]
     assert share_rows([1, 1], 9) == [1, 1]
     assert share_rows([4], 0) == [0]
 
 
-def test_of_a_long_name_the_seed_stays() -> None:
+def test_a_long_name_keeps_its_seed() -> None:
     assert label("models/file.py:a_very_long_factory, seed 3", 24) == "models/file.py:…, seed 3"
     assert label("short, seed 3", 20) == "short, seed 3       "
     assert label("x" * 30, 10) == "xxxxxxxxx…"
@@ -158,7 +158,7 @@ def test_of_a_long_name_the_seed_stays() -> None:
 # --- the screen ----------------------------------------------------------------------------------------------------
 
 
-def test_what_runs_what_is_next_what_is_done() -> None:
+def test_running_next_and_done() -> None:
     display, clock = make(), Clock()
     display._now = clock
     display.planned("digits · recipe smoke", jobs_of("resnet20", "vit_tiny", seeds=3), 1)
@@ -195,7 +195,7 @@ def test_what_runs_what_is_next_what_is_done() -> None:
     assert screen[-1] == "resnet20, seed 2: note: slower than set"
 
 
-def test_who_is_at_work_elsewhere_is_next_again() -> None:
+def test_a_run_that_another_process_has_is_next_again() -> None:
     display = make()
     display.planned("", jobs_of("a", seeds=1), 1)
     with at_rest(display), display.run("a, seed 0", 1, name="a-0"):
@@ -203,7 +203,7 @@ def test_who_is_at_work_elsewhere_is_next_again() -> None:
     assert [job.name for job in display._state.coming()] == ["a-0"]
 
 
-def test_a_session_shows_its_blocks_and_whose_turn_it_is() -> None:
+def test_a_session_shows_its_block_and_model() -> None:
     display = make()
     with at_rest(display):
         display.session_started("timing resnet20, vit_tiny in turns")
@@ -252,7 +252,7 @@ def test_every_screen_fits_with_64_runs_at_once(width: int, height: int, name: s
             assert words in text
 
 
-def test_what_was_said_stays_on_the_first_screen() -> None:
+def test_every_line_is_on_the_first_screen_in_the_end() -> None:
     display = make()
     display.line("before")
     with display:
@@ -293,7 +293,7 @@ def test_sensors_are_read_every_two_seconds_and_may_fail() -> None:
     assert "memory and clocks not readable here" in "\n".join(display.lines())
 
 
-def test_a_screen_that_cannot_be_drawn_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_screen_that_cannot_be_drawn_ends_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise ValueError("no such colour")
 

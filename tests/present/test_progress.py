@@ -51,7 +51,7 @@ def test_plain_lines_without_a_terminal() -> None:
     ]
 
 
-def test_a_bar_says_where_it_is() -> None:
+def test_a_bar_shows_its_progress() -> None:
     text = shown(terminal=True)
     assert "75 %" in text
     assert "epoch 2/2  loss 1.500  validation 25.0 %" in text

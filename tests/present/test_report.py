@@ -32,13 +32,13 @@ class Elements(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
         self.text: list[str] = []
         self.within = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         self.within = tag
         if tag == "script":
             self.scripts.append("")
@@ -72,36 +72,36 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", STORES)
 def test_only_the_pages_own_scripts_may_run(pages: dict[str, bytes], name: str) -> None:
-    elements = parsed(pages[name])
-    (policy,) = [a["content"] for tag, a in elements.found if a.get("http-equiv") == "Content-Security-Policy"]
+    page = parsed(pages[name])
+    (policy,) = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     assert "unsafe-eval" not in policy
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     (rule,) = [rule for rule in policy.split("; ") if rule.startswith("script-src ")]
-    kinds = [a.get("type") for tag, a in elements.found if tag == "script"]
-    run = [text for kind, text in zip(kinds, elements.scripts, strict=True) if kind is None]
+    kinds = [a.get("type") for tag, a in page.elements if tag == "script"]
+    run = [text for kind, text in zip(kinds, page.scripts, strict=True) if kind is None]
     assert len(run) == 1
     if len(kinds) == 3:  # the library comes packed, and may run when it is unpacked
-        run.insert(0, unpacked(elements.scripts[1]))
+        run.insert(0, unpacked(page.scripts[1]))
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in run]
     assert rule.split(" ")[1:] == hashes
-    assert not [a for _, a in elements.found if any(key.startswith("on") for key in a)]
+    assert not [a for _, a in page.elements if any(key.startswith("on") for key in a)]
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_it_asks_nothing_of_anybody(pages: dict[str, bytes], name: str) -> None:
-    for tag, attributes in parsed(pages[name]).found:
+def test_it_loads_nothing(pages: dict[str, bytes], name: str) -> None:
+    for tag, attributes in parsed(pages[name]).elements:
         for key in ("src", "href", "data", "action", "srcset", "poster"):
             address = attributes.get(key)
             assert address is None or address.startswith(("#", "data:")), (tag, address)
 
 
 def test_hostile_names_are_text(pages: dict[str, bytes]) -> None:
-    elements = parsed(pages["hostile"])
-    text = "".join(elements.text)
+    page = parsed(pages["hostile"])
+    text = "".join(page.text)
     assert all(name in text for name in HOSTILE)
-    assert "49" not in [word for part in elements.text for word in part.split()], "{{ 7 * 7 }} is no sum"
-    assert len(json.loads(unpacked(elements.scripts[0]))) > 5
+    assert "49" not in [word for part in page.text for word in part.split()], "{{ 7 * 7 }} is no sum"
+    assert len(json.loads(unpacked(page.scripts[0]))) > 5
 
 
 def test_the_same_store_makes_the_same_page(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_same_store_makes_the_same_page(tmp_path: Path) -> None:
 
 
 def test_every_row_of_the_store_is_in_the_table(pages: dict[str, bytes]) -> None:
-    rows = [a for tag, a in parsed(pages["full"]).found if tag == "tr" and "data-facets" in a]
+    rows = [a for tag, a in parsed(pages["full"]).elements if tag == "tr" and "data-facets" in a]
     assert len(rows) == 3 * 4 + 1, "four models under three conditions, and one failure"
     facets = [json.loads(str(row["data-facets"])) for row in rows]
     assert {f["dataset"] for f in facets} == {"cifar10", "digits"}
@@ -141,8 +141,8 @@ def test_what_a_page_says_without_much_data(pages: dict[str, bytes], name: str, 
 
 def test_the_csv_files_are_whole(tmp_path: Path) -> None:
     store = STORES["full"](tmp_path / "s")
-    elements = parsed(build([store], still=False))
-    links = {a["download"]: str(a["href"]) for tag, a in elements.found if "download" in a}
+    page = parsed(build([store], still=False))
+    links = {a["download"]: str(a["href"]) for tag, a in page.elements if "download" in a}
     for name in ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv"):
         head, _, content = links[name].partition(",")
         assert head == "data:text/csv;base64"
@@ -186,7 +186,7 @@ def test_bad_words_get_one_sentence(words: list[str], message: str, here: Here) 
     assert done.stderr.count("\n") == 1
 
 
-def test_a_page_that_cannot_be_written_is_told(tmp_path: Path, here: Here) -> None:
+def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path, here: Here) -> None:
     store = STORES["empty"](tmp_path / "s")
     (tmp_path / "file").write_text("")
     done = here("report", "--results", store.root, "--out", tmp_path / "file" / "x.html")

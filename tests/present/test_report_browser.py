@@ -36,21 +36,21 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The report of one of STORES, built once."""
-    made: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
 
     def path(name: str) -> Path:
-        if name not in made:
+        if name not in paths:
             folder = tmp_path_factory.mktemp(name)
-            made[name] = folder / "report.html"
-            made[name].write_bytes(build([STORES[name](folder / "store")], still=name == "one_model"))
-        return made[name]
+            paths[name] = folder / "report.html"
+            paths[name].write_bytes(build([STORES[name](folder / "store")], still=name == "one_model"))
+        return paths[name]
 
     return path
 
 
 @contextmanager
 def opened(browser: Browser, path: Path, address: str = "", **how: object) -> Iterator[Page]:
-    """The page from the disk, without a network; whatever it complains about, or asks of others, fails the test."""
+    """The page from the disk, without a network; a console message or a request fails the test."""
     complaints: list[str] = []
 
     def on_message(message: ConsoleMessage) -> None:
@@ -108,7 +108,7 @@ def column(page: Page, key: str) -> list[float]:
     return [float(value) for value in page.evaluate(script, key)]
 
 
-def test_it_sorts_and_says_so(browser: Browser, page_of: Callable[[str], Path]) -> None:
+def test_it_sorts(browser: Browser, page_of: Callable[[str], Path]) -> None:
     with opened(browser, page_of("full")) as page:
         head = page.locator('#results th[data-key="flops"]')
         before = column(page, "flops")
@@ -136,7 +136,7 @@ def test_it_filters_the_table_and_the_charts(browser: Browser, page_of: Callable
         assert rows.count() == everything
 
 
-def test_pointing_tells_the_run_and_choosing_highlights_it_everywhere(
+def test_hovering_shows_the_run_and_a_click_highlights_its_model_everywhere(
     browser: Browser, page_of: Callable[[str], Path]
 ) -> None:
     with opened(browser, page_of("full")) as page:
@@ -149,9 +149,9 @@ def test_pointing_tells_the_run_and_choosing_highlights_it_everywhere(
           return [box.x + xaxis._offset + xaxis.d2p(trace.x[0]), box.y + yaxis._offset + yaxis.d2p(trace.y[0])];
         }""")
         page.mouse.move(*place)
-        told = page.locator(".hoverlayer .hovertext").first
-        told.wait_for()
-        assert "vit_flops" in told.text_content()
+        label = page.locator(".hoverlayer .hovertext").first
+        label.wait_for()
+        assert "vit_flops" in label.text_content()
         page.mouse.click(*place)
         chip = page.locator('.chip[data-model="vit_flops"]')
         until(page, "document.querySelector('.chip[data-model=vit_flops]').ariaPressed === 'true'")
@@ -203,11 +203,11 @@ def test_files_come_out_as_they_are_in_the_store(browser: Browser, page_of: Call
         with opened(browser, page_of("full"), java_script_enabled=script, accept_downloads=True) as page:
             with page.expect_download() as coming:
                 page.locator('a.download[download="results.csv"]').click()
-            wanted = (page_of("full").parent / "store" / "results.csv").read_bytes()
-            assert Path(coming.value.path()).read_bytes() == wanted
+            stored = (page_of("full").parent / "store" / "results.csv").read_bytes()
+            assert Path(coming.value.path()).read_bytes() == stored
 
 
-def test_it_reads_without_a_script(browser: Browser, page_of: Callable[[str], Path]) -> None:
+def test_it_is_readable_without_javascript(browser: Browser, page_of: Callable[[str], Path]) -> None:
     with opened(browser, page_of("one_model"), java_script_enabled=False) as page:
         assert page.locator(".lead").first.inner_text()
         assert page.locator("#results tbody tr:visible").count() == 1
@@ -265,15 +265,15 @@ def test_axe_finds_nothing_serious(browser: Browser, page_of: Callable[[str], Pa
 def serious(page: Page) -> list[tuple[str, list[str]]]:
     """What axe-core calls serious or critical: the rule, and elements that break it."""
     outside = {"exclude": [[".plot svg"]]}  # a chart is one image to a reader of screens, with its caption as its name
-    found = [
+    violations = [
         v
         for v in Axe().run(page, context=outside, options={"resultTypes": ["violations"]}).response["violations"]
         if v["impact"] in ("serious", "critical")
     ]
-    return [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in found]
+    return [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in violations]
 
 
-def test_all_is_reached_by_keys_alone(browser: Browser, page_of: Callable[[str], Path]) -> None:
+def test_every_control_is_reached_by_keyboard(browser: Browser, page_of: Callable[[str], Path]) -> None:
     with opened(browser, page_of("full")) as page:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"

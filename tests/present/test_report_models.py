@@ -20,6 +20,7 @@ from bench.analysis.compare import read_predictions
 from bench.analysis.tables import compare, load
 from bench.cli import main as cli
 from bench.core.errors import UserError
+from bench.core.events import ModulePart
 from bench.data.catalogue import CATALOGUE as CATALOGUE_OF_DATA
 from bench.data.datasets import CINIC_WHOLE, Dataset
 from bench.data.datasets import load as load_data
@@ -33,7 +34,6 @@ from bench.present.report.gallery import Gallery, sources
 from bench.present.report.mistakes import MOST_IMAGES
 from bench.present.report.models import ModelSection, sections
 from bench.store.disk import Store
-from bench.store.records import ModulePart
 from models.registry import CATALOGUE
 from tests.conftest import ROOT
 from tests.synthetic import DATA, RECIPE, failure, record, session, spec, thorough_session, write_predicted, write_store
@@ -90,7 +90,7 @@ def test_a_confusion_matrix_is_scikit_learns(tmp_path: Path) -> None:
     assert np.array(matrix.counts).sum() == 600
 
 
-def test_more_classes_than_fit_are_told_by_their_worst_pairs(tmp_path: Path) -> None:
+def test_many_classes_are_shown_by_their_most_frequent_errors(tmp_path: Path) -> None:
     store, count = Store(tmp_path), MOST_CLASSES + 80
     label = np.repeat(np.arange(count), 20)
     predicted = np.where((label < 15) & (np.arange(len(label)) % 20 <= label), label + 50, label)
@@ -106,13 +106,13 @@ def test_more_classes_than_fit_are_told_by_their_worst_pairs(tmp_path: Path) -> 
     ]
 
 
-def test_nothing_confused_is_no_pair() -> None:
+def test_no_errors_are_no_pairs() -> None:
     assert most_confused(counted([0, 1, 1], [0, 1, 1], 2), ("a", "b")) == ()
     assert counted([0, 1, 1], [0, 1, 0], 2).tolist() == [[1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("predicted", [-1, 10])
-def test_classes_that_are_none_are_no_predictions(tmp_path: Path, predicted: int) -> None:
+def test_predictions_of_unknown_classes_are_damaged(tmp_path: Path, predicted: int) -> None:
     store, of = Store(tmp_path), spec("seresnet")
     write_predicted(store, of, [0, 1, 2], [0, 1, predicted], [1, 2, 3])
     (run,) = store.runs()
@@ -140,7 +140,7 @@ def test_wrong_images_are_the_data_sets_own(tmp_path: Path, digits: Dataset) -> 
     assert by_name["vit_tiny"].mistakes[0].other_model == "seresnet"
 
 
-def test_the_other_model_is_asked_by_a_run_of_the_same_seed(tmp_path: Path, digits: Dataset) -> None:
+def test_the_other_models_prediction_is_of_the_same_seed(tmp_path: Path, digits: Dataset) -> None:
     store, label = digits_store(tmp_path, digits), digits.arrays.test_y
     write_predicted(store, spec("vit_tiny", 1, data=digits.ref), label, np.where(label == 7, 3, label))
     assert {image.other for image in sections_of(store)["seresnet"].mistakes[0].images} == {"2"}
@@ -149,9 +149,7 @@ def test_the_other_model_is_asked_by_a_run_of_the_same_seed(tmp_path: Path, digi
     assert (shown.seed, {image.other for image in shown.images}) == (1, {"3"})
 
 
-def test_images_that_are_not_at_hand_are_a_sentence(
-    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_images_are_explained(tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     store = digits_store(tmp_path / "store", digits)
     assert "--images none" in sections_of(store, images="none")["seresnet"].mistakes[0].why_not
     with pytest.raises(UserError, match="all, digits, none"):
@@ -191,16 +189,17 @@ def own_arrays(path: Path) -> None:
     np.savez(path, train_x=x, train_y=y, test_x=x[:30], test_y=y[:30], classes=np.array(["a", "b", "c"]))
 
 
-def test_ones_own_file_is_found_beside_and_held_against_its_hash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_local_file_is_found_and_checked_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     own_arrays(tmp_path / "mine.npz")
     dataset = load_data("npz:mine.npz", tmp_path)
-    label, origin = dataset.arrays.test_y, {"source": "npz:mine.npz", "version": "", "official": False, "like": ""}
+    label, origin = dataset.arrays.test_y, {"source": "npz:mine.npz", "version": "", "official": False}
     store = Store(tmp_path / "store")
-    of, about = spec("seresnet", data=dataset.ref), {"classes": list("abc"), "provenance": {**origin, "checked": True}}
-    write_predicted(store, of, label, (label + 1) % 3, np.arange(30), **about)
+    of, changes = (
+        spec("seresnet", data=dataset.ref),
+        {"classes": list("abc"), "provenance": {**origin, "checked": True}},
+    )
+    write_predicted(store, of, label, (label + 1) % 3, np.arange(30), **changes)
     (shown,) = sections_of(store, data_dir=tmp_path)["seresnet"].mistakes
     first = shown.images[0]
     assert (first.index, first.true, first.predicted, first.other) == (29, "c", "a", "")
@@ -209,8 +208,8 @@ def test_ones_own_file_is_found_beside_and_held_against_its_hash(
     assert "not on this machine" in sections_of(store, data_dir=tmp_path)["seresnet"].mistakes[0].why_not
 
 
-def test_nothing_is_fetched_nor_sought_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A damaged download would be fetched again by anybody else; a report leaves all as it is."""
+def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other commands would download a damaged file again; a report leaves everything as it is."""
     from bench.data import fetch
 
     asked: list[Any] = []
@@ -320,7 +319,7 @@ def test_the_committed_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_environment_with_every_value(tmp_path: Path) -> None:
+def test_the_environment_has_every_value(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8}, {"seresnet": [0.1] * 3, "vit_tiny": [0.2] * 3})
     of = spec("cct_2")
     write_predicted(

@@ -67,7 +67,7 @@ def changed(base: Pair, d: Difference, p: float | None = None, track: str = "", 
     return replace(base, like_these=d, p_like_these=d.p if p is None else p, conditions=conditions, **changes)
 
 
-UNTOLD = "seresnet and vit_flops could not be told apart: "
+UNDECIDED = "seresnet and vit_flops could not be told apart: "
 WORDS = [
     (difference(5, 2), BETTER, "seresnet was 5.0 points more accurate than vit_flops (95 % interval 3.0 to 7.0;"),
     (difference(-5, 2), WORSE, "seresnet was 5.0 points less accurate than vit_flops (95 % interval 3.0 to 7.0;"),
@@ -86,9 +86,9 @@ WORDS = [
     (
         difference(0, 3),
         NO_VERDICT,
-        f"{UNTOLD}seresnet was exactly as accurate as vit_flops (95 % interval −3.0 to +3.0;",
+        f"{UNDECIDED}seresnet was exactly as accurate as vit_flops (95 % interval −3.0 to +3.0;",
     ),
-    (difference(0.02, 3), NO_VERDICT, f"{UNTOLD}seresnet was 0.02 points more accurate"),
+    (difference(0.02, 3), NO_VERDICT, f"{UNDECIDED}seresnet was 0.02 points more accurate"),
     (
         difference(9, 1, seeds=1, of_runs=True),
         NO_VERDICT,
@@ -116,7 +116,7 @@ def test_one_track_alone(base: Pair) -> None:
         assert second.endswith("holds here.")
 
 
-def test_an_interval_that_holm_takes_back(base: Pair) -> None:
+def test_an_interval_that_holm_overrules(base: Pair) -> None:
     first = headline([replace(changed(base, difference(-5, 4), p=0.09), tests=6)], []).sentences[0]
     assert "(95 % interval 1.0 to 9.0;" in first
     assert first.endswith("which may be chance among 6 pairs tested together: no verdict.")
@@ -208,7 +208,7 @@ def test_an_seresnet_against_a_transformer_is_chosen(tmp_path: Path) -> None:
     assert all("seresnet against" in line for line in result.others[:3])
 
 
-def test_of_several_the_closest_in_flops(base: Pair) -> None:
+def test_among_several_the_closest_in_flops(base: Pair) -> None:
     far, near = replace(base, flops=Interval(3, 3, 3, 1)), replace(base, flops=Interval(0.9, 0.9, 0.9, 1))
     far = replace(far, b=replace(base.b, model="vit_tiny"))
     assert chosen([far, near])[0] is near
@@ -252,16 +252,16 @@ def test_the_weightiest_caveat_comes_first(base: Pair) -> None:
     conditions = replace(base.conditions, dataset="npz:mine", content="not svhn's official content")
     elsewhere = replace(base, conditions=conditions)
     assert caveats([elsewhere], [])[0].startswith("The images are not svhn's official content")
-    mine = replace(base, conditions=replace(base.conditions, dataset="npz:mine"))
+    local = replace(base, conditions=replace(base.conditions, dataset="npz:mine"))
     # each of three validations adds a third of the accuracy: 0.9 and 0.8
-    assert "of seresnet by 30." in caveats([mine], [])[0]
+    assert "of seresnet by 30." in caveats([local], [])[0]
     flat = [replace(side, runs=tuple(map(levelled, side.runs))) for side in (base.a, base.b)]
-    mine = replace(mine, a=flat[0], b=flat[1])
-    assert caveats([mine], [])[0].startswith("Everything ran on a CPU")
-    dirty = tuple(structs.replace(run, environment={**ENVIRONMENT, "dirty": True}) for run in mine.a.runs)
-    assert "uncommitted changes" in caveats([replace(mine, a=replace(base.a, runs=dirty))], [])[0]
-    gpu = tuple(structs.replace(run, spec=replace(run.spec, device="cuda")) for run in mine.a.runs)
-    there = replace(mine, a=replace(base.a, runs=gpu, search_edge=True, left_out=("seed 2: oom",)))
+    local = replace(local, a=flat[0], b=flat[1])
+    assert caveats([local], [])[0].startswith("Everything ran on a CPU")
+    dirty = tuple(structs.replace(run, environment={**ENVIRONMENT, "dirty": True}) for run in local.a.runs)
+    assert "uncommitted changes" in caveats([replace(local, a=replace(base.a, runs=dirty))], [])[0]
+    gpu = tuple(structs.replace(run, spec=replace(run.spec, device="cuda")) for run in local.a.runs)
+    there = replace(local, a=replace(base.a, runs=gpu, search_edge=True, left_out=("seed 2: oom",)))
     edge, left, recipe, last = caveats([there], [])
     assert "at the edge of the range tried" in edge
     assert left == "Runs of seresnet are left out: seed 2: oom."
@@ -277,7 +277,7 @@ def test_a_run_below_its_published_figure(base: Pair) -> None:
     assert caveats([pair], [])[0].startswith("Below the published accuracy: resnet56: ")
 
 
-def test_what_the_timing_said(tmp_path: Path) -> None:
+def test_warnings_of_the_timing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write_pair(store, {"seresnet": 0.9, "vit_flops": 0.8}, images=500)
     seconds = {"seresnet": [0.1] * 10, "vit_flops": [0.2] * 10}

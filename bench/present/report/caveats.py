@@ -26,7 +26,7 @@ def caveats(tracks: Sequence[Pair], comparisons: Sequence[Comparison]) -> list[s
     if content := tracks[0].conditions.content:
         lines.append(f"The images are {content}, so these figures cannot be compared with published ones.")
     if any(run.environment.get("dirty") for run in runs):
-        lines.append("The code had uncommitted changes, so nobody can repeat exactly these runs.")
+        lines.append("The code had uncommitted changes, so these runs cannot be reproduced exactly.")
     lines += _still_rising(sides)
     lines += _timing(runs, comparisons)
     if all(run.spec.device == "cpu" for run in runs):

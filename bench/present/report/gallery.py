@@ -55,7 +55,7 @@ class Gallery:
                 check_image_size(data.image_size)  # a damaged record could ask for more than fits in memory
                 with offline():
                     arrays, content = at_hand(source, self.data_dir, data.image_size)
-            except Exception:  # files that anybody may have changed; the report goes on without their images
+            except Exception:  # a file may have been changed by anyone; the report goes on without its images
                 continue
             if content == data.content_hash and arrays.test_x.shape[1:] == (data.image_size, data.image_size, 3):
                 return arrays.test_x, arrays.test_y

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.analysis.stats import share_interval
 from bench.analysis.tables import Comparison, Loaded, like_the_newest
+from bench.core.events import ModulePart
 from bench.core.stats import Interval
 from bench.core.text import plural
 from bench.data import datasets
@@ -21,7 +22,7 @@ from bench.present.report.confusion import Confusion, answers_of, confusion
 from bench.present.report.gallery import Gallery
 from bench.present.report.mistakes import Mistakes, mistakes
 from bench.store.disk import Store
-from bench.store.records import FinishedRun, ModulePart, RunRecord, finished
+from bench.store.records import FinishedRun, RunRecord, finished
 from models.registry import CATALOGUE, is_external
 
 

@@ -55,15 +55,15 @@ class File:
     text: str
 
 
-def unseen(what: str, done: int, of: int) -> None:
-    """Progress that nobody sees."""
+def silent(what: str, done: int, of: int) -> None:
+    """Show no progress."""
 
 
 def build(
     stores: list[Store],
     images: str = "all",
     still: bool = True,
-    progress: figures.Progress = unseen,
+    progress: figures.Progress = silent,
     reference: str | None = None,
 ) -> bytes:
     """The page's bytes. `images`: which misclassified images are shown: all, digits or none.
@@ -109,7 +109,7 @@ def write(
     stores: list[Store],
     path: Path,
     images: str = "all",
-    progress: figures.Progress = unseen,
+    progress: figures.Progress = silent,
     reference: str | None = None,
 ) -> int:
     """Write the page; returns its size in bytes. Raises UserError where it cannot be written."""
