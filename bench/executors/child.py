@@ -23,8 +23,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench.core.errors import Busy, Interrupted
 from bench.core.events import FREQUENT, Event, Failed, Numbered, Report, decode, encode
 from bench.executors.processes import NOTHING, Surroundings, blocked, start
@@ -129,7 +127,7 @@ class _Listener:
             return
         try:
             event = decode(content)
-        except msgspec.DecodeError as error:  # not a finite number, say
+        except ValueError as error:  # not a finite number, say
             self.outcome = Outcome("failed", f"its process reported nonsense: {error}")
             return
         assert not isinstance(event, Numbered)
@@ -216,7 +214,8 @@ def _child(surroundings: Surroundings, sender: Connection, life: Connection, wor
         from bench.core.status import one_line, status_of
 
         text = str(error) if isinstance(error, Interrupted | Busy) else one_line(error)
-        sender.send_bytes(encode(Failed(status_of(error), text, traceback.format_exc())))
+        trace = traceback.format_exc().encode(errors="replace").decode()  # a file's name may be no UTF-8
+        sender.send_bytes(encode(Failed(status_of(error), text, trace)))
     finally:
         sender.close()
 

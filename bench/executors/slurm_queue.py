@@ -1,4 +1,4 @@
-"""What SLURM says of jobs, and what may be asked of it. Example: parse_options("partition=gpu,gres=gpu:1,time=240")"""
+"""Options for SLURM's jobs, and their states. Example: parse_options("partition=gpu,gres=gpu:1,time=240")"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.executors.child import GRACE_SECONDS, Outcome
 from bench.executors.protocol import LOST
 from models.registry import suggest
 
-DEFAULT_MINUTES = 240  # a job's time limit: short ones find a gap sooner, and a run that needs longer is requeued
+DEFAULT_MINUTES = 240  # a job's time limit: short jobs start sooner, and a run that needs longer is requeued
 SIGNAL_SECONDS = int(3 * GRACE_SECONDS) + 60  # before the limit: the child saves, and SLURM's clock ticks in minutes
 LEAST_MINUTES = 5  # of which the last two or three are for saving
-ASK_SECONDS = 60.0  # for SLURM's answer
+ASK_SECONDS = 60.0  # timeout of SLURM's commands
 
-COUNT, MINUTES, MEMORY, TEXT = "a whole number", f"minutes, at least {LEAST_MINUTES}", "memory, as 16GB", "a word"
+COUNT, MINUTES, MEMORY, TEXT = "a whole number", f"minutes, at least {LEAST_MINUTES}", "memory, like 16GB", "a word"
 OPTIONS = {
     "partition": TEXT,
     "account": TEXT,
@@ -33,92 +33,77 @@ OPTIONS = {
     "cpus_per_task": COUNT,
     "array_parallelism": COUNT,
 }
-# States of a job that may still answer (man squeue, "JOB STATE CODES").
+# States of a job that may still answer (man squeue, "JOB STATE CODES")
 ALIVE = frozenset(
-    [
-        "PENDING",
-        "RUNNING",
-        "CONFIGURING",
-        "COMPLETING",
-        "REQUEUED",
-        "REQUEUE_FED",
-        "REQUEUE_HOLD",
-        "RESIZING",
-        "RESV_DEL_HOLD",
-        "SIGNALING",
-        "SPECIAL_EXIT",
-        "STAGE_OUT",
-        "STOPPED",
-        "SUSPENDED",
-        "UPDATE_DB",
-        "POWER_UP_NODE",
-    ]
-)
+    ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING",
+     "RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED", "UPDATE_DB", "POWER_UP_NODE")
+)  # fmt: skip
 
 
 def parse_options(text: str) -> dict[str, str]:
     """--slurm KEY=VALUE,…; a comma without KEY= after it belongs to the value. Raises UserError.
 
-    What the values mean is sbatch's business (man sbatch); `array_parallelism` is how many jobs run at once.
+    See `man sbatch` for what the values mean; `array_parallelism` is how many jobs run at once.
     """
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     if not text.strip():
-        return found
+        return options
     for part in re.split(r",(?=[^,=]*=)", text):
         key, equals, value = (word.strip() for word in part.partition("="))
         key = key.replace("-", "_")
         if not equals or not value:
-            raise UserError(f"--slurm wants KEY=VALUE,…, not '{inert(part)}' (KEY: {', '.join(OPTIONS)})")
+            raise UserError(f"--slurm takes KEY=VALUE,…, not '{inert(part)}' (KEY: {', '.join(OPTIONS)})")
         if key not in OPTIONS:
             raise UserError(f"unknown option '{inert(key)}' in --slurm{suggest(key, OPTIONS)} ({', '.join(OPTIONS)})")
-        if key in found:
-            raise UserError(f"'{key}' is twice in --slurm")
+        if key in options:
+            raise UserError(f"--slurm has '{key}' twice")
         if not _fits(OPTIONS[key], value):
-            raise UserError(f"{key} in --slurm is {OPTIONS[key]}, not '{inert(value)}'")
-        found[key] = value
-    return found
+            raise UserError(f"{key} in --slurm must be {OPTIONS[key]}, not '{inert(value)}'")
+        options[key] = value
+    return options
 
 
 def _fits(kind: str, value: str) -> bool:
     if kind == TEXT:
-        return inert(value) == value  # a line break would end sbatch's option, and begin a command
+        return inert(value) == value  # a line break would end sbatch's option and start a command
     if kind == MEMORY:
         return re.fullmatch(r"[0-9]+([KMGT]B?)?", value, re.IGNORECASE) is not None
     return re.fullmatch(r"[0-9]{1,9}", value) is not None and int(value) >= (LEAST_MINUTES if kind == MINUTES else 1)
 
 
 def parameters(options: dict[str, str], alone: bool, exclude: Sequence[str] = ()) -> dict[str, Any]:
-    """What submitit's SlurmExecutor takes. `alone`: a node with nobody else on it. `exclude`: more nodes not wanted."""
-    found: dict[str, Any] = {k: int(v) if OPTIONS[k] in (COUNT, MINUTES) else v for k, v in options.items()}
-    found = {"time": DEFAULT_MINUTES, **found, "job_name": "sevit-bench", "signal_delay_s": SIGNAL_SECONDS}
+    """Parameters of submitit's SlurmExecutor. `alone`: on a node with nothing else. `exclude`: more nodes to avoid."""
+    typed = {key: int(value) if OPTIONS[key] in (COUNT, MINUTES) else value for key, value in options.items()}
+    result: dict[str, Any] = {"time": DEFAULT_MINUTES, **typed, "job_name": "sevit-bench"}
+    result["signal_delay_s"] = SIGNAL_SECONDS
     if nodes := ",".join([*([options["exclude"]] if "exclude" in options else []), *exclude]):
-        found["exclude"] = nodes
+        result["exclude"] = nodes
     if alone:
-        # SLURM would bind the one task to its cores; a session is to have all of them
-        return {**found, "exclusive": True, "srun_args": ["--cpu-bind=none"]}
-    if "cpus_per_task" in found:  # since SLURM 22.05 srun does not read what sbatch was told
-        found["srun_args"] = [f"--cpus-per-task={found['cpus_per_task']}"]
-    return found
+        # SLURM would bind the one task to its cores, but a session needs all of them
+        return {**result, "exclusive": True, "srun_args": ["--cpu-bind=none"]}
+    if "cpus_per_task" in result:  # since SLURM 22.05 srun does not inherit this from sbatch
+        result["srun_args"] = [f"--cpus-per-task={result['cpus_per_task']}"]
+    return result
 
 
 def states(ids: Sequence[str]) -> dict[str, str] | None:
-    """The state of each job, "" for one that SLURM knows nothing of; None where SLURM cannot be asked.
+    """The state of each job, "" for one unknown to SLURM; None if SLURM does not answer.
 
-    First the controller, which knows who lives; for the others the accounts, where a site keeps them.
+    From the controller, which knows the living; for the others from accounting, if a site has it.
     """
     queue = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T")
-    found = dict(line.strip().split("|", 1) for line in (queue or "").splitlines() if "|" in line)
-    rest = [job for job in ids if job not in found]
+    known = dict(line.strip().split("|", 1) for line in (queue or "").splitlines() if "|" in line)
+    rest = [job for job in ids if job not in known]
     accounts = None
     if rest:
         from submitit.slurm.slurm import SlurmJob
 
         parents = ",".join(sorted({job.split("_")[0] for job in rest}))
         accounts = _ask("sacct", "--allocations", "--parsable2", "--format=JobID,State,NodeList", f"--jobs={parents}")
-        found |= {job: info["State"] for job, info in SlurmJob.watcher.read_info(accounts or "").items() if job in rest}
+        known |= {job: info["State"] for job, info in SlurmJob.watcher.read_info(accounts or "").items() if job in rest}
     if queue is None and accounts is None:
         return None
-    return {job: found.get(job, "").split(" ")[0] for job in ids}  # "CANCELLED by 1000"
+    return {job: known.get(job, "").split(" ")[0] for job in ids}  # "CANCELLED by 1000"
 
 
 def _ask(*command: str) -> str | None:
@@ -130,15 +115,15 @@ def _ask(*command: str) -> str | None:
 
 
 def end_of(job: str, state: str, log: Path) -> Outcome:
-    """How a task ended whose job is over and has left no answer. `log`: what its process said."""
+    """How a task ended whose job is over without an answer. `log`: its process's stderr."""
     if state == "OUT_OF_MEMORY":
-        return Outcome("oom", f"job {job} took more memory than it had asked for; --slurm mem=… asks for more")
+        return Outcome("oom", f"job {job} needed more memory than it requested; --slurm mem=… requests more")
     if state in ("TIMEOUT", "DEADLINE"):
         return Outcome("timeout", "its job's time limit is over")
     if state == "CANCELLED":
         return Outcome("interrupted", f"its job {job} was cancelled")
-    said = _last_line(log) if state in ("FAILED", "COMPLETED", "FINISHED", "INTERRUPTED", "") else ""
-    return Outcome(LOST, f"job {job}: {state or 'gone without an answer'}{': ' * bool(said)}{said}")
+    last = _last_line(log) if state in ("FAILED", "COMPLETED", "FINISHED", "INTERRUPTED", "") else ""
+    return Outcome(LOST, f"job {job}: {state or 'gone without an answer'}{': ' * bool(last)}{last}")
 
 
 def _last_line(log: Path) -> str:
@@ -150,10 +135,9 @@ def _last_line(log: Path) -> str:
 
 
 def alive_here(pid: int) -> bool:
-    """Whether submitit's controller of a local job still runs, which a driver that is gone has started."""
+    """Whether submitit's controller of a local job, started by an earlier driver, still runs."""
     try:
         os.kill(pid, 0)
-        words = Path(f"/proc/{pid}/cmdline")
-        return not words.parent.parent.joinpath("self").exists() or b"submitit" in words.read_bytes()
+        return not Path("/proc/self").exists() or b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
