@@ -1,4 +1,4 @@
-"""A run that was stopped and continued equals one that was not, bit for bit; damaged checkpoints are never used."""
+"""A run that was stopped and resumed equals one that was not, bit for bit; damaged checkpoints are never used."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bench.core.errors import Diverged, Interrupted
+from bench.core.events import Continued, Event, Note
 from bench.data.datasets import DataSource
-from bench.measure import checkpoint
-from bench.measure import run as runner
+from bench.measure import checkpoint, counting
+from bench.measure import run as measure_run
 from bench.measure.checkpoint import Checkpoints
+from bench.measure.cost import Cost, count
 from bench.measure.run import run_one
+from bench.measure.step import random_streams, set_random_streams
 from bench.plan.recipes import smoke
 from bench.plan.spec import RunSpec, Setting
 from bench.store.disk import Store
+from bench.store.records import FinishedRun
 from models import registry
 
 ALWAYS = 1e9  # a share of the time that is never used up: a checkpoint at every step
@@ -51,6 +56,18 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """The name `restless` builds the model above."""
     original = registry.build
     monkeypatch.setattr(registry, "build", lambda name, *a: Restless() if name == "restless" else original(name, *a))
+    monkeypatch.setattr(counting, "count", counted_once)
+
+
+COSTS: dict[str, Cost] = {}
+
+
+def counted_once(model: nn.Module, image_size: int) -> Cost:
+    """The cost of a model, counted for the first of a hundred runs only: half of their time would go into it."""
+    name, streams = type(model).__name__, random_streams(torch.device("cpu"))
+    COSTS[name] = COSTS.get(name) or count(model, image_size)
+    set_random_streams(streams, torch.device("cpu"))  # a count draws, too: then all runs would differ from the first
+    return COSTS[name]
 
 
 def make_spec(source: DataSource, model: str = "restless", **changes: Any) -> RunSpec:
@@ -62,13 +79,21 @@ class Stopper:
     """A report that raises after a number of events, once."""
 
     def __init__(self, after: int, error: type[BaseException] = Interrupted) -> None:
-        self.left, self.error, self.events = after, error, list[dict[str, Any]]()
+        self.left, self.error, self.events = after, error, list[Event]()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.events.append(event)
         self.left -= 1
         if self.left == 0:
             raise self.error("stopped")
+
+    @property
+    def notes(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Note)]
+
+    @property
+    def resumed(self) -> bool:
+        return any(isinstance(event, Continued) for event in self.events)
 
 
 NEVER = 10**9
@@ -77,17 +102,16 @@ NEVER = 10**9
 def outcome(store: Store, spec: RunSpec) -> tuple[Any, ...]:
     """All that timing does not touch."""
     record = store.record(spec)
-    assert record is not None
-    fields = ("train_loss", "val_loss", "val_accuracy", "lr", "samples_seen", "epoch")
-    history = [[row[k] for k in fields] for row in record["history"]]
+    assert isinstance(record, FinishedRun)
+    history = [msgspec.structs.replace(epoch, train_seconds=0.0) for epoch in record.history]
     with np.load(store.run_dir(spec) / "predictions.npz") as data:
-        predictions = {k: data[k].tolist() for k in data.files}
-    metrics = {k: record["metrics"][k] for k in ("accuracy", "test_loss", "val_loss", "samples_seen")}
-    return history, predictions, metrics
+        predictions = {name: data[name].tolist() for name in data.files}
+    metrics = record.metrics
+    return history, predictions, (metrics.accuracy, metrics.test_loss, metrics.val_loss, metrics.samples_seen)
 
 
 def train_through(spec: RunSpec, source: DataSource, root: Path, stops: list[Stopper]) -> tuple[Any, ...]:
-    """Train with these interruptions, each continued by the next attempt."""
+    """Train with these interruptions, each resumed by the next attempt."""
     store, dataset = Store(root), source.load()
     for stop in stops:
         with pytest.raises(stop.error):
@@ -100,9 +124,7 @@ def train_through(spec: RunSpec, source: DataSource, root: Path, stops: list[Sto
 @pytest.mark.parametrize(
     "changes", [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"epochs": 0, "budget": "241samples", "validations": 4}]
 )
-def test_stopped_anywhere_and_continued_is_the_same(
-    source: DataSource, tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_stopped_anywhere_and_resumed_is_the_same(source: DataSource, tmp_path: Path, changes: dict[str, Any]) -> None:
     """About 15 steps, 3 validations and the test set make 22 events or so: stopped at each of them in turn."""
     spec = make_spec(source, **changes)
     whole = train_through(spec, source, tmp_path / "whole", [])
@@ -119,12 +141,12 @@ def test_many_interruptions_are_counted(source: DataSource, tmp_path: Path) -> N
     whole = train_through(spec, source, tmp_path / "whole", [])
     assert train_through(spec, source, tmp_path / "often", [Stopper(5) for _ in range(5)]) == whole
     record = Store(tmp_path / "often").record(spec)
-    assert record is not None
-    assert record["metrics"]["segments"] == 6
-    assert record["metrics"]["samples_seen"] == 3 * 100
+    assert isinstance(record, FinishedRun)
+    assert record.metrics.segments == 6
+    assert record.metrics.samples_seen == 3 * 100
 
 
-def test_a_crash_goes_on_from_the_last_checkpoint(source: DataSource, tmp_path: Path) -> None:
+def test_a_crash_resumes_from_the_last_checkpoint(source: DataSource, tmp_path: Path) -> None:
     """No chance to save: what a kill -9 leaves."""
     spec = make_spec(source)
     whole = train_through(spec, source, tmp_path / "whole", [])
@@ -140,18 +162,18 @@ def test_registered_models_too(source: DataSource, tmp_path: Path, model: str) -
 def test_the_clock_adds_up_over_segments(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that moves by one at each reading, a stretch counts 1, and each segment's first step none."""
     ticks = iter(range(10**6))
-    monkeypatch.setattr(runner.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(measure_run.time, "perf_counter", lambda: float(next(ticks)))
     spec, store = make_spec(source), Store(tmp_path)
     with pytest.raises(Interrupted):
         run_one(spec, source.load(), store, Stopper(3), share=0.0)  # in the 3rd step: one stretch of two steps
     record = run_one(spec, source.load(), store, Stopper(NEVER), share=0.0)
     # 1 for steps 2-3, then the new first step, then 1 for what is left of epoch 1 and 1 for each other epoch
-    assert record["metrics"]["train_seconds"] == 4.0
-    assert record["metrics"]["segments"] == 2
+    assert record.metrics.train_seconds == 4.0
+    assert record.metrics.segments == 2
 
 
-def test_what_is_skipped_by_chance_too(source: DataSource, tmp_path: Path) -> None:
-    """With stochastic depth, two ops an image and random erasing."""
+def test_random_depth_and_augmentation_too(source: DataSource, tmp_path: Path) -> None:
+    """With stochastic depth, two operations per image and random erasing."""
     spec = make_spec(source, "vit_params")
     recipe = replace(spec.recipe, epochs=1, drop_path=0.5, policy="randaugment", random_erasing=0.5)
     spec = replace(spec, recipe=recipe)
@@ -190,10 +212,9 @@ def test_a_damaged_checkpoint_is_passed_over(source: DataSource, tmp_path: Path,
     report = Stopper(NEVER)
     run_one(spec, source.load(), Store(tmp_path / "s"), report, share=ALWAYS)
     assert outcome(Store(tmp_path / "s"), spec) == whole
-    notes = [e["text"] for e in report.events if e["event"] == "note"]
-    assert len(notes) == (2 if damage == "both" else 1)
-    assert all("its checksum does not hold" in note for note in notes)
-    assert any(e["event"] == "continued" for e in report.events) == (damage != "both")
+    assert len(report.notes) == (2 if damage == "both" else 1)
+    assert all("its checksum does not" in note for note in report.notes)
+    assert report.resumed == (damage != "both")
 
 
 class Evil:
@@ -207,8 +228,9 @@ class Evil:
 
 
 def plant(path: Path, content: Any) -> None:
-    """A checkpoint of a stranger's making under a name whose checksum holds."""
-    keeper = Checkpoints(path.parent, content["about"] if isinstance(content, dict) else {}, 0)
+    """Write a forged checkpoint under a name whose checksum holds."""
+    conditions = [part for name, part in content.items() if name != "state"] if isinstance(content, dict) else [{}]
+    keeper = Checkpoints(path.parent, conditions[0], 0)
     if isinstance(content, dict):
         keeper.save(999, content["state"])
     else:
@@ -227,7 +249,7 @@ def test_a_hostile_checkpoint_executes_nothing(source: DataSource, tmp_path: Pat
     run_one(spec, source.load(), Store(tmp_path / "s"), report)
     assert not (tmp_path / "executed").exists()
     assert outcome(Store(tmp_path / "s"), spec) == whole
-    assert any("it cannot be read" in e.get("text", "") for e in report.events)
+    assert any("it cannot be read" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("fault", ["weights", "progress", "nothing", "optimizer"])
@@ -236,8 +258,8 @@ def test_a_checkpoint_that_does_not_fit_is_passed_over(source: DataSource, tmp_p
     spec = make_spec(source)
     whole = train_through(spec, source, tmp_path / "whole", [])
     newest, _ = stop_with_two(spec, source, tmp_path / "s")
-    found = torch.load(newest, weights_only=True)
-    state = found["state"]
+    content = torch.load(newest, weights_only=True)
+    state = content["state"]
     if fault == "weights":
         state["model"]["head.weight"] = torch.zeros(3, 9)
     elif fault == "progress":
@@ -246,26 +268,24 @@ def test_a_checkpoint_that_does_not_fit_is_passed_over(source: DataSource, tmp_p
         state["optimizer"]["param_groups"] = []
     else:
         state.clear()
-    plant(newest, found)
+    plant(newest, content)
     report = Stopper(NEVER)
     run_one(spec, source.load(), Store(tmp_path / "s"), report)
     assert outcome(Store(tmp_path / "s"), spec) == whole
-    assert any("it does not fit the model" in e.get("text", "") for e in report.events)
+    assert any("it does not fit the model" in note for note in report.notes)
 
 
-def test_other_code_does_not_continue_a_run(
-    source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_code_does_not_resume_a_run(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_spec(source)
     stop_with_two(spec, source, tmp_path)
-    monkeypatch.setattr(runner.environment, "training_code", lambda: "edited")
+    monkeypatch.setattr(measure_run, "training_code", lambda: "edited")
     report = Stopper(NEVER)
     run_one(spec, source.load(), Store(tmp_path), report)
-    assert not any(e["event"] == "continued" for e in report.events)
-    assert sum("under other conditions (code)" in e.get("text", "") for e in report.events) == 2
+    assert not report.resumed
+    assert sum("under other conditions (code)" in note for note in report.notes) == 2
 
 
-def test_a_diverged_run_begins_anew(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverged_run_starts_over(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN at step 7 of 15: found at the end of its epoch, with the step's number, and no checkpoint is left."""
     spec, calls = make_spec(source), [0]
     original = Restless.forward
@@ -318,4 +338,4 @@ def test_a_full_disk_while_saving_does_not_end_the_run(
     report, spec = Stopper(NEVER), make_spec(source)
     run_one(spec, source.load(), Store(tmp_path), report, share=ALWAYS)
     assert Store(tmp_path).is_done(spec)
-    assert any("could not be written (No space left on device)" in e.get("text", "") for e in report.events)
+    assert any("could not be written (No space left on device)" in note for note in report.notes)
