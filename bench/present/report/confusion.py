@@ -39,7 +39,6 @@ class Confusion:
     """
 
     subject: str  # the comparison's title
-    dataset: str
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...] = ()
     confused: tuple[Confused, ...] = ()
@@ -50,7 +49,7 @@ class Confusion:
 def confusion(subject: str, runs: Sequence[FinishedRun], stores: list[Store]) -> Confusion:
     """The sum over the runs whose predictions can be read."""
     names = class_names(runs[0])
-    matrix = Confusion(subject, runs[0].spec.data.name, names)
+    matrix = Confusion(subject, names)
     readable = [answers for run in runs if (answers := answers_of(run, stores)) is not None]
     if not readable:
         return replace(matrix, why_not="The predictions of these runs are missing or damaged.")

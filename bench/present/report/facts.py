@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bench.analysis.tables import Loaded
 from bench.analysis.verdicts_csv import VERDICTS
-from bench.core.files import inert
 from bench.plan.keys import Fact as FactValue
+from bench.plan.spec import slug
 from bench.store.disk import VIEWS, Store
 from bench.store.views import views_of
 
@@ -38,6 +38,15 @@ PROTOCOL = (
     "different devices, versions or precisions never share a table.",
 )
 
+FILES = {
+    "results.csv": "one row per run",
+    "speed.csv": "one row per model, kind and batch size of each speed session",
+    "history.csv": "every validation of every run",
+    "timings.csv": "every raw timing",
+    "environment.csv": "every fact about the machine",
+    VERDICTS: "one row per pair of models",
+}
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -49,11 +58,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class RawFile:
-    """A CSV file of a store, for download."""
+    """A CSV file of a store, for download; `name` begins with the store's where there are several."""
 
-    store: str
     name: str
     content: bytes
+    text: str
 
 
 def environment(loaded: Loaded) -> list[Fact]:
@@ -75,13 +84,14 @@ def raw_files(stores: Sequence[Store]) -> list[RawFile]:
     """The CSV files of each store as they are in its folder; missing views are made from the records."""
     files = []
     for store in stores:
-        contents = {name: _read(store.root / name) for name in (*VIEWS, VERDICTS)}
+        contents = {name: _read(store.root / name) for name in FILES}
         missing = any(contents[name] is None for name in VIEWS)
         views = views_of(store.runs(), store.sessions()) if missing else {}
         for name, stored in contents.items():
             content = views.get(name) if stored is None else stored
             if content is not None:
-                files.append(RawFile(inert(str(store.root)), name, content))
+                prefix = f"{slug(str(store.root))}-" if len(stores) > 1 else ""
+                files.append(RawFile(f"{prefix}{name}", content, FILES[name]))
     return files
 
 

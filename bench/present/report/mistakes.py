@@ -35,8 +35,6 @@ class Mistakes:
     """The errors of highest loss of a model's first seed in one comparison; `why_not` where none can be shown."""
 
     subject: str
-    dataset: str
-    run_id: str
     seed: int
     other_model: str = ""
     wrong: int = 0  # misclassified test images
@@ -53,7 +51,7 @@ def mistakes(
     Of the other model's runs it takes the one of the same seed, else the first that can be read. `why_not` says what
     keeps images from being shown.
     """
-    sheet = Mistakes(subject, run.spec.data.name, run.run_id, run.spec.seed)
+    sheet = Mistakes(subject, run.spec.seed)
     answers = answers_of(run, stores)
     if answers is None:
         return replace(sheet, why_not="The predictions are missing or damaged.")

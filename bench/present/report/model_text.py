@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.core.text import significant
+from bench.analysis.stats import share_interval
+from bench.core.text import plural, significant
 from bench.present.report.confusion import Confusion
 from bench.present.report.mistakes import Mistakes
-from bench.present.report.models import RunRow
+from bench.store.records import FinishedRun, RunRecord
 
 RUN_HEADS = ("run", "data", "recipe", "seed", "status", "test accuracy", "training", "started", "commit")
 
@@ -49,12 +50,17 @@ def missing_images(sheets: Sequence[Mistakes]) -> list[str]:
     return list(dict.fromkeys(one.why_not for one in sheets if not one.images))
 
 
-def run_cells(row: RunRow) -> list[str]:
-    """The cells of RUN_HEADS after the first."""
-    accuracy = row.accuracy
-    shown = f"{100 * accuracy.value:.2f} % ({100 * accuracy.low:.2f}–{100 * accuracy.high:.2f})" if accuracy else "none"
-    recipe = f"{f'track {row.track}, ' if row.track else ''}{row.recipe}, {row.budget}"
-    seconds = f"{significant(row.train_seconds)} s" if row.train_seconds is not None else "not measured"
-    status = f"{row.status}. {row.message}".rstrip() if row.status != "ok" else "ok"
-    started = row.started[:16].replace("T", " ")
-    return [row.dataset, recipe, str(row.seed), status, shown, seconds, started, row.commit[:7] or "unknown"]
+def run_cells(run: RunRecord) -> list[str]:
+    """The cells of RUN_HEADS after the first; accuracy with Wilson's 95 % interval for other test images."""
+    recipe, accuracy, seconds, status = run.spec.recipe, "none", "not measured", "ok"
+    if isinstance(run, FinishedRun):
+        interval = share_interval(run.metrics.accuracy, run.metrics.test_images)
+        accuracy = f"{100 * interval.value:.2f} % ({100 * interval.low:.2f}–{100 * interval.high:.2f})"
+        seconds = seconds if run.shared_device else f"{significant(run.metrics.train_seconds)} s"
+    else:
+        status = f"{run.status}. {run.message}".rstrip()
+    track = f"track {recipe.track}, " if recipe.track else ""
+    under = f"{track}{recipe.name}, {recipe.budget or plural(recipe.epochs, 'epoch')}"
+    started, commit = run.started[:16].replace("T", " "), str(run.environment.get("commit") or "")
+    cells = [run.spec.data.name, under, str(run.spec.seed), status, accuracy, seconds, started]
+    return [*cells, commit[:7] or "unknown"]

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.analysis.stats import share_interval
 from bench.analysis.tables import Comparison, Loaded, like_the_newest
 from bench.core.events import ModulePart
-from bench.core.stats import Interval
-from bench.core.text import plural
 from bench.data import datasets
 from bench.plan.keys import REFERENCE
 from bench.present.report.confusion import Confusion, answers_of, confusion
@@ -27,35 +24,14 @@ from models.registry import CATALOGUE, is_external
 
 
 @dataclass(frozen=True)
-class RunRow:
-    """One run, failed ones too; None where there is no figure."""
-
-    run_id: str
-    dataset: str
-    recipe: str
-    track: str
-    budget: str
-    seed: int
-    status: str
-    device: str
-    started: str
-    commit: str
-    accuracy: Interval | None = None  # a share, with Wilson's 95 % interval for other test images
-    train_seconds: float | None = None
-    samples_seen: int | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class ModelSection:
     """Everything that a report says about one model."""
 
     name: str
-    family: str
     architecture: str
     modules: tuple[ModulePart, ...]
     modules_how: str  # how to get them, where there are none
-    runs: tuple[RunRow, ...]
+    runs: tuple[RunRecord, ...]  # failed ones too
     confusions: tuple[Confusion, ...]
     mistakes: tuple[Mistakes, ...]
 
@@ -103,11 +79,10 @@ def _section(runs: list[RunRecord], source: Source) -> ModelSection:
     how = "" if modules else f"To count its cost by module: python run_bench.py cost {shlex.quote(name)} --by-module"
     return ModelSection(
         name=name,
-        family=runs[-1].family,
         architecture=architecture(runs[-1]),
         modules=modules,
         modules_how=how,
-        runs=tuple(map(run_row, runs)),
+        runs=tuple(runs),
         confusions=tuple(matrices),
         mistakes=tuple(sheets),
     )
@@ -134,31 +109,6 @@ def architecture(run: RunRecord) -> str:
 def modules_of(runs: Sequence[RunRecord]) -> tuple[ModulePart, ...]:
     """The cost by module from the newest run that has it."""
     return next((run.modules for run in reversed(runs) if isinstance(run, FinishedRun) and run.modules), ())
-
-
-def run_row(run: RunRecord) -> RunRow:
-    """One run as a row."""
-    recipe = run.spec.recipe
-    row = RunRow(
-        run_id=run.run_id,
-        dataset=run.spec.data.name,
-        recipe=recipe.name,
-        track=recipe.track,
-        budget=recipe.budget or plural(recipe.epochs, "epoch"),
-        seed=run.spec.seed,
-        status=run.status,
-        device=run.spec.device_name,
-        started=run.started,
-        commit=str(run.environment.get("commit") or ""),
-    )
-    if not isinstance(run, FinishedRun):
-        return replace(row, message=run.message)
-    return replace(
-        row,
-        accuracy=share_interval(run.metrics.accuracy, run.metrics.test_images),
-        train_seconds=None if run.shared_device else run.metrics.train_seconds,
-        samples_seen=run.metrics.samples_seen,
-    )
 
 
 def newest_of(model: str, group: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from bench.core.errors import UserError
 from bench.core.files import inert, write_atomically
 from bench.core.text import plural
 from bench.plan.keys import REFERENCE
-from bench.plan.spec import slug
 from bench.present.charts import interactive
 from bench.present.charts.build import build as build_charts
 from bench.present.report import commands, facts, figures, model_text, models, results_table, story
@@ -35,24 +33,6 @@ from bench.store.disk import Store
 FOLDER = Path(__file__).parent
 TITLE = "sevit-bench: SE-ResNets and small Vision Transformers on small images"
 FIRST_COMMAND = "make bench"
-FILES = {
-    "results.csv": "one row per run",
-    "speed.csv": "one row per model, kind and batch size of each speed session",
-    "history.csv": "every validation of every run",
-    "timings.csv": "every raw timing",
-    "environment.csv": "every fact about the machine",
-    "verdicts.csv": "one row per pair of models",
-}
-
-
-@dataclass(frozen=True)
-class File:
-    """A CSV file that the page contains."""
-
-    name: str
-    content: bytes
-    size: str
-    text: str
 
 
 def silent(what: str, done: int, of: int) -> None:
@@ -96,7 +76,7 @@ def build(
         protocol=facts.PROTOCOL,
         commands=commands.reproduce(loaded, stores) if loaded.runs else [],
         environment=facts.environment(loaded),
-        files=_files(stores),
+        files=facts.raw_files(stores),
         origin=_origin(loaded, stores),
         data=packed(_json([interactive.figure(chart) for chart in charts])),
         plotly=packed(plotly),
@@ -129,7 +109,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["base64"] = _base64
+    environment.filters.update(base64=_base64, size=size_text)
     environment.globals.update(
         run_heads=model_text.RUN_HEADS,
         run_cells=model_text.run_cells,
@@ -178,15 +158,6 @@ def _pairs(loaded: Loaded, stores: list[Store], reference: str | None) -> list[P
         return pairs_loaded(loaded, stores, reference=reference)
     except UserError:  # no two models under equal conditions
         return []
-
-
-def _files(stores: Sequence[Store]) -> list[File]:
-    """The stores' CSV files; of several stores each with the store's name."""
-    files = []
-    for file in facts.raw_files(stores):
-        name = file.name if len(stores) == 1 else f"{slug(file.store)}-{file.name}"
-        files.append(File(name, file.content, size_text(len(file.content)), FILES.get(file.name, "")))
-    return files
 
 
 def size_text(count: int) -> str:
