@@ -254,7 +254,7 @@ def test_the_weightiest_caveat_comes_first(base: Pair) -> None:
     assert caveats([elsewhere], [])[0].startswith("The images are not svhn's official content")
     local = replace(base, conditions=replace(base.conditions, dataset="npz:mine"))
     # each of three validations adds a third of the accuracy: 0.9 and 0.8
-    assert "of seresnet by 30." in caveats([local], [])[0]
+    assert "(seresnet by 30." in caveats([local], [])[0]
     flat = [replace(side, runs=tuple(map(levelled, side.runs))) for side in (base.a, base.b)]
     local = replace(local, a=flat[0], b=flat[1])
     assert caveats([local], [])[0].startswith("Everything ran on a CPU")

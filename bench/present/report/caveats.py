@@ -91,7 +91,7 @@ def _still_rising(sides: Iterable[Side]) -> list[str]:
         return []
     models = listed([f"{model} by {100 * rise:.1f} points" for model, rise in rises.items()])
     return [
-        f"Validation accuracy was still rising over the last quarter of training, of {models}: a longer budget may "
+        f"Validation accuracy was still rising over the last quarter of training ({models}): a longer budget may "
         "reverse the verdict."
     ]
 
