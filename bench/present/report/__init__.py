@@ -1,1 +1,1 @@
-"""The words, facts and pages of a report. Example: python run_bench.py report"""
+"""The report page: verdict, table, charts, models, protocol, files. Example: python run_bench.py report"""
