@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from models.registry import ModelError, suggest
+from models.errors import ModelError, suggest
 from models.torchvision_import import ensure_torchvision
 
 
@@ -88,7 +88,7 @@ def load_factory(name: str) -> Callable[[int, int], Any]:
         module = _import_file(source) if source.endswith(".py") else importlib.import_module(source)
     except ModelError:
         raise
-    except Exception as error:  # any error of the user's own code, told in a sentence
+    except Exception as error:  # any error of the user's own code becomes one sentence
         raise ModelError(f"importing {source} for '{name}' failed: {type(error).__name__}: {error}") from error
     factory = getattr(module, function, None)
     if not callable(factory):

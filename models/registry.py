@@ -2,26 +2,24 @@
 
 This module never imports torch, so that `list models` and a misspelt name answer at once; a builder is
 imported when it is called. To add a model, write a function (num_classes, image_size) -> nn.Module and
-give it a line in CATALOGUE. Without touching this repository: path/to/file.py:factory.
+add a line to CATALOGUE. Without touching this repository: path/to/file.py:factory.
 """
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import hashlib
 import importlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.errors import ModelError, suggest
+
 if TYPE_CHECKING:
     from torch import nn
 
-
-class ModelError(ValueError):
-    """A model's name or factory cannot be used; the message is one sentence for the user."""
+__all__ = ["CATALOGUE", "ModelError", "build", "expand_names", "family", "is_external", "source_hash", "suggest"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Entry:
 
 
 CATALOGUE: dict[str, Entry] = {
-    "seresnet": Entry("models.seresnet:seresnet56", "cnn", "SE-ResNet-56, the seed's model"),
+    "seresnet": Entry("models.seresnet:seresnet56", "cnn", "SE-ResNet-56, the original project's model"),
     "seresnet20": Entry("models.seresnet:seresnet20", "cnn", "SE-ResNet-20"),
     "seresnet110": Entry("models.seresnet:seresnet110", "cnn", "SE-ResNet-110"),
     "resnet20": Entry("models.seresnet:resnet20", "cnn", "ResNet-20: seresnet20 without SE"),
@@ -78,14 +76,6 @@ def split_names(text: str) -> list[str]:
 def is_external(name: str) -> bool:
     """True for timm:NAME, torchvision:NAME, package.module:factory and path/to/file.py:factory."""
     return ":" in name
-
-
-def suggest(name: str, choices: Iterable[str]) -> str:
-    """'; did you mean X?' where a name is close, else a full stop. Shared by every 'unknown …' message."""
-    choices = list(choices)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.8)
-    close = close or [choice for choice in choices if sorted(choice) == sorted(name)]  # two letters swapped
-    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def expand_names(text: str) -> list[str]:

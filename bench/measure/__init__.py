@@ -1,1 +1,1 @@
-"""What a worker does: train, evaluate, count, time. The only package that imports torch, with the loader of bench.data."""
+"""What a worker does: train, evaluate, count, time. Only this package and the loader of bench.data import torch."""

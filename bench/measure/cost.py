@@ -2,7 +2,7 @@
 
 FLOPs are multiply-adds, as fvcore and the papers count them, for one image in eval mode. What fvcore does not count or
 counts wrongly (scaled_dot_product_attention, einsum, products of more than two dimensions) is counted here, exactly;
-and the sum over all products is held against torch's own counter, which was written by others and works differently.
+the sum over all products is compared with torch's own counter, an independent implementation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import torch.nn.functional as F
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from bench.core.events import ModulePart
+from bench.store.records import Audit
 
 # fvcore's names of what both counters count: everything that multiplies matrices or convolves.
 PRODUCTS = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "einsum", "sdpa")
@@ -58,41 +61,10 @@ POINTWISE = {
 
 
 @dataclass(frozen=True)
-class Audit:
-    """fvcore's products against torch's FlopCounterMode on the meta device, for one image.
-
-    verdict: `equal` to the integer, `mismatch`, or `failed` where torch's counter could not run (`why` says how).
-    `unsupported`: operators outside POINTWISE that nothing counted; `uncalled`: modules that the forward pass left out
-    (an Identity, a Dropout whose rate is handed on), `unused`: those of them that have parameters.
-    """
-
-    verdict: str
-    products: int
-    torch: int | None
-    differing: tuple[str, ...] = ()
-    unsupported: tuple[str, ...] = ()
-    uncalled: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class ModuleCost:
-    """One row of the per-module table; `depth` is the number of dots in its name plus one, 0 for the model."""
-
-    name: str
-    kind: str
-    depth: int
-    params: int
-    flops: int
-    activations: int
-
-
-@dataclass(frozen=True)
 class Cost:
     """flops: multiply-adds for one image · activations: outputs of convolutions and matrix products · params: all.
 
-    `train_flops_2x`: forward and backward for one image by torch's counter, two operations a multiply-add; None where
+    `train_flops_2x`: forward and backward for one image by torch's counter, two operations per multiply-add; None where
     that counter could not run. `modules`: by_module at depth 1.
     """
 
@@ -101,7 +73,7 @@ class Cost:
     activations: int
     train_flops_2x: int | None
     audit: Audit
-    modules: tuple[ModuleCost, ...] = ()
+    modules: tuple[ModulePart, ...] = ()
 
 
 # --- handles -------------------------------------------------------------------------------------------------------
@@ -211,32 +183,33 @@ def count(model: nn.Module, image_size: int) -> Cost:
 
 
 def audit(model: nn.Module, image_size: int, flops: FlopCountAnalysis) -> Audit:
-    """Hold fvcore's count against torch's; and name what neither can count."""
+    """Compare fvcore's count with torch's, and name what neither can count."""
     mine = {k: int(v) for k, v in flops.by_operator().items() if k in PRODUCTS}
     unsupported = sorted(flops.unsupported_ops().keys() - POINTWISE)
     uncalled = tuple(sorted(flops.uncalled_modules()))
     unused = tuple(name for name in uncalled if any(True for _ in model.get_submodule(name).parameters()))
-    rest = (tuple(unsupported), uncalled, unused)
+    products = sum(mine.values())
+    same: dict[str, Any] = {"unsupported": tuple(unsupported), "uncalled": uncalled, "unused": unused}
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             meta = copy.deepcopy(model).to("meta").eval()
             meta(torch.zeros(1, 3, image_size, image_size, device="meta"))
     except Exception as error:  # data-dependent control flow, tensors left on the CPU: whatever a model does
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        return Audit("failed", sum(mine.values()), None, (), *rest, why=why)
-    theirs = counter.get_total_flops() // 2  # two operations a multiply-add
-    if theirs == sum(mine.values()) and not UNCOUNTED & set(unsupported):
-        return Audit("equal", theirs, theirs, (), *rest)
+        return Audit(verdict="failed", products=products, torch=None, why=why, **same)
+    theirs = counter.get_total_flops() // 2  # two operations per multiply-add
+    if theirs == products and not UNCOUNTED & set(unsupported):
+        return Audit(verdict="equal", products=products, torch=theirs, **same)
     by_torch = {str(op).removeprefix("aten."): v // 2 for op, v in counter.get_flop_counts()["Global"].items()}
     differing = (
         "fvcore " + ", ".join(f"{k} {v:,}" for k, v in sorted(mine.items())),
         "torch " + ", ".join(f"{k} {v:,}" for k, v in sorted(by_torch.items())),
     )
-    return Audit("mismatch", sum(mine.values()), theirs, differing, *rest)
+    return Audit(verdict="mismatch", products=products, torch=theirs, differing=differing, **same)
 
 
 def train_flops(model: nn.Module, image_size: int) -> int | None:
-    """Forward and backward for one image, two operations a multiply-add, by torch's counter on the meta device.
+    """Forward and backward for one image, two operations per multiply-add, by torch's counter on the meta device.
 
     Half of what a batch of two takes: BatchNorm refuses to train on a single value. None where the counter cannot run.
     """
@@ -250,7 +223,7 @@ def train_flops(model: nn.Module, image_size: int) -> int | None:
     return int(counter.get_total_flops()) // 2
 
 
-def by_module(model: nn.Module, image_size: int, depth: int = 1) -> list[ModuleCost]:
+def by_module(model: nn.Module, image_size: int, depth: int = 1) -> list[ModulePart]:
     """The per-module table, the model itself first, down to `depth` dots."""
     with _no_fast_path():
         return _rows(model, *_analyses(model, image_size), depth)
@@ -258,13 +231,15 @@ def by_module(model: nn.Module, image_size: int, depth: int = 1) -> list[ModuleC
 
 def _rows(
     model: nn.Module, flops: FlopCountAnalysis, activations: ActivationCountAnalysis, depth: int
-) -> list[ModuleCost]:
+) -> list[ModulePart]:
     flops_of, activations_of = flops.by_module(), activations.by_module()
-    rows = []
-    for name, module in model.named_modules():
-        level = name.count(".") + 1 if name else 0
-        if level <= depth:
-            params = sum(p.numel() for p in module.parameters())
-            kind = type(module).__name__
-            rows.append(ModuleCost(name, kind, level, params, int(flops_of[name]), int(activations_of[name])))
-    return rows
+    return [
+        ModulePart(
+            name=name,
+            params=sum(p.numel() for p in module.parameters()),
+            flops=int(flops_of[name]),
+            activations=int(activations_of[name]),
+        )
+        for name, module in model.named_modules()
+        if (name.count(".") + 1 if name else 0) <= depth
+    ]

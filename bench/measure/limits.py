@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from bench.data.loader import Batches
 from bench.measure.timing import Stopwatch
 from bench.plan.spec import Recipe
+from bench.store.records import Ceilings
 
 # Large enough that starting an operator is nothing beside it, small enough to be over in a second or two.
 MATMUL_SIZE = {"cpu": 1536, "cuda": 8192}
@@ -49,16 +50,6 @@ GROUPS = (
 
 
 @dataclass(frozen=True)
-class Ceilings:
-    """What this device does at its best, in this session."""
-
-    flops_per_second: float  # two operations a multiply-add, in the recipe's precision
-    bytes_per_second: float  # read plus written
-    launch_seconds: float  # an operator on one element
-    loader_images_per_second: float
-
-
-@dataclass(frozen=True)
 class Work:
     """A training step: operators that compute, the bytes of their inputs and outputs, floating-point operations."""
 
@@ -68,7 +59,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Bound:
+class Limit:
     """Which limit is the nearest, the share of the step's time that it explains, and the same for all of them."""
 
     name: str
@@ -136,7 +127,7 @@ def count_work(step: Callable[[], object], flops_2x: int | None) -> Work:
     return Work(counting.operators, counting.bytes, flops_2x)
 
 
-def bound(work: Work, ceilings: Ceilings, batch_size: int, seconds: float) -> Bound:
+def bound(work: Work, ceilings: Ceilings, batch_size: int, seconds: float) -> Limit:
     """Which of the four limits a step of `seconds` is nearest to."""
     times = {
         "launch": work.operators * ceilings.launch_seconds,
@@ -146,7 +137,7 @@ def bound(work: Work, ceilings: Ceilings, batch_size: int, seconds: float) -> Bo
     }
     shares = {name: time / seconds for name, time in times.items()}
     name = max(BOUNDS, key=lambda b: shares[b])
-    return Bound(name, shares[name], shares, work.flops_2x / seconds if work.flops_2x else None)
+    return Limit(name, shares[name], shares, work.flops_2x / seconds if work.flops_2x else None)
 
 
 # A limit by launches goes away with twice the batch, one by arithmetic or bytes stays. Images/s at twice the batch over

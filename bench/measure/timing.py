@@ -1,8 +1,8 @@
-"""Time models in turns. Example: timed = time_blocks([task_a, task_b], rule, stopwatch, now, seed=0)
+"""Time models in turns. Example: timed = time_blocks(tasks, rule, stopwatch, now, seed=0)
 
-On a machine whose speed drifts, two models timed one after the other say little. Here every block times each task
-once, in a fresh random order, and a ratio is taken within a block. Raw samples are what is kept. docs/measurement.md
-is the protocol in words.
+On a machine whose speed drifts, timing two models one after the other says little. Here every block times each task
+once, in a fresh random order, and ratios are taken within a block. Raw samples are kept. docs/measurement.md describes
+the protocol.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from bench.core.stats import PILOT, blocks_needed, log_ratios
 from bench.measure.step import Note, layout, make_inference, make_optimizer, make_step, set_lr
 from bench.plan.spec import Recipe, Setting
+from bench.store.records import Sample
 
 KINDS = ("train", "inference", "latency")
 MOST_BLOCKS = 200  # an interval that is not narrow by then will not be
@@ -30,8 +31,8 @@ Stopwatch = Callable[[Callable[[], object], int], float]
 class Task:
     """Something to time: `call` processes `images` images, asynchronously if the device likes.
 
-    `prepare` comes before each sample, off the clock: switching a model between training and evaluation visits every
-    module, which a training loop does once an epoch and not at every step.
+    `prepare` comes before each sample and is not timed: switching a model between training and evaluation visits every
+    module, which a training loop does once per epoch and not at every step.
     """
 
     model: str
@@ -39,23 +40,6 @@ class Task:
     images: int
     call: Callable[[], object]
     prepare: Callable[[], object] = lambda: None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One measurement: `calls` calls took `seconds` together, as the `position`-th in its block."""
-
-    model: str
-    kind: str
-    block: int
-    position: int
-    batch_size: int
-    calls: int
-    seconds: float
-
-    @property
-    def seconds_per_call(self) -> float:
-        return self.seconds / self.calls
 
 
 @dataclass(frozen=True)
@@ -136,18 +120,18 @@ def time_blocks(
     on_block: Callable[[int, int], None] = lambda block, of: None,
     on_task: Callable[[Task], None] = lambda task: None,
 ) -> Timed:
-    """Randomised complete blocks: each task once a block, in a fresh order, until `rule` ends them.
+    """Randomised complete blocks: each task once per block, in a fresh order, until `rule` ends them.
 
-    Each task is first called once, timed apart, then once more to find how many calls should make a sample of
+    Each task is first called once, timed separately, then once more to find how many calls should make a sample of
     rule.sample_seconds; that number stays the same for all its samples, however long they turn out. The limit counts
-    from the first block. `on_task` hears which task is next, so that a crash has a name.
+    from the first block. `on_task` gets each task before it runs, so that a crash has a name.
     """
     rng = random.Random(seed)
     calls, firsts = [], []
     for task in tasks:
         on_task(task)
         task.prepare()
-        firsts.append(Sample(task.model, task.kind, 0, 0, task.images, 1, stopwatch(task.call, 1)))
+        firsts.append(_sample(task, (0, 0), 1, stopwatch(task.call, 1)))
         calls.append(calls_for(stopwatch(task.call, 1), rule.sample_seconds))
     samples: list[Sample] = []
     start, planned, stopped = now(), PILOT, ""
@@ -158,8 +142,7 @@ def time_blocks(
             task, n = tasks[index], calls[index]
             on_task(task)
             task.prepare()
-            seconds = stopwatch(task.call, n)
-            samples.append(Sample(task.model, task.kind, block, position, task.images, n, seconds))
+            samples.append(_sample(task, (block, position), n, stopwatch(task.call, n)))
         block += 1
         if block == PILOT:
             planned = _plan(samples, rule)
@@ -170,6 +153,19 @@ def time_blocks(
         elif block >= FEWEST_BLOCKS and now() - start > rule.seconds:
             stopped = "limit"
     return Timed(tuple(samples), tuple(firsts), stopped, block, planned, now() - start)
+
+
+def _sample(task: Task, place: tuple[int, int], calls: int, seconds: float) -> Sample:
+    block, position = place
+    return Sample(
+        model=task.model,
+        kind=task.kind,
+        block=block,
+        position=position,
+        batch_size=task.images,
+        calls=calls,
+        seconds=seconds,
+    )
 
 
 def _plan(pilot: list[Sample], rule: Rule) -> int:
@@ -185,27 +181,31 @@ def _plan(pilot: list[Sample], rule: Rule) -> int:
     return blocks_needed(ratios, rule.half_width, MOST_BLOCKS)
 
 
-def make_tasks(
-    name: str,
-    model: nn.Module,
-    recipe: Recipe,
-    num_classes: int,
-    image_size: int,
-    device: torch.device,
-    setting: Setting,
-    batch_sizes: Sequence[int] = (),
-    note: Note = lambda text: None,
-) -> list[Task]:
-    """A training step at the recipe's batch, inference at `batch_sizes` (default: that one too), a single image.
+@dataclass(frozen=True)
+class TaskShape:
+    """What decides the shapes and kernels of a model's tasks. `batch_sizes`: of inference; none: the recipe's."""
 
-    On random images that lie on the device. Dense arithmetic takes the same time whatever the pixels are; loading is
-    not in these figures. `note` hears why the setting could not be had.
+    recipe: Recipe
+    setting: Setting
+    num_classes: int
+    image_size: int
+    batch_sizes: tuple[int, ...] = ()
+
+
+def make_tasks(
+    name: str, model: nn.Module, shape: TaskShape, device: torch.device, note: Note = lambda text: None
+) -> list[Task]:
+    """A training step at the recipe's batch size, inference at each batch size, and a single image.
+
+    On random images that are already on the device: dense arithmetic takes the same time whatever the pixels are, and
+    loading is not in these figures. `note` is told why the setting could not be had.
     """
+    recipe, setting = shape.recipe, shape.setting
     generator = torch.Generator().manual_seed(0)
-    sizes = sorted({*batch_sizes} or {recipe.batch_size})
+    sizes = sorted({*shape.batch_sizes} or {recipe.batch_size})
     most = max(*sizes, recipe.batch_size)
-    images = torch.randn(most, 3, image_size, image_size, generator=generator).to(device)
-    labels = torch.randint(num_classes, (recipe.batch_size,), generator=generator).to(device)
+    images = torch.randn(most, 3, shape.image_size, shape.image_size, generator=generator).to(device)
+    labels = torch.randint(shape.num_classes, (recipe.batch_size,), generator=generator).to(device)
     batches = {n: images[:n].contiguous(memory_format=layout(setting)) for n in {1, recipe.batch_size, *sizes}}
     del images
     # lr 0: the arithmetic of a step is the same, and the weights stay finite for ever
@@ -231,7 +231,7 @@ def _at_rest(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 OUTLIER, OUTLIERS = 1.5, 0.05  # times the median; share of a series' samples
 DRIFT = 0.10  # of the machine's speed, from the first third of the blocks to the last
-SHORTEST = 1e-3  # seconds; below, the reading of the clock itself shows
+SHORTEST = 1e-3  # seconds; below, reading the clock itself shows
 
 
 def warnings_of(timed: Timed, cpu_load: float | None = None) -> list[str]:
@@ -242,24 +242,24 @@ def warnings_of(timed: Timed, cpu_load: float | None = None) -> list[str]:
     series: dict[tuple[str, str, int], list[Sample]] = {}
     for sample in timed.samples:
         series.setdefault((sample.model, sample.kind, sample.batch_size), []).append(sample)
-    found, trends = [], []
+    warnings, trends = [], []
     for (model, kind, batch), samples in series.items():
         seconds = [s.seconds for s in samples]
         middle = statistics.median(seconds)
         slow = sum(s > OUTLIER * middle for s in seconds)
         if slow > max(1, OUTLIERS * len(seconds)):
-            found.append(
-                f"{slow} of {len(seconds)} samples of {model} ({kind}, batch {batch}) took over {OUTLIER:g} times the "
-                "median: something else was running"
+            warnings.append(
+                f"{slow} of {len(seconds)} samples of {model} ({kind}, batch {batch}) took more than {OUTLIER:g} "
+                "times the median: something else was running"
             )
         if middle < SHORTEST:
-            found.append(f"samples of {model} ({kind}, batch {batch}) are short: {1e6 * middle:.0f} µs in the middle")
+            warnings.append(f"samples of {model} ({kind}, batch {batch}) are short: median {1e6 * middle:.0f} µs")
         third = len(seconds) // 3
         if third:
             trends.append(statistics.median(seconds[-third:]) / statistics.median(seconds[:third]) - 1)
     if trends and abs(trend := statistics.median(trends)) > DRIFT:
         way = "slower" if trend > 0 else "faster"
-        found.append(f"the machine became {100 * abs(trend):.0f} % {way} during the session: heat, or other work")
+        warnings.append(f"the machine became {100 * abs(trend):.0f} % {way} during the session: heat or other work")
     if cpu_load is not None and cpu_load > 0.25:
-        found.append(f"{100 * cpu_load:.0f} % of the CPU was busy with other work when the session began")
-    return found
+        warnings.append(f"{100 * cpu_load:.0f} % of the CPU was busy with other work when the session began")
+    return warnings

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.plan.budget import DEFAULT_VALIDATIONS, Budget, parse_budget
+from bench.plan.budget import DEFAULT_VALIDATIONS, Budget, parse_budget, samples_for
 from bench.plan.spec import Recipe
 from models.registry import suggest
 
@@ -137,6 +137,14 @@ def under(recipe: Recipe, budget: Budget, validations: int | None = None) -> Rec
 def length(recipe: Recipe) -> Budget:
     """How long a recipe trains."""
     return parse_budget(recipe.budget) if recipe.budget else Budget("epochs", recipe.epochs)
+
+
+def training_images(recipe: Recipe, train_images: int) -> int | None:
+    """Images that a run will have seen at its end; None where its own speed or its FLOPs will decide."""
+    budget, batch = length(recipe), recipe.batch_size
+    if budget.kind == "epochs":
+        return recipe.epochs * (train_images // batch) * batch
+    return samples_for(budget, batch) if budget.kind == "samples" else None
 
 
 def load(name: str) -> Recipe:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from bench.core.errors import UserError
-from bench.core.events import Amount, Count, Epoch, Positive, Share, Whole
+from bench.core.events import Amount, Count, Epoch, ModulePart, Positive, Share, Whole
 from bench.core.files import from_json, inert, sha256, to_json
 from bench.plan.keys import Fact, SpeedKey
 from bench.plan.spec import Provenance, Recipe, RunSpec, Setting, to_dict
@@ -86,15 +86,6 @@ class Audit(_Record, frozen=True, kw_only=True):
     uncalled: tuple[str, ...] = ()  # modules that the forward pass leaves out
     unused: tuple[str, ...] = ()  # those of them that have parameters
     why: str = ""
-
-
-class ModulePart(_Record, frozen=True, kw_only=True):
-    """The cost of one part of a model, for one image."""
-
-    name: str
-    params: Whole
-    flops: Whole
-    activations: Whole
 
 
 class FinishedRun(_Record, frozen=True, kw_only=True):

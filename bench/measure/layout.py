@@ -1,0 +1,63 @@
+"""What a model does to an image, read off a forward pass, not off names. Example: layout(model, 32)"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def layout(model: nn.Module, image_size: int) -> tuple[str, str]:
+    """(stem, resolutions): what the first convolution or product does to the image, and at how many places it and all
+    others put out features. Places of an image's windows count together; what works on one feature vector is left out.
+    A product that makes weights out of coordinates, as MaxViT's position bias, reads as a resolution too.
+    """
+    calls: list[tuple[nn.Module, int]] = []
+
+    def on_call(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        assert isinstance(module.weight, Tensor)  # (outputs, …) of either kind
+        calls.append((module, output.numel() // module.weight.shape[0]))
+
+    watched = copy.deepcopy(model).cpu().eval()  # hooks must not stay on a model that is about to be counted
+    for module in watched.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(on_call)
+    with torch.no_grad():
+        watched(torch.zeros(1, 3, image_size, image_size))
+    if not calls:
+        return "–", "–"
+    return stem_of(*calls[0], image_size), resolutions(places for _, places in calls)
+
+
+def stem_of(first: nn.Module, places: int, image_size: int) -> str:
+    """`3x3, stride 2` for a convolution, `patch 8` for one without overlap and for a product over cut-out patches.
+
+    Channels are named where they are not the image's three: shifted copies of it, say.
+    """
+    if isinstance(first, nn.Conv2d):
+        height, width = first.kernel_size
+        if first.kernel_size == first.stride:
+            return f"patch {height}"
+        return f"{height}x{width}, stride {first.stride[0]}"
+    assert isinstance(first, nn.Linear)
+    patch = image_size // math.isqrt(places)
+    channels = first.in_features // patch**2
+    return f"patch {patch}" if channels == 3 else f"patch {patch}, {channels} channels"
+
+
+def resolutions(places: Iterable[int]) -> str:
+    """1024, 256, 1, 64 -> `32x32, 16x16, 8x8`; 64, 65 -> `8x8+1`, patches and a class token."""
+    distinct = [n for n in dict.fromkeys(places) if n > 1]
+    return ", ".join(_grid(n) for n in distinct if n + 1 not in distinct) or "1x1"
+
+
+def _grid(places: int) -> str:
+    for more, mark in ((0, ""), (1, "+1")):
+        side = math.isqrt(places - more)
+        if side**2 == places - more:
+            return f"{side}x{side}{mark}"
+    return str(places)

@@ -1,0 +1,77 @@
+"""How long a training will be. Example: course, pace = plan_course(spec, batches, model, train_flops=None)
+
+A budget in seconds becomes a number of samples by the model's own pace, measured on a copy before training.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from dataclasses import dataclass
+
+from torch import nn
+
+from bench.data.loader import Batches
+from bench.measure.device import synchroniser
+from bench.measure.step import make_optimizer, make_step, random_streams, set_random_streams
+from bench.plan.budget import Course, samples_for
+from bench.plan.recipes import length
+from bench.plan.spec import Recipe, RunSpec
+
+SHARE, LEAST, MOST = 0.05, 1.0, 30.0  # of a budget in seconds, measured after a warm-up as long; seconds
+STEPS = 3  # before measuring, and at least while: allocation, compilation and caches are not the steady state
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A model's steady speed in its own training, measured before it, and the seconds that took."""
+
+    images_per_second: float
+    seconds: float
+
+
+def course_of(recipe: Recipe, samples: int, steps_per_epoch: int) -> Course:
+    """A training of so many samples under a recipe. Raises ValueError for less than a batch."""
+    return Course(samples, recipe.batch_size, steps_per_epoch, recipe.validations)
+
+
+def plan_course(
+    spec: RunSpec, batches: Batches, model: nn.Module, train_flops: float | None
+) -> tuple[Course, Pace | None]:
+    """How long the run will be; for a budget in seconds by a measurement of its speed. Raises ValueError."""
+    recipe, budget = spec.recipe, length(spec.recipe)
+    if budget.kind == "epochs":
+        return course_of(recipe, recipe.epochs * batches.steps * batches.batch_size, batches.steps), None
+    pace = None
+    if budget.kind == "seconds":
+        pace = measure_pace(spec, batches, model, min(MOST, max(LEAST, SHARE * budget.amount)))
+    speed = pace.images_per_second if pace else None
+    return course_of(recipe, samples_for(budget, recipe.batch_size, train_flops, speed), batches.steps), pace
+
+
+def measure_pace(spec: RunSpec, batches: Batches, model: nn.Module, limit: float) -> Pace:
+    """The speed of steps as the training will take them, loading included, on a copy; leaves no trace."""
+    device = batches.labels.device
+    begin, streams = time.perf_counter(), random_streams(device)
+    trial = copy.deepcopy(model).train()
+    optimizer = make_optimizer(trial, spec.recipe, capturable=spec.setting.graphed)
+    step = make_step(trial, optimizer, spec.recipe, spec.setting, device)
+    source = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
+    sync = synchroniser(device)
+
+    def seconds_of(steps: int) -> float:
+        sync()
+        start = time.perf_counter()
+        for images, labels in itertools.islice(source, steps):
+            step(images, labels)
+        sync()
+        return time.perf_counter() - start
+
+    seconds_of(STEPS)
+    once = seconds_of(STEPS) / STEPS
+    steps = max(STEPS, round(limit / once))
+    seconds_of(steps)  # for as long: the first seconds of a process are slower than those after them
+    speed = steps * batches.batch_size / seconds_of(steps)
+    set_random_streams(streams, device)
+    return Pace(speed, time.perf_counter() - begin)

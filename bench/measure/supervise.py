@@ -1,0 +1,146 @@
+"""Clocks, checkpoints, progress and interruption of a training. Example: supervise(training, validate, clocks, report)
+
+One clock counts training and pauses for validation and checkpoints; the first step of a process, which allocates,
+autotunes and compiles, is counted by another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bench.core.errors import Interrupted
+from bench.core.events import Epoch, EpochDone, Report, StepDone
+from bench.measure.evaluate import Evaluation
+from bench.measure.train import Stepped, Training, Validated, snapshot, train
+
+
+class Clock:
+    """Seconds of training only. `now` and `synchronize` are injected: a test counts exactly when they are called."""
+
+    def __init__(self, now: Callable[[], float], synchronize: Callable[[], None]) -> None:
+        self.seconds = 0.0
+        self._now, self._synchronize = now, synchronize
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what happens inside; the device has finished before each reading."""
+        self._synchronize()
+        start = self._now()
+        try:
+            yield
+        finally:  # an interrupted stretch was trained all the same, and is saved
+            self._synchronize()
+            self.seconds += self._now() - start
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """`first`: the first step of this process; `steady`: all others."""
+
+    first: Clock
+    steady: Clock
+
+    @classmethod
+    def of(cls, now: Callable[[], float], synchronize: Callable[[], None]) -> Clocks:
+        """Both with the same source of time."""
+        return cls(Clock(now, synchronize), Clock(now, synchronize))
+
+
+class Keeper(Protocol):
+    """Where checkpoints go (bench.measure.checkpoint)."""
+
+    def due(self) -> bool:
+        """Whether it is time for one."""
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep `state`, which holds tensors and plain data only."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training took. `first_step_seconds` is apart: it holds allocation, autotuning and compilation."""
+
+    history: tuple[Epoch, ...]
+    validation: Evaluation  # after the last step
+    first_step_seconds: float
+    train_seconds: float
+    samples_seen: int
+    segments: int = 1  # one more for each resumption; the first step of each is not in train_seconds
+    setting_used: str = "eager"  # what really ran the steps
+    runs_at_once: int = 1  # on the device, the most of any segment: above 1 the seconds mean nothing
+    target: float | None = None  # named before the first step
+
+
+def supervise(
+    training: Training,
+    validate: Callable[[], Evaluation],
+    clocks: Clocks,
+    report: Report,
+    keeper: Keeper | None = None,
+) -> Trained:
+    """Train to the end. Interrupted, raised by `report` or `validate`, is passed on after a last checkpoint."""
+    progress, events = training.progress, train(training, validate)
+    clocks.steady.seconds = progress.train_seconds
+    first, evaluation = True, None
+
+    def save() -> None:
+        if keeper is not None:
+            progress.train_seconds = clocks.steady.seconds
+            progress.first_step_seconds = progress.first_step_seconds or clocks.first.seconds
+            keeper.save(progress.step, snapshot(training))
+
+    try:
+        while (mark := training.next_mark) is not None:
+            while progress.step < mark:
+                end = min(mark, (progress.step // training.batches.steps + 1) * training.batches.steps)
+                with (clocks.first if first else clocks.steady).running():
+                    _steps(events, progress.step + 1 if first else end, report, keeper)
+                if progress.step < end and not first:
+                    save()
+                first = False
+            validated = next(events)
+            assert isinstance(validated, Validated)
+            evaluation = validated.evaluation
+            progress.history.append(_row(training, validated, clocks.steady.seconds))
+            report(EpochDone(progress.history[-1]))
+        if evaluation is None:  # interrupted after the last validation
+            evaluation = validate()
+    except Interrupted:
+        save()
+        raise
+    return Trained(
+        tuple(progress.history),
+        evaluation,
+        progress.first_step_seconds or clocks.first.seconds,
+        clocks.steady.seconds,
+        samples_seen=training.course.samples,
+        segments=progress.segments,
+        setting_used=training.step.used,
+        runs_at_once=progress.runs_at_once,
+        target=progress.target,
+    )
+
+
+def _steps(events: Iterator[Stepped | Validated], end: int, report: Report, keeper: Keeper | None) -> None:
+    """Take steps until the `end`-th, or until a checkpoint is due."""
+    for event in events:
+        assert isinstance(event, Stepped)
+        report(StepDone(event.step))
+        if event.step == end or (keeper is not None and keeper.due()):
+            return
+
+
+def _row(training: Training, validated: Validated, seconds: float) -> Epoch:
+    passes = validated.step / training.batches.steps
+    return Epoch(
+        epoch=int(passes) if passes.is_integer() else passes,
+        train_loss=validated.train_loss,
+        val_loss=validated.evaluation.loss,
+        val_accuracy=validated.evaluation.accuracy,
+        lr=validated.lr,
+        train_seconds=seconds,
+        samples_seen=training.course.seen(validated.step),
+    )
