@@ -1,7 +1,7 @@
 """How many timm families pass the FLOP audit. Example: python benchmarks/audit_timm.py --most 60
 
 One model of each family (timm's modules), the first by name among those that look small, at 32 or else 64 px with
-random weights. Nothing is downloaded. Prints one line per family and the operators left uncounted; LOG.md has the result.
+random weights. Downloads nothing. Prints one line per family and the operators left uncounted; LOG.md has the result.
 """
 
 from __future__ import annotations

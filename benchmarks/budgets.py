@@ -1,7 +1,7 @@
 """Do runs keep their budgets? Example: python benchmarks/budgets.py results/local
 
-Prints, for every run of a store that had a budget, what was asked, what was done, and the ratio. Samples must be exact and
-FLOPs within a step; seconds within 3 % on an idle machine, which no test can ask for.
+For every run of a store that had a budget, prints what was asked, what was done, and the ratio. Samples must be exact
+and FLOPs within a step; seconds within 3 % on an idle machine, which no test can ask for.
 """
 
 from __future__ import annotations

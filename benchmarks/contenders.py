@@ -1,10 +1,12 @@
-"""Training loops that benchmarks/duel.py sets against each other, each in a process of its own. Not called by hand.
+"""Training loops that compete, each in a process of its own. Example: best(task, Turn(ask, answer, now, synchronize))
+
+benchmarks/duel.py starts them:
 
 plain  as most CIFAR repositories have it: PIL images, transforms in a DataLoader with 2 workers, fp32, eager,
        contiguous, an optimizer with its defaults, loss.item() and accuracy.item() at every step
 best   written by hand for this one purpose, none of our code but the model's builder: arrays in memory, a gather crop,
        channels_last, a fused optimizer, the recipe's precision, one transfer of losses an epoch
-ours   bench.measure.run.run_one as a sweep's child process runs it: progress events, checkpoints, clocks and all
+ours   bench.measure.run.run_one as a sweep's child process runs it, with progress events, checkpoints and clocks
 
 All three do the same work: the same model, the same number of training images, AdamW with decay on matrices only,
 crop + flip, label smoothing, clipping, and validation after each epoch. Each calls turn.step_done() after each step.
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 BEGIN = time.perf_counter()
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +33,12 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-# Of CIFAR-10, as every repository has them; which ones they are costs no time.
+if TYPE_CHECKING:
+    from bench.core.events import Event, Report
+    from bench.data.datasets import Dataset
+    from bench.plan.spec import RunSpec
+
+# Of CIFAR-10, as every repository has them; their values do not change the time.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 LR, WEIGHT_DECAY, SMOOTHING, CLIP, PADDING = 1e-3, 0.05, 0.1, 1.0, 4  # the recipe `shared`
 EPOCHS = 1000  # more than any duel lasts
@@ -39,7 +46,7 @@ EPOCHS = 1000  # more than any duel lasts
 
 @dataclass(frozen=True)
 class Task:
-    """What both sides of a duel do. `images` and `held_out` of the training part: to train and to validate on."""
+    """What both sides of a duel do. `images`, `held_out`: how many training images to train and to validate on."""
 
     model: str
     data: str  # an .npz file
@@ -53,18 +60,18 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """Steps per epoch."""
         return self.images // self.batch_size
 
 
 class Over(BaseException):
-    """The duel has ended. No Exception: what the harness does with a failing run is not to happen."""
+    """The duel has ended. Not an Exception: the harness must not treat it as a failing run."""
 
 
 class Turn:
-    """A contender's side of the duel: `start` before the first step, `step_done` after each.
+    """A contender's side of the duel: call `start` before the first step and `step_done` after each.
 
-    Both block while it is the other's turn, or raise Over. The clock runs from "go" to the last of its steps, and the
+    Both block during the other's turn, or raise Over. The clock runs from the start of a turn to its last step, and the
     device has finished before it is read. `ask` waits for the next line: a number of steps, or nothing at the end.
     """
 
@@ -79,7 +86,7 @@ class Turn:
         self._left, self._begin, self._worked = 0, 0.0, 0.0
 
     def start(self) -> None:
-        """Everything is built; the next thing is the first step."""
+        """Everything is built; the first step comes next."""
         self._synchronize()
         self._answer({"ready_seconds": self._now() - BEGIN})
         self._wait()
@@ -96,7 +103,7 @@ class Turn:
         self._wait()
 
     def worked(self) -> float:
-        """Seconds of this contender's own turns: the time that passes for it."""
+        """Seconds of this contender's own turns."""
         return self._worked + (self._now() - self._begin if self._left else 0.0)
 
     def _wait(self) -> None:
@@ -107,12 +114,12 @@ class Turn:
 
 
 def split(task: Task) -> tuple[Any, Any, Any, Any, int]:
-    """Training images and labels, held-out ones, and the number of classes; any images will do for a duel."""
+    """Training images and labels, held-out ones, and the number of classes."""
     with np.load(task.data) as data:
         images, labels = data["train_x"], data["train_y"].astype(np.int64)
     assert task.images + task.held_out <= len(labels), f"{task.data} has only {len(labels)} training images"
     held_out = slice(len(labels) - task.held_out, len(labels))
-    # copies, so that the whole of it can go
+    # copies, so that the file's arrays can be freed
     parts = (images[: task.images].copy(), labels[: task.images].copy(), images[held_out].copy(), labels[held_out])
     return *parts, int(labels.max()) + 1
 
@@ -123,7 +130,7 @@ def groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
 
 
-# --- as most repositories have it ----------------------------------------------------------------------------------
+# --- as in most repositories ---------------------------------------------------------------------------------------
 
 
 class Pictures(torch.utils.data.Dataset[Any]):
@@ -153,9 +160,9 @@ def plain(task: Task, turn: Turn) -> None:
     size = train_x.shape[1]
     usual = [T.ToTensor(), T.Normalize(MEAN, STD)]
     augment = T.Compose([T.RandomCrop(size, padding=PADDING), T.RandomHorizontalFlip(), *usual])
-    made = {"batch_size": task.batch_size, "num_workers": 2, "pin_memory": device.type == "cuda"}
-    loader = torch.utils.data.DataLoader(Pictures(train_x, train_y, augment), shuffle=True, drop_last=True, **made)
-    held_out = torch.utils.data.DataLoader(Pictures(val_x, val_y, T.Compose(usual)), **made)
+    loading = {"batch_size": task.batch_size, "num_workers": 2, "pin_memory": device.type == "cuda"}
+    loader = torch.utils.data.DataLoader(Pictures(train_x, train_y, augment), shuffle=True, drop_last=True, **loading)
+    held_out = torch.utils.data.DataLoader(Pictures(val_x, val_y, T.Compose(usual)), **loading)
     model = build(task.model, classes, size).to(device)
     criterion = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
     optimizer = torch.optim.AdamW(groups(model), lr=LR)
@@ -184,7 +191,7 @@ def plain(task: Task, turn: Turn) -> None:
                 correct += (outputs.argmax(1) == labels.to(device)).sum().item()
 
 
-# --- by hand, as fast as we know ----------------------------------------------------------------------------------
+# --- by hand, as fast as possible ---------------------------------------------------------------------------------
 
 
 def best(task: Task, turn: Turn) -> None:
@@ -200,7 +207,7 @@ def best(task: Task, turn: Turn) -> None:
     del train_x, train_y
     mean = 255 * torch.tensor(MEAN, device=device)[:, None, None]
     std = 255 * torch.tensor(STD, device=device)[:, None, None]
-    # Everything here follows the setting word for word, and shares no code with it.
+    # Does what the setting says, and shares no code with it.
     model = build(task.model, classes, size).to(device, memory_format=torch.channels_last)
     if task.setting.endswith("explicit"):
         for module in model.modules():
@@ -253,7 +260,7 @@ def best(task: Task, turn: Turn) -> None:
 
 # --- the harness ---------------------------------------------------------------------------------------------------
 
-# The settings of a duel in our words; `best` reads the same names.
+# The settings of a duel; `best` reads the same names.
 SETTINGS: dict[str, dict[str, Any]] = {
     "eager": {},
     "eager-explicit": {"attention": "explicit"},
@@ -263,59 +270,73 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def ours(task: Task, turn: Turn) -> None:
+    """The child of a sweep, whose reports are sent and thrown away."""
+    import pickle
     from multiprocessing import Pipe
     from multiprocessing.connection import Connection
 
-    from bench.executors import child as local
+    from bench.executors import child
+    from bench.executors.processes import Surroundings
 
-    # The very child of a sweep, its reports thrown away after they were sent. `lifeline` is never used, and must live.
     nowhere = Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
-    life, lifeline = Pipe(duplex=False)
-    local._child(nowhere, life, _child, (task, turn))
+    life, lifeline = Pipe(duplex=False)  # `lifeline` is never used, and must stay open
+    SIDE[:] = [(task, turn)]
+    child._child(Surroundings(), nowhere, life, pickle.dumps((run_ours, ())))
     lifeline.close()
 
 
-def _child(report: Callable[[dict[str, Any]], None], task: Task, turn: Turn) -> None:
+SIDE: list[tuple[Task, Turn]] = []  # of `ours`: a child's arguments are pickled, and a Turn cannot be
+
+
+def run_ours(report: Report) -> None:
+    """A whole run of the harness, which waits for its turns."""
     import traceback
 
-    from bench.measure import run as runner
+    from bench.core.events import StepDone
+    from bench.measure import run
     from bench.measure.checkpoint import Checkpoints
+    from bench.measure.train import Training
     from bench.store.disk import Store
 
-    make_keeper = runner.make_keeper
+    task, turn = SIDE[0]
+    make_keeper, begin = run.make_keeper, run.begin
 
     def keeper(*arguments: Any) -> Checkpoints:
-        """The last thing before training. Its share is of the time in which this contender works."""
-        made = make_keeper(*arguments)
-        made._now, made._start = turn.worked, 0.0
-        turn.start()
-        return made
+        """Its share is of the time in which this contender works."""
+        kept = make_keeper(*arguments)
+        kept._now, kept._start = turn.worked, 0.0
+        return kept
 
-    def tell(event: dict[str, Any]) -> None:
+    def training(*arguments: Any) -> Training:
+        """The last thing before the first step."""
+        ready = begin(*arguments)
+        turn.start()
+        return ready
+
+    def on_event(event: Event) -> None:
         report(event)
-        if event["event"] == "step":
+        if isinstance(event, StepDone):
             turn.step_done()
 
-    runner.make_keeper = keeper
+    run.make_keeper, run.begin = keeper, training
     try:
         spec, dataset = our_run(task)
-        runner.run_one(spec, dataset, Store(Path(task.folder)), tell)
+        run.run_one(spec, dataset, Store(Path(task.folder)), on_event)
     except Exception:
         traceback.print_exc()
         raise
 
 
-def our_run(task: Task) -> tuple[Any, Any]:
-    """(spec, dataset) of the task in the harness's words."""
+def our_run(task: Task) -> tuple[RunSpec, Dataset]:
+    """The task in the harness's terms."""
     from dataclasses import replace
 
     from bench.data import datasets
-    from bench.machine import environment
+    from bench.measure.device import device_name
     from bench.plan import recipes
     from bench.plan.spec import RunSpec, Setting
     from models import registry
 
-    device = torch.device(task.device)
     dataset = datasets.load(f"npz:{task.data}", Path(task.folder))
     assert task.images <= len(dataset.train_index), f"at most {len(dataset.train_index)} images: the rest validates"
     train, held_out = dataset.train_index[: task.images], dataset.val_index[: task.held_out]
@@ -324,20 +345,20 @@ def our_run(task: Task) -> tuple[Any, Any]:
     recipe = replace(recipes.shared(), epochs=EPOCHS, batch_size=task.batch_size, precision=task.precision)
     recipe = replace(recipe, crop_padding=PADDING, flip=True, policy="", cutout=0, mixup=0.0, cutmix=0.0)
     recipe = replace(recipe, random_erasing=0.0, drop_path=0.0)
-    told = (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.label_smoothing, recipe.clip_grad_norm)
-    assert told == ("adamw", LR, WEIGHT_DECAY, SMOOTHING, CLIP), "the recipe is not the other contenders' any more"
+    figures = (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.label_smoothing, recipe.clip_grad_norm)
+    assert figures == ("adamw", LR, WEIGHT_DECAY, SMOOTHING, CLIP), "the recipe is no longer the other contenders'"
     setting = Setting(**SETTINGS[task.setting])
-    where = (task.device, environment.device_name(device))
+    device = (task.device, device_name(torch.device(task.device)))
     source = registry.source_hash(task.model)
-    return RunSpec(task.model, dataset.ref, recipe, setting, *where, seed=0, model_source=source), dataset
+    return RunSpec(task.model, dataset.ref, recipe, setting, *device, seed=0, model_source=source), dataset
 
 
-# `again`: against itself a contender must be as fast as itself, or the duel is not to be believed
+# `again`: if a contender is not as fast as itself, the duel cannot be trusted
 CONTENDERS: dict[str, Callable[[Task, Turn], None]] = {"plain": plain, "best": best, "ours": ours, "again": best}
 
 
 def main() -> None:
-    """A contender's process: `contenders.py NAME TASK-AS-JSON`, asked on its input, answering on its output."""
+    """A contender's process, `contenders.py NAME TASK-AS-JSON`: reads turns from its input, answers on its output."""
     name, text = sys.argv[1:]
     task = Task(**json.loads(text))
     answers = os.fdopen(os.dup(1), "w")
@@ -350,12 +371,13 @@ def main() -> None:
     try:
         CONTENDERS[name](task, Turn(sys.stdin.readline, answer, time.perf_counter, sync))
     except Over:
-        from bench.machine import environment  # only now: a hand-written loop's memory has none of it
+        # only now: a hand-written loop's memory must hold none of it
+        from bench.measure.device import device_name, peak_memory_bytes
 
-        peak = environment.peak_memory_bytes(torch.device(task.device))
-        about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        answer({"peak_memory_bytes": peak, **about, "device_name": environment.device_name(torch.device(task.device))})
-        # Nothing is to be cleared up: workers of a DataLoader, or a thread that waits for a parent's end.
+        device = torch.device(task.device)
+        facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device_name": device_name(device)}
+        answer({"peak_memory_bytes": peak_memory_bytes(device), **facts})
+        # Without clean-up: a DataLoader has workers, and a thread waits for the end of a parent.
         answers.close()
         os._exit(0)
     raise SystemExit(f"{name} ended before the duel did")

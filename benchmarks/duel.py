@@ -1,13 +1,13 @@
 """Two training loops in turns, each in a living process of its own. Example: fight(start, ("ours", "best"), Plan())
 
 A contender (benchmarks/contenders.py) is built, takes its first step and a few to warm up, and is then stopped by a
-signal, with all the workers it has started. Both are alive from then on: a pair is a number of steps by the one, then
-the same by the other, in alternating order; who is not at work stands still, its queue of loaded batches too.
+signal, with all workers it has started. A pair is a number of steps by one contender, then the same number by the
+other, in alternating order; the one that waits is stopped, with its queue of loaded batches.
 
-The interval. Pairs of one start share two processes, and where a process happens to lie in memory is worth about 1 %
-for its life (LOG.md): they are not independent, and an interval over all of them would be too narrow. So the unit is
-a start: the interval is a t-interval over the starts' mean log ratios. Under three starts there is none to speak of;
-it is then taken over the pairs, and what is printed says so: it holds for these processes only.
+The interval: pairs of one start share two processes, and a process's place in memory changes its speed by about 1 % for
+its whole life (LOG.md). Pairs are therefore not independent, and an interval over all of them would be too narrow. So
+it is a t-interval over the starts' mean log ratios. With fewer than three starts it is taken over the pairs, and the
+output says that it holds for these processes only.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from typing import Any, Protocol
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.core.files import to_json, write_atomically
-from bench.core.stats import Interval, ratio_interval
-from bench.machine import environment
+from bench.core.files import to_json, write_atomically  # noqa: E402
+from bench.core.stats import Interval, ratio_interval  # noqa: E402
+from bench.machine.environment import git_state  # noqa: E402
+from bench.measure.device import choose_device, resolve_precision  # noqa: E402
 from benchmarks.contenders import SETTINGS, Task  # noqa: E402
 
 STARTS_FOR_INTERVAL = 3
 
 
 class Contender(Protocol):
-    """One side, standing still but for `go`."""
+    """One side, stopped except during `go`."""
 
     ready_seconds: float
 
@@ -53,7 +54,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a duel is. Steps to warm up come after the first, which is apart; neither is in a pair."""
+    """How long a duel is. Neither the first step nor those to warm up are part of a pair."""
 
     starts: int = 4
     pairs: int = 3
@@ -64,10 +65,10 @@ class Plan:
 
 @dataclass
 class Start:
-    """One start of both processes, by contender: raw seconds of each pair, of the first step, facts at the end."""
+    """One start of both processes. By contender: raw seconds of each pair and of the first step, facts at the end."""
 
     seconds: dict[str, list[float]]
-    orders: list[str] = field(default_factory=list)  # who began each pair
+    orders: list[str] = field(default_factory=list)  # which contender began each pair
     ready_seconds: dict[str, float] = field(default_factory=dict)
     first_step_seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class Duel:
         return ratio_interval(*every)
 
     def unit(self) -> str:
-        """What the n of the ratio counts."""
+        """What the ratio's n counts."""
         return "process starts" if len(self.starts) >= STARTS_FOR_INTERVAL else "pairs, so of these processes only"
 
     def memory_ratio(self) -> Interval | None:
@@ -110,30 +111,30 @@ def fight(
     plan: Plan,
     on_pair: Callable[[int, dict[str, float]], None] = lambda start, seconds: None,
 ) -> Duel:
-    """Run the duel. `start` makes a contender by name; who is first built and who begins a pair alternates."""
+    """Run the duel. `start` makes a contender by name; which one is built first and which begins alternates."""
     rng = random.Random(plan.seed)
     starts = []
     for number in range(plan.starts):
         order = list(names) if number % 2 == 0 else list(reversed(names))
-        made = Start({name: [] for name in names})
+        record = Start({name: [] for name in names})
         with contextlib.ExitStack() as stack:
             sides = {}
             for name in order:
                 side = sides[name] = stack.enter_context(start(name))
-                made.ready_seconds[name] = side.ready_seconds
-                made.first_step_seconds[name] = side.go(1)
+                record.ready_seconds[name] = side.ready_seconds
+                record.first_step_seconds[name] = side.go(1)
                 if plan.warmup:
                     side.go(plan.warmup)
             rng.shuffle(order)
             for _ in range(plan.pairs):
-                found = {name: sides[name].go(plan.steps) for name in order}
-                for name, seconds in found.items():
-                    made.seconds[name].append(seconds)
-                made.orders.append(order[0])
-                on_pair(number, found)
+                pair = {name: sides[name].go(plan.steps) for name in order}
+                for name, seconds in pair.items():
+                    record.seconds[name].append(seconds)
+                record.orders.append(order[0])
+                on_pair(number, pair)
                 order.reverse()
-            made.facts = {name: sides[name].end() for name in names}
-        starts.append(made)
+            record.facts = {name: sides[name].end() for name in names}
+        starts.append(record)
     return Duel(names, plan, tuple(starts))
 
 
@@ -141,7 +142,7 @@ def fight(
 
 
 class Process:
-    """A contender in a process group of its own, stopped by a signal while it is not its turn. POSIX only."""
+    """A contender in a process group of its own, stopped by a signal during the other's turns. POSIX only."""
 
     def __init__(self, name: str, task: Task) -> None:
         words = [sys.executable, str(ROOT / "benchmarks/contenders.py"), name, json.dumps(asdict(task))]
@@ -149,22 +150,22 @@ class Process:
         self._popen = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, process_group=0
         )
-        self.ready_seconds: float = self._hear()["ready_seconds"]
+        self.ready_seconds: float = self._answer()["ready_seconds"]
 
     def go(self, steps: int) -> float:
         self._signal(signal.SIGCONT)
-        self._tell(f"{steps}\n")
-        seconds: float = self._hear()["seconds"]
+        self._send(f"{steps}\n")
+        seconds: float = self._answer()["seconds"]
         self._signal(signal.SIGSTOP)
         return seconds
 
     def end(self) -> dict[str, Any]:
         self._signal(signal.SIGCONT)
-        self._tell("\n")
-        return self._hear()
+        self._send("\n")
+        return self._answer()
 
     def kill(self) -> None:
-        """Whatever it is doing, its workers too."""
+        """End it and its workers, whatever it is doing."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             self._signal(signal.SIGKILL)
         self._popen.wait()
@@ -176,63 +177,61 @@ class Process:
     def _signal(self, number: int) -> None:
         os.killpg(self._popen.pid, number)
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._popen.stdin is not None
         self._popen.stdin.write(line)
         self._popen.stdin.flush()
 
-    def _hear(self) -> dict[str, Any]:
+    def _answer(self) -> dict[str, Any]:
         assert self._popen.stdout is not None
         line = self._popen.stdout.readline()
         if not line:
-            raise SystemExit(f"'{self.name}' has ended; what it says is above")
-        heard: dict[str, Any] = json.loads(line)
-        return heard
+            raise SystemExit(f"'{self.name}' has ended; its output is above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 @contextlib.contextmanager
 def process(name: str, task: Task) -> Iterator[Contender]:
-    """A contender alive, with a folder for its files. It is gone at the end, however that comes."""
+    """A contender's process, with a folder for its files; it is ended in any case."""
     with tempfile.TemporaryDirectory() as folder:
-        made = None
+        contender = Process(name, Task(**{**asdict(task), "folder": folder}))
         try:
-            made = Process(name, Task(**{**asdict(task), "folder": folder}))
-            yield made
+            yield contender
         finally:
-            if made is not None:
-                made.kill()
+            contender.kill()
 
 
 # --- what the scripts share ----------------------------------------------------------------------------------------
 
 
 def make_parser(text: str, models: str, starts: int, pairs: int) -> argparse.ArgumentParser:
-    """Flags of a script that is a duel."""
+    """The flags of a script that runs a duel."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="CIFAR-10 as .npz: train_x, train_y, test_x, test_y")
     parser.add_argument("--models", default=models, help=f"comma-separated (default {models})")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of all but plain")
-    parser.add_argument("--setting", choices=tuple(SETTINGS), default="eager", help="of all but plain")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="for all but plain")
+    parser.add_argument("--setting", choices=tuple(SETTINGS), default="eager", help="for all but plain")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--images", type=int, default=45_000, help="of the training part, an epoch (45,000)")
-    parser.add_argument("--held-out", type=int, default=5_000, help="validated on after each epoch (5,000)")
-    parser.add_argument("--starts", type=int, default=starts, help=f"of fresh processes ({starts})")
-    parser.add_argument("--pairs", type=int, default=pairs, help=f"of turns a start ({pairs})")
-    parser.add_argument("--steps", type=int, help="a turn (CPU 10; CUDA an epoch, so that each turn validates once)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps after the first (2)")
+    parser.add_argument("--images", type=int, default=45_000, help="training images per epoch (45,000)")
+    parser.add_argument("--held-out", type=int, default=5_000, help="validation images (5,000)")
+    parser.add_argument("--starts", type=int, default=starts, help=f"number of process starts ({starts})")
+    parser.add_argument("--pairs", type=int, default=pairs, help=f"pairs of turns per start ({pairs})")
+    parser.add_argument("--steps", type=int, help="steps per turn (CPU 10; CUDA an epoch, with its validation)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps to warm up, after the first (2)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="raw samples as JSON, one file for all models")
     return parser
 
 
 def task_of(arguments: argparse.Namespace, model: str) -> Task:
     """The flags as a task."""
-    device = environment.choose_device(arguments.device)
+    device = choose_device(arguments.device)
     return Task(
         model=model,
         data=str(arguments.data.resolve()),
         device=device.type,
-        precision=environment.resolve_precision(arguments.precision, device),
+        precision=resolve_precision(arguments.precision, device),
         setting=arguments.setting,
         batch_size=arguments.batch_size,
         images=arguments.images,
@@ -242,7 +241,7 @@ def task_of(arguments: argparse.Namespace, model: str) -> Task:
 
 
 def run(arguments: argparse.Namespace, names: tuple[str, str], model: str) -> tuple[Task, Duel]:
-    """One model's duel by the flags, with a line for each pair."""
+    """One model's duel as the flags say; prints one line per pair."""
     task = task_of(arguments, model)
     steps = arguments.steps or (10 if task.device == "cpu" else task.steps)
     plan = Plan(arguments.starts, arguments.pairs, steps, arguments.warmup)
@@ -256,7 +255,7 @@ def run(arguments: argparse.Namespace, names: tuple[str, str], model: str) -> tu
 
 
 def describe(task: Task, duel: Duel) -> str:
-    """What was measured, and each contender's own figures."""
+    """What was measured, and the figures of each contender."""
     plan, facts = duel.plan, duel.starts[0].facts[duel.names[0]]
     images = plan.starts * plan.pairs * plan.steps * task.batch_size
     lines = [
@@ -278,7 +277,7 @@ def describe(task: Task, duel: Duel) -> str:
 
 
 def inverse(ratio: Interval) -> Interval:
-    """Of a ratio of times, the ratio of speeds."""
+    """The ratio of speeds from a ratio of times."""
     return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low, ratio.n)
 
 
@@ -289,23 +288,23 @@ def show(ratio: Interval, unit: str, digits: int = 2) -> str:
     return f"{ratio.value:.{digits}f} ({ratio.low:.{digits}f} to {ratio.high:.{digits}f}, n = {ratio.n} {unit})"
 
 
-def at_least(found: Interval, asked: float) -> str:
-    """Met or not by the whole interval; open where it holds the target."""
-    return _verdict(found.low >= asked, found.high < asked)
+def at_least(ratio: Interval, target: float) -> str:
+    """Whether the whole interval meets the target; open where it contains the target."""
+    return _verdict(ratio.low >= target, ratio.high < target)
 
 
-def at_most(found: Interval, asked: float) -> str:
-    """Met where even the upper end is below."""
-    return _verdict(found.high <= asked, found.low > asked)
+def at_most(ratio: Interval, target: float) -> str:
+    """Whether even the upper end is below the target."""
+    return _verdict(ratio.high <= target, ratio.low > target)
 
 
 def _verdict(met: bool, missed: bool) -> str:
-    return "met" if met else "not met" if missed else "open: the interval holds it, or there is none"
+    return "met" if met else "not met" if missed else "open: the interval contains it, or there is none"
 
 
-def save(path: Path | None, found: dict[str, tuple[Task, Duel]]) -> None:
-    """All raw samples, for whoever wants other statistics."""
+def save(path: Path | None, duels: dict[str, tuple[Task, Duel]]) -> None:
+    """Write all raw samples."""
     if path is not None:
-        data = {model: {"task": asdict(task), **asdict(duel)} for model, (task, duel) in found.items()}
-        commit, dirty = environment.git_state()
+        data = {model: {"task": asdict(task), **asdict(duel)} for model, (task, duel) in duels.items()}
+        commit, dirty = git_state()
         write_atomically(path, to_json({"commit": commit, "dirty": dirty, "duels": data}))

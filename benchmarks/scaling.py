@@ -1,11 +1,11 @@
 """Does the cost grow with the work, and no faster? Example: python benchmarks/scaling.py --out scaling.png
 
-Whole runs of a small network on random images, timed over epochs, images and batch size; speed sessions over models;
-stores over runs. Each series is fitted on logarithms: seconds = c * work^exponent, so 1 is linear, below is better. The
-sizes of a series come in a fresh random order in every round. A fixed cost (counting FLOPs, say) draws an exponent
-below 1, so the last stretch, between the two largest sizes, is printed beside it, and the plot shows the rest.
+Times whole runs of a small network on random images over epochs, images and batch size; speed sessions over models;
+stores over runs. Each series is fitted on logarithms: seconds = c * work^exponent; 1 is linear, and less is better. The
+sizes of a series come in a new random order in every round. A fixed cost, such as counting FLOPs, lowers the exponent;
+so the exponent between the two largest sizes is printed as well, and the plot shows all points.
 
-Then what a user waits for: table and plot of the largest store, --help, and a typo, each as a command of its own.
+Then the commands that a user waits for: table and plot of the largest store, --help, and a typo.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from scipy import stats as scipy_stats  # noqa: E402
 
-from bench.analysis import tables
-from bench.core.files import to_json, write_atomically
-from bench.core.stats import CONFIDENCE, Interval
-from bench.data import datasets
-from bench.data.datasets import Dataset
-from bench.machine import environment
-from bench.measure import run as runner
-from bench.measure import session
-from bench.plan import recipes
-from bench.plan.spec import RunSpec, SessionSpec, Setting
-from bench.present import table_formats
-from bench.store.disk import Store
+from bench.analysis import tables  # noqa: E402
+from bench.core.files import to_json, write_atomically  # noqa: E402
+from bench.core.stats import CONFIDENCE, Interval  # noqa: E402
+from bench.data import datasets  # noqa: E402
+from bench.data.datasets import Dataset  # noqa: E402
+from bench.measure import session  # noqa: E402
+from bench.measure.device import device_name, fix_numerics  # noqa: E402
+from bench.measure.run import run_one  # noqa: E402
+from bench.plan import recipes  # noqa: E402
+from bench.plan.spec import RunSpec, SessionSpec, Setting  # noqa: E402
+from bench.present import table_formats  # noqa: E402
+from bench.store.disk import Store  # noqa: E402
+from bench.store.records import TrialResults  # noqa: E402
 from models import registry  # noqa: E402
-from tests import synthetic
+from tests import synthetic  # noqa: E402
 
 LINEAR = 1.05  # an exponent up to here is linear: twice the work takes at most 2.07 times as long
 IMAGE_SIZE, CLASSES, BATCH = 16, 10, 32
 COMMAND_TRIES = 7
-ASKED_SECONDS = {"table": 5.0, "plot": 5.0, "--help": 0.3, "a typo": 0.3}
-# A few milliseconds a step, so that everything fits into minutes; many names, because a session's models differ.
+TARGET_SECONDS = {"table": 5.0, "plot": 5.0, "--help": 0.3, "a typo": 0.3}
+# A few milliseconds per step, so that everything fits into minutes; many names, because a session's models differ.
 NETWORKS = """
 from torch import nn
 
@@ -61,48 +62,44 @@ def build(num_classes, image_size):
 
 m0 = m1 = m2 = m3 = m4 = m5 = m6 = m7 = build
 """
-DEVICE = torch.device("cuda" if environment.has_cuda() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 Measure = Callable[[int], float]  # size -> seconds
 
 
 def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Interval:
     """The exponent of seconds = c * size^exponent, by least squares on logarithms, with its 95 % t-interval."""
-    found = scipy_stats.linregress(np.log(sizes), np.log(seconds))
-    df = len(sizes) - 2
-    half = float(scipy_stats.t.ppf((1 + CONFIDENCE) / 2, df)) * float(found.stderr) if df > 0 else math.nan
-    return Interval(float(found.slope), float(found.slope) - half, float(found.slope) + half, len(sizes))
+    line = scipy_stats.linregress(np.log(sizes), np.log(seconds))
+    df, slope = len(sizes) - 2, float(line.slope)
+    half = float(scipy_stats.t.ppf((1 + CONFIDENCE) / 2, df)) * float(line.stderr) if df > 0 else math.nan
+    return Interval(slope, slope - half, slope + half, len(sizes))
 
 
 def last_stretch(points: Sequence[tuple[int, float]]) -> Interval:
-    """The exponent between the two largest sizes alone, where a fixed cost hides the least; a wider interval."""
+    """The exponent between the two largest sizes alone, where a fixed cost matters least."""
     largest = sorted({size for size, _ in points})[-2:]
     return fit(*zip(*(p for p in points if p[0] in largest), strict=True))
 
 
 def verdict(exponent: Interval, last: Interval) -> str:
-    """Linear or better by the whole interval, worse where either interval lies above; else open."""
+    """Linear or better if the whole interval is, worse if either interval lies above; else open."""
     if exponent.low > LINEAR or last.low > LINEAR:
         return "WORSE than linear"
     return "linear or better" if exponent.high <= LINEAR else "open"
 
 
 def series(measure: Measure, sizes: Sequence[int], rounds: int, seed: int = 0) -> list[tuple[int, float]]:
-    """(size, seconds) of every size once a round, in random order; a first try, thrown away, is not among them."""
+    """(size, seconds) of every size once per round, in random order, after a first call that is not kept."""
     rng = random.Random(seed)
     measure(sizes[0])
-    found = []
-    for _ in range(rounds):
-        for size in rng.sample(sizes, len(sizes)):
-            found.append((size, measure(size)))
-    return found
+    return [(size, measure(size)) for _ in range(rounds) for size in rng.sample(sizes, len(sizes))]
 
 
 # --- what is measured ----------------------------------------------------------------------------------------------
 
 
 def random_data(folder: Path, count: int) -> Dataset:
-    """Random pixels in the form of a data set."""
+    """A data set of random pixels."""
     rng = np.random.default_rng(0)
     arrays = {}
     for part, number in (("train", count), ("test", 100)):
@@ -114,32 +111,32 @@ def random_data(folder: Path, count: int) -> Dataset:
 
 
 def run_seconds(dataset: Dataset, model: str, folder: Path, epochs: int, images: int, batch: int) -> float:
-    """A whole run on the first `images` training images: model, cost, training, validation, test, record."""
+    """Seconds of a whole run on the first `images` training images, from the model to the record."""
     dataset = replace(dataset, train_index=dataset.train_index[:images])
     recipe = replace(recipes.shared(), epochs=epochs, batch_size=batch, precision="fp32", policy="", mixup=0.0)
-    where = (DEVICE.type, environment.device_name(DEVICE))
+    device = (DEVICE.type, device_name(DEVICE))
     source = registry.source_hash(model)
-    spec = RunSpec(model, dataset.ref, recipe, Setting(), *where, seed=0, model_source=source)
+    spec = RunSpec(model, dataset.ref, recipe, Setting(), *device, seed=0, model_source=source)
     with tempfile.TemporaryDirectory(dir=folder) as store:
         start = time.perf_counter()
-        runner.run_one(spec, dataset, Store(Path(store)), lambda event: None)
+        run_one(spec, dataset, Store(Path(store)), lambda event: None)
         return time.perf_counter() - start
 
 
 def session_seconds(file: Path, folder: Path, models: int) -> float:
-    """A whole speed session of `models` models, as many blocks whatever their number."""
+    """Seconds of a whole speed session; its number of blocks does not depend on the number of models."""
     names = [f"{file}:m{i}" for i in range(models)]
     source = registry.source_hash(names[0])
-    session.SAMPLE_SECONDS = {"cpu": 0.02, "cuda": 0.01}  # a tenth: it is the session that is timed, not the models
+    session.SAMPLE_SECONDS = {"cpu": 0.02, "cuda": 0.01}  # a tenth: the session is timed here, not the models
     recipe = replace(recipes.shared(), batch_size=BATCH, precision="fp32")
     spec = SessionSpec(
         models=tuple((name, source) for name in names), recipe=recipe, setting=Setting(), device=DEVICE.type,
-        device_name=environment.device_name(DEVICE), image_size=IMAGE_SIZE, num_classes=CLASSES, reference=names[0],
-        half_width=10.0, seconds=600.0,  # narrow at once: the pilot's blocks and no more
+        device_name=device_name(DEVICE), image_size=IMAGE_SIZE, num_classes=CLASSES, reference=names[0],
+        half_width=10.0, seconds=600.0,  # narrow at once: only the pilot's blocks
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=folder) as store:
         start = time.perf_counter()
-        session.time_models(spec, session.Found(), Store(Path(store)), lambda event: None)
+        session.time_models(spec, TrialResults(), Store(Path(store)), lambda event: None)
         return time.perf_counter() - start
 
 
@@ -150,14 +147,13 @@ def fill(root: Path, runs: int) -> Store:
         spec = synthetic.spec(models[index % 10], seed=index // 10)
         accuracy = 0.8 + 0.01 * (index % 10) + 1e-4 * (index // 10 % 7)
         store.write_spec(spec)
-        store.write_record(spec, synthetic.record(spec, accuracy, train_seconds=30.0 + index % 10))
-    made = synthetic.session({model: [0.1 + 0.01 * i] * 20 for i, model in enumerate(models)})
-    store.write_session(made["id"], made)
+        store.write_record(synthetic.record(spec, accuracy, train_seconds=30.0 + index % 10))
+    store.write_session(synthetic.session({model: [0.1 + 0.01 * i] * 20 for i, model in enumerate(models)}))
     return store
 
 
 def store_measures(folder: Path, sizes: Sequence[int]) -> dict[str, Measure]:
-    """What grows with the runs in a store: writing them, the CSV views, knowing what is done, the table."""
+    """What grows with the runs of a store: writing them, the CSV views, finding what is done, the table."""
     stores = {runs: fill(folder / f"store-{runs}", runs) for runs in sizes}
 
     def timed(call: Callable[[], object]) -> float:
@@ -182,14 +178,14 @@ def store_measures(folder: Path, sizes: Sequence[int]) -> dict[str, Measure]:
 
 
 def commands(store: Path, folder: Path) -> dict[str, list[float]]:
-    """Seconds of the commands a user waits for, Python's start included."""
+    """Seconds of the commands that a user waits for, with Python's start."""
     words = {
         "table": ["table", "--results", str(store)],
         "plot": ["plot", "--results", str(store), "--out", str(folder / "plots")],
         "--help": ["--help"],
         "a typo": ["--models", "vit_tinny"],
     }
-    found: dict[str, list[float]] = {name: [] for name in words}
+    waits: dict[str, list[float]] = {name: [] for name in words}
     for attempt in range(COMMAND_TRIES):
         for name, arguments in words.items():
             if attempt >= 3 and name in ("table", "plot"):
@@ -198,18 +194,18 @@ def commands(store: Path, folder: Path) -> dict[str, list[float]]:
             done = subprocess.run(
                 [sys.executable, "run_bench.py", *arguments], cwd=ROOT, capture_output=True, text=True
             )
-            found[name].append(time.perf_counter() - start)
+            waits[name].append(time.perf_counter() - start)
             expected = 2 if name == "a typo" else 0
             if done.returncode != expected:
                 raise SystemExit(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
-    return found
+    return waits
 
 
 # --- the report ----------------------------------------------------------------------------------------------------
 
 
 def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
-    """Every series on logarithmic axes, its fit, and a line of exponent 1 through its middle."""
+    """Plot every series on logarithmic axes, with its fit and a line of exponent 1."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
@@ -237,7 +233,7 @@ def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
     for panel in panels[len(found) :]:
         panel.set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.supxlabel(f"{environment.device_name(DEVICE)}, torch {torch.__version__}", fontsize=7, color="0.35")
+    figure.supxlabel(f"{device_name(DEVICE)}, torch {torch.__version__}", fontsize=7, color="0.35")
     figure.savefig(path)
 
 
@@ -245,23 +241,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the plot of all series")
     parser.add_argument("--save", type=Path, metavar="FILE", help="raw samples as JSON")
-    parser.add_argument("--rounds", type=int, default=3, help="of every size (3)")
-    parser.add_argument("--only", default="", help="series whose name begins so; `commands` for those")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of every size (3)")
+    parser.add_argument("--only", default="", help="series whose names begin like this; `commands` for the commands")
     arguments = parser.parse_args()
-    environment.fix_numerics(deterministic=False)
+    fix_numerics(deterministic=False)
     with tempfile.TemporaryDirectory() as name:
         found, waits = measure(Path(name), arguments.rounds, arguments.only)
-    print(f"on {environment.device_name(DEVICE)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"on {device_name(DEVICE)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, points in found.items():
         exponent = fit(*zip(*points, strict=True))
-        told = f"exponent {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f}, n = {exponent.n})"
+        text = f"exponent {exponent.value:.2f} ({exponent.low:.2f} to {exponent.high:.2f}, n = {exponent.n})"
         last = last_stretch(points)
-        told += f"; last stretch {last.value:.2f} ({last.low:.2f} to {last.high:.2f})"
-        print(f"{name:<20} {told}: {verdict(exponent, last)}")
+        text += f"; last stretch {last.value:.2f} ({last.low:.2f} to {last.high:.2f})"
+        print(f"{name:<20} {text}: {verdict(exponent, last)}")
     for name, seconds in waits.items():
-        middle, asked = statistics.median(seconds), ASKED_SECONDS[name]
-        told = f"median {middle:.2f} s, most {max(seconds):.2f} s, n = {len(seconds)}"
-        print(f"{name:<20} {told}; asked under {asked:g} s: {'met' if middle < asked else 'not met'}")
+        middle, target = statistics.median(seconds), TARGET_SECONDS[name]
+        text = f"median {middle:.2f} s, most {max(seconds):.2f} s, n = {len(seconds)}"
+        print(f"{name:<20} {text}; target {target:g} s: {'met' if middle < target else 'not met'}")
     if found:
         draw(found, arguments.out)
     if arguments.save:
@@ -277,7 +273,7 @@ def measure(folder: Path, rounds: int, only: str) -> tuple[dict[str, list[tuple[
     kinds: dict[str, tuple[Measure, Sequence[int]]] = {
         "epochs": (lambda n: run_seconds(dataset, model, folder, n, 640, BATCH), (4, 8, 16, 32)),
         "images": (lambda n: run_seconds(dataset, model, folder, 4, n, BATCH), (640, 1280, 2560, 5120)),
-        # as many steps whatever the batch: the work of a step grows
+        # the number of steps stays: the work of a step grows
         "batch size": (lambda n: run_seconds(dataset, model, folder, 4, 20 * n, n), (32, 64, 128, 256)),
         "models": (lambda n: session_seconds(file, folder, n), (2, 4, 8)),
     }

@@ -1,7 +1,7 @@
 """A class-balanced part of CIFAR-10 as an .npz file. Example: python benchmarks/subset.py cifar10.npz part.npz 1111 250
 
-Takes the first images of each class in the data set's own order. For machines on which all 10,000 test images would take
-longer than the training.
+Takes the first images of each class in the data set's own order. For machines on which 10,000 test images take longer
+than the training.
 """
 
 from __future__ import annotations

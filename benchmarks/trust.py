@@ -1,12 +1,11 @@
-"""Can a speed session be believed? Example: python benchmarks/trust.py aa --sessions 200 --starts 4
+"""Can a speed session be trusted? Example: python benchmarks/trust.py aa --sessions 200 --starts 4
 
-aa           one model under two names: how often does the 95 % interval of their ratio leave out 1, where it should
-             leave it out in 5 of 100 sessions
+aa           one model under two names: how often does the 95 % interval of their ratio exclude 1 (5 of 100 expected)
 sensitivity  one model against itself with 5 % more time in every step: how often is it found slower
-timm         inference images/s by this harness against timm's own method, in turns, on one model
+timm         inference images/s of one model, measured alternately by this harness and by timm's own method
 
-Sessions run under the stopping rule as shipped (pilot, Stein's number of blocks, 2 %), with short samples, in several
-process starts: layouts in memory differ from one start to the next. Nothing else may run meanwhile. LOG.md has results.
+Sessions use the stopping rule as shipped (pilot, Stein's number of blocks, 2 %) with short samples, in several process
+starts, because the layout in memory differs between starts. Run nothing else meanwhile. LOG.md has results.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from bench.core.stats import Interval, ratio_interval
-from bench.machine import environment
-from bench.measure.timing import Rule, Task, Timed, make_tasks, stopwatch_of, time_blocks
-from bench.plan.recipes import shared
-from bench.plan.spec import Setting
+from bench.core.stats import Interval, ratio_interval  # noqa: E402
+from bench.measure.device import device_name, fix_numerics  # noqa: E402
+from bench.measure.session import training_task  # noqa: E402
+from bench.measure.timing import Rule, Task, TaskShape, Timed, make_tasks, stopwatch_of, time_blocks  # noqa: E402
+from bench.plan.recipes import shared  # noqa: E402
+from bench.plan.spec import Setting  # noqa: E402
 from models.registry import build  # noqa: E402
 
-DEVICE = torch.device("cuda" if environment.has_cuda() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 8 if DEVICE.type == "cpu" else 128
 EXTRA = 0.05
-ATTEMPTS = 20  # of the sensitivity
 
 
 def small_network() -> nn.Module:
@@ -50,9 +49,8 @@ def small_network() -> nn.Module:
 
 def train_task(name: str, model: nn.Module) -> Task:
     """The training step of `model`, as a session times it."""
-    recipe = replace(shared(), batch_size=BATCH, precision="fp32")
-    tasks = make_tasks(name, model.to(DEVICE), recipe, 10, 32, DEVICE, Setting())
-    return next(task for task in tasks if task.kind == "train")
+    shape = TaskShape(replace(shared(), batch_size=BATCH, precision="fp32"), Setting(), num_classes=10, image_size=32)
+    return training_task(make_tasks(name, model.to(DEVICE), shape, DEVICE))
 
 
 def session(tasks: list[Task], sample_seconds: float, seed: int, seconds: float = 20.0) -> Timed:
@@ -62,26 +60,26 @@ def session(tasks: list[Task], sample_seconds: float, seed: int, seconds: float 
 
 
 def ratio(timed: Timed) -> Interval:
-    """The speed of b over a's."""
+    """The speed of b by that of a."""
     a, b = ([s.seconds_per_call for s in timed.samples if s.model == m] for m in ("a", "b"))
     return ratio_interval(a, b)
 
 
 def one_start(kind: str, sessions: int, seed: int, sample_seconds: float) -> None:
-    """Some sessions in this process; prints a JSON line each."""
+    """Run some sessions in this process; print one line of JSON per session."""
     torch.manual_seed(0)
     a, b = (train_task(name, small_network()) for name in "ab")
     if kind == "sensitivity":
         b = slower(b)
     for index in range(sessions):
         timed = session([a, b], sample_seconds, seed * 10_000 + index)
-        found = ratio(timed)
-        row = {"value": found.value, "low": found.low, "high": found.high, "blocks": timed.blocks}
+        value, low, high, _ = ratio(timed)
+        row = {"value": value, "low": low, "high": high, "blocks": timed.blocks}
         print(json.dumps({**row, "stopped": timed.stopped, "seconds": timed.seconds}), flush=True)
 
 
 def slower(task: Task) -> Task:
-    """The task with extra work that takes EXTRA of its time: matrix products, their number calibrated against it."""
+    """The task with extra matrix products that take EXTRA of its time."""
     side = torch.randn(24, 24, device=DEVICE)
     stopwatch = stopwatch_of(DEVICE, time.perf_counter)
 
@@ -91,7 +89,7 @@ def slower(task: Task) -> Task:
 
     for _ in range(20):
         task.call()
-    # in turns, so that a drift of the machine is not taken for work
+    # alternately, so that a drift of the machine does not count as work
     pairs = [(stopwatch(task.call, 40) / 40, stopwatch(lambda: extra(2000), 1) / 2000) for _ in range(15)]
     times = max(1, round(EXTRA * statistics.median(step / product for step, product in pairs)))
     print(json.dumps({"calibrated": times}), flush=True)
@@ -112,27 +110,28 @@ def starts(kind: str, sessions: int, number: int, sample_seconds: float) -> list
 
 
 def report(kind: str, rows: list[dict[str, float]]) -> None:
-    """The verdict, with what a doubter asks for next."""
+    """Print the verdict and the figures behind it."""
     calibrated = [row["calibrated"] for row in rows if "calibrated" in row]
     rows = [row for row in rows if "low" in row]
     out = sum(not row["low"] <= 1 <= row["high"] for row in rows)
     found_slower = sum(row["high"] < 1 for row in rows)
     blocks, halves = [row["blocks"] for row in rows], [100 * (row["high"] / row["low"] - 1) / 2 for row in rows]
     limited = sum(row["stopped"] != "narrow" for row in rows)
-    print(f"{kind}: {len(rows)} sessions on {environment.device_name(DEVICE)}, torch {torch.__version__}")
+    print(f"{kind}: {len(rows)} sessions on {device_name(DEVICE)}, torch {torch.__version__}")
     if kind == "aa":
-        print(f"the interval leaves out 1 in {out} of {len(rows)} (5 of 100 expected)")
+        print(f"the interval excludes 1 in {out} of {len(rows)} (5 of 100 expected)")
     else:
-        print(f"found slower in {found_slower} of {len(rows)}; extra products a step {calibrated}")
+        print(f"found slower in {found_slower} of {len(rows)}; extra products per step {calibrated}")
     middle = statistics.median(row["value"] for row in rows)
     print(
         f"ratio: median {middle:.4f}; half-width: median {statistics.median(halves):.2f} %, largest {max(halves):.2f} %"
     )
-    print(f"blocks: median {statistics.median(blocks):.0f}, most {max(blocks)}; not narrow when ended: {limited}")
+    print(f"blocks: median {statistics.median(blocks):.0f}, most {max(blocks)}")
+    print(f"sessions that ended before their interval was narrow: {limited}")
 
 
 def timm_images_per_second(model: nn.Module, images: torch.Tensor) -> float:
-    """As timm's benchmark script times inference: 10 calls to warm up, 40 timed one by one, images over their sum."""
+    """Like timm's benchmark script: 10 calls to warm up, then 40 timed one by one."""
     stopwatch = stopwatch_of(DEVICE, time.perf_counter)
     with torch.no_grad():
         for _ in range(10):
@@ -142,12 +141,12 @@ def timm_images_per_second(model: nn.Module, images: torch.Tensor) -> float:
 
 
 def versus_timm(rounds: int) -> None:
-    """Both methods in turns on the same module, the same images."""
+    """Run both methods alternately on the same module and images."""
     recipe = replace(shared(), batch_size=32, precision="fp32")
+    shape = TaskShape(recipe, Setting(), num_classes=10, image_size=32)
     for name in ("resnet20", "vit_params"):
         model = build(name, 10, 32).to(DEVICE, memory_format=torch.channels_last)
-        tasks = make_tasks(name, model, recipe, 10, 32, DEVICE, Setting())
-        task = next(t for t in tasks if t.kind == "inference")
+        task = next(t for t in make_tasks(name, model, shape, DEVICE) if t.kind == "inference")
         images = torch.randn(32, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
         mine, theirs = [], []
 
@@ -162,22 +161,22 @@ def versus_timm(rounds: int) -> None:
         for index in range(rounds):
             for kept, method in todo if index % 2 else todo[::-1]:
                 kept.append(method())
-        found = ratio_interval(mine, theirs)
+        value, low, high, n = ratio_interval(mine, theirs)
         ours_median, timms_median = statistics.median(mine), statistics.median(theirs)
         print(f"{name}, batch 32: this harness {ours_median:,.0f}, timm's method {timms_median:,.0f} images/s")
-        print(f"  ratio {found.value:.3f} ({found.low:.3f} to {found.high:.3f}, n = {found.n})")
+        print(f"  ratio {value:.3f} ({low:.3f} to {high:.3f}, n = {n})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("aa", "sensitivity", "timm"))
-    parser.add_argument("--sessions", type=int, help="default 200; of the sensitivity 20; of timm 8 rounds")
-    parser.add_argument("--starts", type=int, default=4, help="of fresh processes")
+    parser.add_argument("--sessions", type=int, help="default: aa 200, sensitivity 20, timm 8 rounds")
+    parser.add_argument("--starts", type=int, default=4, help="number of process starts (4)")
     parser.add_argument("--sample-seconds", type=float, default=0.01)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sessions = arguments.sessions or {"aa": 200, "sensitivity": ATTEMPTS, "timm": 8}[arguments.kind]
-    environment.fix_numerics(deterministic=False)
+    sessions = arguments.sessions or {"aa": 200, "sensitivity": 20, "timm": 8}[arguments.kind]
+    fix_numerics(deterministic=False)
     if arguments.kind == "timm":
         versus_timm(sessions)
     elif arguments.child is not None:
