@@ -1,4 +1,4 @@
-"""Engines that train nothing. Example: engine = AtOnce(lambda task, device: Answer(Outcome("ok")))"""
+"""An executor that trains nothing. Example: AtOnce(lambda task, device: Answer(Outcome("ok")))"""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from bench.executors.child import Outcome
-from bench.executors.protocol import Answer, Device, Heard, Task
+from bench.executors.protocol import Answer, Device, Message, Task
 
 HERE = Device("here", "here", "cpu", "some CPU", native_bf16=False, threads=1)
 
 
 class AtOnce:
-    """Answers every task as soon as it is asked, in the order in which they began."""
+    """Answers every task as soon as it is asked, in the order in which they were started."""
+
+    looking = False
 
     def __init__(
-        self, answer: Callable[[Task, Device], Answer], devices: Sequence[Device] = (HERE,), far: bool = False
+        self, answer: Callable[[Task, Device], Answer], devices: Sequence[Device] = (HERE,), remote: bool = False
     ) -> None:
-        self.far, self.stopped = far, False
+        self.remote, self.stopped = remote, False
         self._answer, self._devices = answer, list(devices)
-        self._begun: deque[tuple[int, Task, Device]] = deque()
+        self._started: deque[tuple[int, Task, Device]] = deque()
 
     def devices(self) -> list[Device]:
         """Always the same."""
         return self._devices
 
     def start(self, tasks: Sequence[tuple[int, Task, Device]]) -> None:
-        """Not before somebody listens."""
-        self._begun.extend(tasks)
+        """Nothing happens before somebody asks for events."""
+        self._started.extend(tasks)
 
-    def events(self, seconds: float) -> list[Heard]:
+    def events(self, seconds: float) -> list[Message]:
         """One answer."""
-        if not self._begun:
+        if not self._started:
             return []
-        ticket, task, device = self._begun[0]
+        ticket, task, device = self._started[0]
         answer = Answer(Outcome("interrupted")) if self.stopped else self._answer(task, device)
-        self._begun.popleft()
+        self._started.popleft()
         return [(ticket, answer)]
 
     def stop(self) -> None:
@@ -43,4 +45,4 @@ class AtOnce:
         self.stopped = True
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Nothing to leave behind."""

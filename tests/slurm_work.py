@@ -1,39 +1,37 @@
-"""What child processes of tests/executors/test_slurm.py do. Example: Task("a", "tests.slurm_work:greet", (root, "hello"))"""
+"""What child processes of test_slurm.py do. Example: Task("a", "tests.slurm_work:greet", (root, "hello"))"""
 
 from __future__ import annotations
 
 import itertools
-import os
+import multiprocessing
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bench.core.errors import Interrupted
+from bench.core.events import Continued, Note, Report, Tick
 
-Report = Callable[[dict[str, Any]], None]
 PATIENCE_SECONDS = 60.0
 
 
 def greet(report: Report, root: Path, word: str) -> None:
-    """Something that is done at once; the order of those that were begun is in a file."""
+    """Ends at once; a file keeps the order of all greetings."""
     with (root / "greeted").open("a") as file:
         file.write(f"{word}\n")
-    report({"event": "note", "text": word})
+    report(Note(word))
 
 
 def fail(report: Report, root: Path) -> None:
-    report({"event": "note", "text": "it begins well"})
+    report(Note("it begins well"))
     raise ValueError("broken on purpose")
 
 
 def continues(report: Report, root: Path) -> None:
-    """Begin, tell the parent's number in a file, save when interrupted; the second time go on from there."""
+    """Write the parent's pid to a file and save when interrupted; the second time go on from there."""
     saved = root / "saved"
     if saved.exists():
-        report({"event": "continued", "step": int(saved.read_text())})
+        report(Continued(int(saved.read_text())))
         return
-    report({"event": "note", "text": "from the start"})
+    report(Note("from the start"))
     until(report, saved, ready(root, "ready"))
 
 
@@ -43,15 +41,17 @@ def waits(report: Report, root: Path, word: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (root / "go").exists():
         assert time.monotonic() < deadline, "nobody said go"
-        report({"event": "tick"})
+        report(Tick())
         time.sleep(0.02)
-    report({"event": "note", "text": word})
+    report(Note(word))
 
 
 def ready(root: Path, name: str) -> int:
-    """Say by a file that this has begun, and in which process's child."""
+    """Write a file that says that this has started, and whose child it is."""
     temporary = root / f".{name}"
-    temporary.write_text(str(os.getppid()))
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    temporary.write_text(str(parent.pid))
     temporary.replace(root / name)
     return 7
 
@@ -61,7 +61,7 @@ def until(report: Report, saved: Path, step: int) -> None:
     try:
         for _ in itertools.count():
             assert time.monotonic() < deadline, "nobody interrupted"
-            report({"event": "tick"})
+            report(Tick())
             time.sleep(0.02)
     except Interrupted:
         saved.write_text(str(step))

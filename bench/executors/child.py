@@ -26,7 +26,6 @@ from typing import Any
 from bench.core.errors import Busy, Interrupted
 from bench.core.events import FREQUENT, Event, Failed, Numbered, Report, decode, encode
 from bench.executors.processes import NOTHING, Surroundings, blocked, start
-from bench.executors.processes import warm_up as warm_up
 
 # From a polite request to the end: a step and a checkpoint fit in; a compilation or a hang is abandoned.
 GRACE_SECONDS = 20.0

@@ -35,19 +35,29 @@ SERVER_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": None, "PYTHONSAF
 CHANGING = threading.Lock()  # the environment is one for all threads
 
 _conditions: dict[str, str] | None = None  # what the server read at load; None: no server yet
+_spawn_only = not sys.platform.startswith("linux")
 
 
 def warm_up(environment: Mapping[str, str] = NOTHING) -> None:
-    """Start the server, without waiting for its imports; it serves tasks whose READ_AT_LOAD variables are these."""
+    """Start the server unless it is there, without waiting for its imports.
+
+    From now on it serves tasks whose READ_AT_LOAD variables are those of this process and `environment`.
+    """
     global _conditions
-    _conditions = _read_at_load(environment)
-    _serves(environment)
+    if _conditions is None:
+        _conditions = _read_at_load(environment)
+        _serves(environment)
+
+
+def spawn_only() -> None:
+    """Do without a server: a process with a single child need not wait for imports that this child can do without."""
+    global _spawn_only
+    _spawn_only = True
 
 
 def start(target: Callable[..., None], args: tuple[Any, ...], environment: Mapping[str, str]) -> BaseProcess:
     """A daemon process that runs target(surroundings, *args), where surroundings.enter() must come first."""
-    if _conditions is None:
-        warm_up()
+    warm_up()
     if _serves(environment):
         surroundings = Surroundings({**os.environ, **environment}, (_Stream(1), _Stream(2)))
         process = multiprocessing.get_context("forkserver").Process(target=target, args=(surroundings, *args))
@@ -61,14 +71,13 @@ def start(target: Callable[..., None], args: tuple[Any, ...], environment: Mappi
 
 
 def _read_at_load(environment: Mapping[str, str]) -> dict[str, str]:
-    found = {name: value for name, value in {**os.environ, **environment}.items() if name.startswith(READ_AT_LOAD)}
-    found.pop("OMP_NUM_THREADS", None)
-    return found
+    every = {**os.environ, **environment}
+    return {name: every[name] for name in every if name.startswith(READ_AT_LOAD) and name != "OMP_NUM_THREADS"}
 
 
 def _serves(environment: Mapping[str, str]) -> bool:
     """Whether the server can fork a child with these variables; if so, it runs, though it may still be importing."""
-    if not sys.platform.startswith("linux") or _read_at_load(environment) != _conditions:
+    if _spawn_only or _read_at_load(environment) != _conditions:
         return False
     resource_tracker.ensure_running()  # else ensure_running below starts it, which unblocks the signals blocked here
     forkserver.set_forkserver_preload([PRELOAD])

@@ -25,7 +25,7 @@ import msgspec
 from bench.core.events import FREQUENT, Event, Numbered, decode, encode
 from bench.core.files import inert, write_atomically
 from bench.executors.child import GRACE_SECONDS, Outcome
-from bench.executors.processes import set_variables
+from bench.executors.processes import set_variables, spawn_only
 from bench.executors.protocol import Answer, Task
 from bench.executors.worker import Look, look, work
 from bench.machine.identity import Identity
@@ -83,6 +83,7 @@ class Job:
         with event_log(self.files.events) as log:
             working = _Working(self.task, self.environment, log)
             if own_process:
+                spawn_only()
                 signal.signal(signal.SIGTERM, lambda number, frame: working.stop.set())
             working.start()
             self._working = working
@@ -168,6 +169,7 @@ def _wait_for_the_end() -> None:
 
 def look_here(files: Files, variables: Variables, expected: Identity, asked: str | None, node: str, name: str) -> None:
     """worker.look, for a job."""
+    spawn_only()
     set_variables(variables)
     write_atomically(files.answer, msgspec.json.encode(look(expected, asked, node, name)))
 

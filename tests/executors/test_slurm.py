@@ -16,21 +16,23 @@ from typing import Any
 import pytest
 
 from bench.core.errors import UserError
+from bench.core.events import Continued, Note, Numbered, encode
 from bench.executors import slurm, slurm_queue
 from bench.executors.child import Outcome, call
-from bench.executors.protocol import LOST, Answer, Device, Heard, Task
-from bench.executors.slurm import SlurmEngine, parse_options
+from bench.executors.protocol import LOST, Answer, Device, Message, Task
+from bench.executors.slurm import SlurmExecutor
 from bench.executors.slurm_job import SAVE_SECONDS, event_log, read_events
+from bench.executors.slurm_queue import parse_options
 from bench.machine.identity import Identity, identity
-from tests import slurm_work
+from tests.conftest import ROOT
 
 pytest.importorskip("submitit")
 
 PATIENCE_SECONDS = 60.0
-DEVICE = Device("SLURM", "SLURM", "cpu", "a CPU", False, 1, 100, (("SLURM_WORK", "seen"),), apart=True)
+DEVICE = Device("SLURM", "SLURM", "cpu", "a CPU", False, 1, 100, (("SLURM_WORK", "seen"),), queued=True)
 OTHER = Identity("0" * 40, "another", ())
 COMMANDS = ("sbatch", "srun", "scancel", "scontrol", "squeue", "sacct")
-FAKE = Path(__file__).parent / "fake_slurm" / "slurm.py"
+FAKE = ROOT / "tests" / "fake_slurm" / "slurm.py"
 
 
 @pytest.fixture(autouse=True)
@@ -45,46 +47,45 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-Make = Callable[..., SlurmEngine]
+Make = Callable[..., SlurmExecutor]
 
 
 @pytest.fixture
 def make(root: Path) -> Iterator[Make]:
-    """An engine on the store's folder; all are closed at the end."""
-    engines: list[SlurmEngine] = []
+    """An executor on the store's folder; all are closed at the end."""
+    executors: list[SlurmExecutor] = []
 
-    def engine(flavour: str = "slurm", retries: int = 1, expected: Identity = OTHER, **options: str) -> SlurmEngine:
-        said: list[str] = []
-        made = SlurmEngine(flavour, options, root / "slurm", "cpu", 2, expected, retries, said.append)
-        engines.append(made)
-        return made
+    def create(flavour: str = "slurm", retries: int = 1, expected: Identity = OTHER, **options: str) -> SlurmExecutor:
+        executor = SlurmExecutor(flavour, options, root / "slurm", "cpu", 2, expected, retries, lambda text: None)
+        executors.append(executor)
+        return executor
 
-    yield engine
-    for made in engines:
-        made.close()
+    yield create
+    for executor in executors:
+        executor.close()
 
 
 def task(root: Path, name: str, function: str, *args: Any, **changes: Any) -> Task:
     return Task(name, f"tests.slurm_work:{function}", (root, *args), root=root, **changes)
 
 
-def hear(engine: SlurmEngine, *tickets: int) -> tuple[dict[int, Answer], list[Heard]]:
-    """All that is heard until these tickets are answered, each once."""
+def listen(executor: SlurmExecutor, *tickets: int) -> tuple[dict[int, Answer], list[Message]]:
+    """All messages until these tickets are answered, each once."""
     answers: dict[int, Answer] = {}
-    everything: list[Heard] = []
+    messages: list[Message] = []
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not answers.keys() >= set(tickets):
-        assert time.monotonic() < deadline, f"no answer to {set(tickets) - answers.keys()}: {logs(engine)}"
-        for ticket, heard in engine.events(0.1):
-            everything.append((ticket, heard))
-            if isinstance(heard, Answer):
+        assert time.monotonic() < deadline, f"no answer to {set(tickets) - answers.keys()}: {logs(executor)}"
+        for ticket, message in executor.events(0.1):
+            messages.append((ticket, message))
+            if isinstance(message, Answer):
                 assert ticket not in answers, "answered twice"
-                answers[ticket] = heard
-    return answers, everything
+                answers[ticket] = message
+    return answers, messages
 
 
-def logs(engine: SlurmEngine) -> str:
-    return "\n".join(path.read_text() for path in sorted(engine.folder.glob("*log.*")))
+def logs(executor: SlurmExecutor) -> str:
+    return "\n".join(path.read_text() for path in sorted(executor.folder.glob("*log.*")))
 
 
 def wait_for(path: Path) -> Path:
@@ -155,40 +156,40 @@ def test_missing_parts_are_named(make: Make, monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_local_job_answers_as_a_child_process_does(make: Make, root: Path) -> None:
-    engine = make("local")
-    engine.start([(1, task(root, "a", "greet", "hello"), DEVICE), (2, task(root, "b", "fail"), DEVICE)])
-    answers, heard = hear(engine, 1, 2)
-    here = call(slurm_work.fail, (root,), lambda event: None)
+    executor = make("local")
+    executor.start([(1, task(root, "a", "greet", "hello"), DEVICE), (2, task(root, "b", "fail"), DEVICE)])
+    answers, messages = listen(executor, 1, 2)
+    here = call("tests.slurm_work:fail", (root,), lambda event: None)
     assert answers[1].outcome.status == "ok"
-    assert answers[1].events == ({"event": "note", "text": "hello", "n": 0},)
-    assert (1, {"event": "note", "text": "hello", "n": 0}) in heard
+    assert answers[1].events == (Note("hello"),)
+    assert (1, Numbered(0, Note("hello"))) in messages
     assert (answers[2].outcome.status, answers[2].outcome.message) == (here.status, here.message)
     assert "broken on purpose" in answers[2].outcome.traceback
-    assert engine.events(0) == []
-    assert not list(engine.folder.glob("*.pkl"))  # what was taken is gone, but for the log of what failed
-    assert len(list(engine.folder.glob("*log.err"))) == 1
-    assert (engine.folder / "jobs.json").read_text().strip() == "{}"
+    assert executor.events(0) == []
+    assert not list(executor.folder.glob("*.pkl"))  # what was taken is gone, but for the log of what failed
+    assert len(list(executor.folder.glob("*log.err"))) == 1
+    assert (executor.folder / "jobs.json").read_text().strip() == "{}"
 
 
 def test_an_interrupted_local_job_is_requeued_and_goes_on_from_what_it_saved(make: Make, root: Path) -> None:
-    engine = make("local")
-    engine.start([(1, task(root, "a", "continues"), DEVICE)])
+    executor = make("local")
+    executor.start([(1, task(root, "a", "continues"), DEVICE)])
     os.kill(int(wait_for(root / "ready").read_text()), signal.SIGUSR2)
-    answers, heard = hear(engine, 1)
+    answers, messages = listen(executor, 1)
     assert answers[1].outcome.status == "ok"
-    kept = [{"event": "note", "text": "from the start", "n": 0}, {"event": "continued", "step": 7, "n": 1}]
-    assert list(answers[1].events) == kept
-    assert [e for _, e in heard if isinstance(e, dict) and "n" in e] == kept
+    assert answers[1].events == (Note("from the start"), Continued(7))
+    numbered = [message for _, message in messages if isinstance(message, Numbered)]
+    assert numbered == [Numbered(0, Note("from the start")), Numbered(1, Continued(7))]
 
 
 def test_stopped_local_jobs_save_and_end(make: Make, root: Path) -> None:
-    engine = make("local")
-    engine.start([(1, task(root, "a", "continues"), DEVICE)])
+    executor = make("local")
+    executor.start([(1, task(root, "a", "continues"), DEVICE)])
     parent = int(wait_for(root / "ready").read_text())
-    for process in (parent, int(slurm_job(engine).job_id)):
+    for process in (parent, int(slurm_job(executor).job_id)):
         os.kill(process, signal.SIGINT)  # Ctrl-C reaches every process of a terminal
-    engine.stop()
-    answers, _ = hear(engine, 1)
+    executor.stop()
+    answers, _ = listen(executor, 1)
     assert answers[1].outcome.status == "interrupted"
     assert (root / "saved").read_text() == "7"
 
@@ -202,32 +203,32 @@ def test_the_next_driver_joins_a_local_job(make: Make, root: Path) -> None:
     second = make("local")
     second.start([(5, *tasks[0][1:])])
     (root / "go").touch()
-    answers, _ = hear(second, 5)
+    answers, _ = listen(second, 5)
     assert answers[5].outcome.status == "ok"
     assert (root / "ready-a").read_text() == parent  # begun once
 
 
 def test_this_machine_is_a_device_with_its_seats(make: Make) -> None:
     (device,) = make("local", expected=identity()).devices()
-    assert (device.type, device.seats, device.apart) == ("cpu", 2, False)
+    assert (device.type, device.seats, device.queued) == ("cpu", 2, False)
 
 
 def test_debug_does_it_within_this_process(make: Make, root: Path) -> None:
-    engine = make("debug")
-    engine.start([(1, task(root, "a", "greet", "hello"), DEVICE), (2, task(root, "b", "greet", "no"), DEVICE)])
-    found = engine.events(0.1)
-    assert found[0] == (1, {"event": "note", "text": "hello", "n": 0})
-    assert isinstance(found[1][1], Answer)
-    assert found[1][1].outcome.status == "ok"
-    engine.stop()
-    answers, _ = hear(engine, 2)
+    executor = make("debug")
+    executor.start([(1, task(root, "a", "greet", "hello"), DEVICE), (2, task(root, "b", "greet", "no"), DEVICE)])
+    (first, event), (_, answer) = executor.events(0.1)
+    assert (first, event) == (1, Numbered(0, Note("hello")))
+    assert isinstance(answer, Answer)
+    assert answer.outcome.status == "ok"
+    executor.stop()
+    answers, _ = listen(executor, 2)
     assert answers[2].outcome.status == "interrupted"
     assert (root / "greeted").read_text() == "hello\n"
 
 
 def test_an_interruption_of_debug_saves_first(make: Make, root: Path) -> None:
-    engine = make("debug")
-    engine.start([(1, task(root, "a", "continues"), DEVICE)])
+    executor = make("debug")
+    executor.start([(1, task(root, "a", "continues"), DEVICE)])
 
     def interrupt() -> None:
         wait_for(root / "ready")
@@ -238,13 +239,13 @@ def test_an_interruption_of_debug_saves_first(make: Make, root: Path) -> None:
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            engine.events(0)
+            executor.events(0)
     finally:
         thread.join()
         signal.signal(signal.SIGINT, before)
     assert (root / "saved").exists()
-    engine.stop()
-    assert hear(engine, 1)[0][1].outcome.status == "interrupted"
+    executor.stop()
+    assert listen(executor, 1)[0][1].outcome.status == "interrupted"
 
 
 def test_a_ledger_from_elsewhere_names_no_other_files(make: Make, root: Path) -> None:
@@ -257,13 +258,14 @@ def test_a_ledger_from_elsewhere_names_no_other_files(make: Make, root: Path) ->
 
 def test_a_half_written_line_of_events_costs_one_event(tmp_path: Path) -> None:
     path = tmp_path / "1.events"
-    path.write_bytes(b'{"event": "note", "n": 0}\n{"event": "no')
-    assert read_events(path) == ([{"event": "note", "n": 0}], 26)
+    whole = encode(Numbered(0, Note("first"))) + b"\n"
+    path.write_bytes(whole + b'{"event": "no')
+    assert read_events(path) == ([Numbered(0, Note("first"))], len(whole))
     with event_log(path) as log:
-        log({"event": "note", "n": 0})
-        answer = log.completed(Answer(Outcome("ok"), events=({"event": "note", "n": 0},)))
-    assert [event["n"] for event in answer.events] == [0, 1]
-    assert [event["n"] for event in read_events(path, 26)[0]] == [1]
+        log(Numbered(0, Note("second")))
+        answer = log.completed(Answer(Outcome("ok"), events=(Note("second"),)))
+    assert answer.events == (Note("first"), Note("second"))
+    assert read_events(path, len(whole))[0] == [Numbered(1, Note("second"))]
 
 
 # --- submitit's executor, on a stand-in for SLURM --------------------------------------------------------------------
@@ -302,7 +304,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(home))
-    monkeypatch.setattr(slurm, "PACE", {**slurm.PACE, "slurm": (0.05, 0.2, 0.1)})
+    monkeypatch.setattr(slurm, "PACE", {**slurm.PACE, "slurm": slurm.Pace(0.05, 0.2, 0.1)})
     yield Fake(home)
     for runner in home.glob("jobs/*/runner"):
         with contextlib.suppress(ProcessLookupError):
@@ -312,13 +314,13 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 def test_tasks_are_one_array_in_their_order_and_a_whole_machine_is_a_job_of_its_own(
     make: Make, root: Path, fake: Fake
 ) -> None:
-    engine = make(partition="gpu", array_parallelism="1", cpus_per_task="2")
+    executor = make(partition="gpu", array_parallelism="1", cpus_per_task="2")
     tasks = [(i, task(root, f"t{i}", "greet", f"{i}"), DEVICE) for i in range(2)]
-    engine.start([*tasks, (2, task(root, "session", "greet", "alone", whole_host=True), DEVICE)])
-    answers, _ = hear(engine, 0, 1, 2)
+    executor.start([*tasks, (2, task(root, "session", "greet", "alone", whole_host=True), DEVICE)])
+    answers, _ = listen(executor, 0, 1, 2)
     assert {answer.outcome.status for answer in answers.values()} == {"ok"}
     assert {answer.where for answer in answers.values()} == {"node-7"}
-    assert [answers[i].events[0]["text"] for i in range(3)] == ["0", "1", "alone"]
+    assert [answers[i].events for i in range(3)] == [(Note("0"),), (Note("1"),), (Note("alone"),)]
     assert fake.calls("sbatch") == 2
     assert "--array=0-1%1" in fake.script(100)
     assert "--partition=gpu" in fake.script(100)
@@ -330,21 +332,21 @@ def test_tasks_are_one_array_in_their_order_and_a_whole_machine_is_a_job_of_its_
 
 def test_jobs_that_die_without_an_answer_are_answered_by_their_state(make: Make, root: Path, fake: Fake) -> None:
     (fake.home / "hold").touch()
-    engine = make()
-    engine.start([(i, task(root, f"t{i}", "greet", f"{i}"), DEVICE) for i in range(7)])
+    executor = make()
+    executor.start([(i, task(root, f"t{i}", "greet", f"{i}"), DEVICE) for i in range(7)])
     fake.state("100_0", "NODE_FAIL")
     fake.state("100_1", "TIMEOUT", only_sacct=True)
     fake.state("100_2", "OUT_OF_MEMORY")
     fake.state("100_3", "CANCELLED by 1000", only_sacct=True)
     fake.state("100_4", "PREEMPTED")
-    (engine.folder / "100_5_0_log.err").write_text("some line\nsrun: error: no such file\n")
+    (executor.folder / "100_5_0_log.err").write_text("some line\nsrun: error: no such file\n")
     fake.state("100_5", "FAILED")
-    answers, _ = hear(engine, *range(6))
+    answers, _ = listen(executor, *range(6))
     assert [answers[i].outcome.status for i in range(6)] == [LOST, "timeout", "oom", "interrupted", LOST, LOST]
     assert answers[0].outcome.message == "job 100_0: NODE_FAIL"
     assert answers[5].outcome.message == "job 100_5: FAILED: srun: error: no such file"
     fake.release()  # the one that lived on
-    assert hear(engine, 6)[0][6].outcome.status == "ok"
+    assert listen(executor, 6)[0][6].outcome.status == "ok"
 
 
 def test_the_next_driver_joins_jobs_and_takes_answers_and_begins_again_what_died(
@@ -358,13 +360,13 @@ def test_the_next_driver_joins_jobs_and_takes_answers_and_begins_again_what_died
     first.start(tasks[1:])
     fake.state("101_1", "NODE_FAIL")
     first.stop()
-    stopped, _ = hear(first, 0, 1, 2)
+    stopped, _ = listen(first, 0, 1, 2)
     assert "scancel 101_0 ends it" in stopped[1].outcome.message
     second = make()
     second.start([(10 + ticket, one, DEVICE) for ticket, one, _ in tasks])
     assert fake.calls("sbatch") == 3  # the third: again, alone
     fake.release()
-    answers, _ = hear(second, 10, 11, 12)
+    answers, _ = listen(second, 10, 11, 12)
     assert {answer.outcome.status for answer in answers.values()} == {"ok"}
     assert sorted((root / "greeted").read_text().split()) == ["0", "1", "2"]
 
@@ -377,50 +379,50 @@ def test_other_work_of_the_same_name_is_not_joined(make: Make, root: Path, fake:
 
 
 def test_a_preempted_job_is_requeued_by_slurm_and_goes_on(make: Make, root: Path, fake: Fake) -> None:
-    engine = make(time="5")  # so short that any signal counts as the end of the time
-    engine.start([(1, task(root, "a", "continues"), DEVICE)])
+    executor = make(time="5")  # so short that any signal counts as the end of the time
+    executor.start([(1, task(root, "a", "continues"), DEVICE)])
     wait_for(root / "ready")
-    slurm_job(engine)._interrupt()
-    answers, _ = hear(engine, 1)
+    slurm_job(executor)._interrupt()
+    answers, _ = listen(executor, 1)
     assert answers[1].outcome.status == "ok"
-    assert [event["event"] for event in answers[1].events] == ["note", "continued"]
+    assert answers[1].events == (Note("from the start"), Continued(7))
     assert fake.calls("scontrol requeue 100") == 1
 
 
 def test_a_job_whose_time_is_over_too_often_says_so(make: Make, root: Path, fake: Fake) -> None:
-    engine = make(time="5", retries=0)
-    engine.start([(1, task(root, "a", "continues"), DEVICE)])
+    executor = make(time="5", retries=0)
+    executor.start([(1, task(root, "a", "continues"), DEVICE)])
     wait_for(root / "ready")
-    slurm_job(engine)._interrupt(timeout=True)
-    answers, _ = hear(engine, 1)
+    slurm_job(executor)._interrupt(timeout=True)
+    answers, _ = listen(executor, 1)
     assert answers[1].outcome.status == "timeout"
     assert (root / "saved").exists()
     assert fake.calls("scontrol") == 0
 
 
 def test_a_cancelled_job_saves(make: Make, root: Path, fake: Fake) -> None:
-    engine = make()
-    engine.start([(1, task(root, "a", "continues"), DEVICE)])
+    executor = make()
+    executor.start([(1, task(root, "a", "continues"), DEVICE)])
     wait_for(root / "ready")
-    slurm_job(engine).cancel()
+    slurm_job(executor).cancel()
     wait_for(root / "saved")
     (fake.home / "kill").touch()
-    answers, _ = hear(engine, 1)
+    answers, _ = listen(executor, 1)
     assert answers[1].outcome.status == "interrupted"
 
 
-def slurm_job(engine: SlurmEngine) -> Any:
-    return engine._running[1].job
+def slurm_job(executor: SlurmExecutor) -> Any:
+    return executor._running[1].job
 
 
 def test_a_node_with_other_code_gets_no_more_tasks(make: Make, root: Path, fake: Fake) -> None:
-    engine = make()
-    engine.start([(1, task(root, "a", "greet", "x", expected=OTHER), DEVICE)])
-    answers, _ = hear(engine, 1)
+    executor = make()
+    executor.start([(1, task(root, "a", "greet", "x", expected=OTHER), DEVICE)])
+    answers, _ = listen(executor, 1)
     assert answers[1].outcome.status == LOST
     assert "commit" in answers[1].outcome.message
     (fake.home / "hold").touch()
-    engine.start([(2, task(root, "a", "greet", "x"), DEVICE)])
+    executor.start([(2, task(root, "a", "greet", "x"), DEVICE)])
     assert "--exclude=node-7" in fake.script(101)
 
 
@@ -428,11 +430,11 @@ def test_before_anything_is_planned_a_node_is_looked_at(make: Make, fake: Fake) 
     with pytest.raises(UserError, match=r"commit .*--slurm"):
         make(expected=OTHER).devices()
     (device,) = make(expected=identity()).devices()
-    assert (device.name, device.type, device.apart, device.environment) == ("SLURM", "cpu", True, ())
+    assert (device.name, device.type, device.queued, device.environment) == ("SLURM", "cpu", True, ())
     assert device.seats > 1000
 
 
-def test_what_sbatch_refuses_is_the_users_to_mend(make: Make, root: Path, fake: Fake) -> None:
+def test_what_sbatch_refuses_is_reported(make: Make, root: Path, fake: Fake) -> None:
     (fake.home / "refuse").write_text("sbatch: error: invalid partition specified: nope")
     with pytest.raises(UserError, match="invalid partition"):
         make(partition="nope").start([(1, task(root, "a", "greet", "x"), DEVICE)])

@@ -1,0 +1,224 @@
+"""Child processes: how they start, what they have of their parent, how they end. Example: pytest tests/executors"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.core.events import Described, Event, Note
+from bench.executors.child import Outcome, call
+from tests.conftest import ROOT
+
+PATIENCE_SECONDS = 60.0
+SPAWNED = {"PYTHONINTMAXSTRDIGITS": "5000"}  # one of those that Python reads as it starts
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are spawned")
+
+
+def events_of(function: str, *args: object, **more: object) -> list[Event]:
+    """The events of a call that ends well."""
+    events: list[Event] = []
+    outcome = call(f"tests.executors.work:{function}", args, events.append, **more)  # type: ignore[arg-type]
+    assert outcome == Outcome("ok"), outcome
+    return events
+
+
+def looks(**environment: str) -> dict[str, str | int | float | bool | None]:
+    (event,) = events_of("looks", environment=environment)
+    assert isinstance(event, Described)
+    return event.environment
+
+
+def text_of(function: str, *args: object, **more: object) -> str:
+    (event,) = events_of(function, *args, **more)
+    assert isinstance(event, Note)
+    return event.text
+
+
+def wait_for(path: Path) -> Path:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.02)
+    return path
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends in time (a zombie counts as ended)."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# --- start -----------------------------------------------------------------------------------------------------------
+
+
+@linux
+def test_the_server_has_imported_torch_and_has_one_thread_and_no_cuda_context() -> None:
+    first, second = looks(), looks()
+    assert (first["preloaded"], first["cuda"], first["parent_threads"]) == (True, False, 1)
+    assert first["parent"] == second["parent"] != os.getpid()
+
+
+@linux
+def test_a_child_has_the_callers_environment_folder_and_streams(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REMOVED", "before")
+    monkeypatch.setenv("CHANGED", "before")
+    looks()  # the server is there
+    monkeypatch.delenv("REMOVED")
+    monkeypatch.setenv("CHANGED", "after")
+    monkeypatch.chdir(tmp_path)
+    child = looks(ADDED="here")
+    assert (child["ADDED"], child["CHANGED"], child["REMOVED"]) == ("here", "after", None)
+    assert (child["folder"], child["PYTHONSAFEPATH"]) == (str(tmp_path), None)
+    events_of("speaks")
+    assert capfd.readouterr() == ("to standard output\n", "to standard error\n")
+
+
+@linux
+def test_threads_are_those_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fresh() -> int:
+        words = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
+        return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    assert looks()["threads"] == fresh()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert looks()["threads"] == fresh()
+    assert looks(OMP_NUM_THREADS="1")["threads"] == 1
+
+
+@linux
+def test_what_is_read_at_load_needs_a_process_of_its_own_that_learns_the_same() -> None:
+    assert looks(**SPAWNED)["parent"] == os.getpid()
+    assert text_of("trains") == text_of("trains", environment=SPAWNED)
+
+
+@linux
+def test_children_draw_different_numbers() -> None:
+    first, second = (text_of("draws").split() for _ in range(2))
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+
+
+def test_a_changed_model_file_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    for width in (2, 30):
+        path.write_text(f"from torch import nn\ndef make(classes, size):\n    return nn.Linear({width}, classes)\n")
+        assert f"in_features={width}" in text_of("builds", f"{path}:make")
+
+
+# --- end -------------------------------------------------------------------------------------------------------------
+
+
+def test_exit_codes_and_signals_are_named() -> None:
+    assert call("tests.executors.work:exits", (0,), print) == Outcome("ok")
+    assert call("tests.executors.work:exits", (7,), print) == Outcome("killed", "its process ended by exit code 7")
+    assert call("tests.far_work:dies", (), print) == Outcome("killed", "its process ended by SIGKILL")
+    outcome = call("tests.executors.nowhere:nothing", (), print)
+    assert outcome.status == "failed"
+    assert outcome.message == "ModuleNotFoundError: No module named 'tests.executors.nowhere'"
+
+
+def test_an_event_that_is_none_is_the_childs_fault() -> None:
+    outcome = call("tests.executors.work:lies", (), print)
+    assert outcome.status == "failed"
+    assert "reported nonsense" in outcome.message
+
+
+def test_a_timeout_asks_first(tmp_path: Path) -> None:
+    outcome = call("tests.executors.work:saves", (tmp_path,), print, timeout=1)
+    assert outcome == Outcome("timeout", "not done after 1 s")
+    assert (tmp_path / "saved").exists()
+
+
+@linux
+def test_signals_of_a_scheduler_to_all_processes_leave_the_server_alive(tmp_path: Path) -> None:
+    stop, outcomes = threading.Event(), list[str]()
+
+    def run() -> None:
+        try:
+            call("tests.executors.work:saves", (tmp_path,), print, stop=stop)
+        except KeyboardInterrupt:
+            outcomes.append("interrupted")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    server = int(wait_for(tmp_path / "started").read_text())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(server, number)
+    stop.set()
+    thread.join(PATIENCE_SECONDS)
+    assert outcomes == ["interrupted"]
+    assert (tmp_path / "saved").exists()
+    assert looks()["parent"] == server
+
+
+@linux
+def test_a_killed_server_is_replaced() -> None:
+    server = looks()["parent"]
+    assert isinstance(server, int)
+    os.kill(server, signal.SIGKILL)
+    assert gone(server)
+    assert looks()["parent"] not in (server, os.getpid())
+
+
+@linux
+def test_a_killed_server_takes_its_children_along(tmp_path: Path) -> None:
+    path, outcomes = tmp_path / "pids", list[Outcome]()
+    thread = threading.Thread(target=lambda: outcomes.append(call("tests.executors.work:sleeps", (path,), print)))
+    thread.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(pids := wait_for(path).read_text().split()) < 2:
+        assert time.monotonic() < deadline
+    os.kill(int(pids[1]), signal.SIGKILL)
+    thread.join(PATIENCE_SECONDS)
+    assert [outcome.status for outcome in outcomes] == ["killed"]
+    assert gone(int(pids[0]))
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from bench.executors.child import call
+call("tests.executors.work:sleeps", (Path(sys.argv[1]),), print)
+"""
+
+
+def test_a_child_and_its_server_end_with_a_killed_driver(tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, path], cwd=ROOT)
+    try:
+        wait_for(path)
+        while len(pids := path.read_text().split()) < 2:
+            time.sleep(0.02)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert all(gone(int(pid)) for pid in pids)
+
+
+def test_ctrl_c_while_the_server_still_imports_ends_at_once(tmp_path: Path) -> None:
+    script = f"import signal; signal.signal(2, signal.default_int_handler){DRIVER}"
+    command = [sys.executable, "-c", script, tmp_path / "pids"]
+    driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(1.0)
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(PATIENCE_SECONDS) != 0
+    _, error = driver.communicate(timeout=PATIENCE_SECONDS)  # once the server, too, has ended
+    assert error.count("Traceback") == 1, error  # the driver's own; no child's, no server's
+    assert error.rstrip().endswith("KeyboardInterrupt")

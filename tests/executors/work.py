@@ -1,0 +1,99 @@
+"""What child processes of test_child.py do. Example: call("tests.executors.work:looks", (), events.append)"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from bench.core.errors import Interrupted
+from bench.core.events import Described, EpochDone, Note, Report, Tick
+
+
+def looks(report: Report) -> None:
+    """Its process, as it finds it."""
+    torch = sys.modules.get("torch")
+    loaded = torch is not None
+    import torch
+
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{os.getppid()}/status").read_text().splitlines())
+    report(
+        Described(
+            {
+                "preloaded": loaded,
+                "cuda": torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork(),
+                "threads": torch.get_num_threads(),
+                "parent": os.getppid(),
+                "parent_threads": int(status["Threads"]),
+                "folder": str(Path.cwd()),
+                **{name: os.environ.get(name) for name in ("ADDED", "CHANGED", "REMOVED", "PYTHONSAFEPATH")},
+            }
+        )
+    )
+
+
+def speaks(report: Report) -> None:
+    print("to standard output")
+    print("to standard error", file=sys.stderr)
+
+
+def trains(report: Report) -> None:
+    """The hash of a small model's weights after three steps."""
+    import torch
+
+    from models import registry
+
+    torch.manual_seed(0)
+    model = registry.build("resnet20", 10, 32)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
+    for _ in range(3):
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    content = b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
+    report(Note(hashlib.sha256(content).hexdigest()))
+
+
+def draws(report: Report) -> None:
+    """Numbers of generators that nobody has seeded."""
+    import random
+
+    import numpy as np
+
+    report(Note(f"{random.random()} {np.random.rand()}"))
+
+
+def builds(report: Report, name: str) -> None:
+    from models import registry
+
+    report(Note(str(registry.build(name, 10, 32))))
+
+
+def exits(report: Report, code: int) -> None:
+    sys.exit(code)
+
+
+def saves(report: Report, folder: Path) -> None:
+    """Says that it has started, and saves when it is asked to stop."""
+    (folder / "started").write_text(str(os.getppid()))
+    try:
+        while True:
+            report(Tick())
+            time.sleep(0.01)
+    except Interrupted:
+        (folder / "saved").touch()
+        raise
+
+
+def sleeps(report: Report, path: Path) -> None:
+    """Sleeps in a single call, in which nobody can reach it."""
+    path.write_text(f"{os.getpid()} {os.getppid()}")
+    time.sleep(1000)
+
+
+def lies(report: Report) -> None:
+    report(EpochDone(None))  # type: ignore[arg-type]
