@@ -15,13 +15,13 @@ from types import ModuleType
 
 import pytest
 
-from bench.cli.main import parse
+from bench.cli.requests import parse
 from tests.conftest import ROOT
 
 HELPERS = [path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith(("test_", "__init__"))]
 FILES = sorted([*(p for d in ("bench", "models", "benchmarks") for p in (ROOT / d).rglob("*.py")), *HELPERS])
 # What an example may use although its module does not know it: what the reader has at hand.
-AT_HAND = {"Path", "Store", "Device", "report", "read", "torch", "np"}
+AT_HAND = {"Path", "Store", "Device", "Task", "report", "read", "torch", "np"}
 
 
 def name_of(path: Path) -> str:
@@ -53,6 +53,8 @@ def parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert python == "python"
     if script == "run_bench.py":
         parse(rest)
+        return
+    if "argparse" not in (ROOT / script).read_text(encoding="utf-8"):
         return
     accept = argparse.ArgumentParser.parse_args
 

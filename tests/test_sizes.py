@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.cli.main import main, parse
-from bench.measure.cost import Audit, Cost, by_module, count
-from bench.present.cost_table import Row, head, layout, line, make_row, resolutions
-from models import registry
+from bench.cli.main import main
+from bench.cli.requests import CostRequest, parse
+from bench.core.events import Event, ModelCounted
+from bench.measure.cost import by_module
+from bench.measure.counting import child_models
+from bench.measure.layout import layout, resolutions
+from bench.present.cost_table import head, line
 from models.registry import CATALOGUE, build
 from tests.conftest import ROOT
 from tests.measure.test_cost import GOLDEN, vit_flops
@@ -52,13 +55,22 @@ STEMS = {
 }
 
 
-def figures(cost: Cost) -> tuple[int | None, ...]:
-    return cost.flops, cost.params, cost.activations, cost.train_flops_2x
+def counted(name: str, size: int, classes: int = CLASSES) -> ModelCounted:
+    """A model at one size, as the `cost` command counts it."""
+    events: list[Event] = []
+    child_models(events.append, (name,), classes, (size,))
+    (row,) = events
+    assert isinstance(row, ModelCounted)
+    return row
+
+
+def figures(row: ModelCounted) -> tuple[int | None, ...]:
+    return row.flops, row.params, row.activations, row.train_flops_2x
 
 
 def at_32_px(name: str) -> Figures:
-    """GOLDEN, which is for 10 classes, with 200: a head of dimension d takes d multiply-adds a class, in training three
-    times as many, and has a bias.
+    """GOLDEN, which is for 10 classes, with 200: a head of dimension d takes d multiply-adds per class, three times as
+    many in training, and has a bias.
     """
     flops, params, activations, train = GOLDEN[name]
     (d,) = {m.in_features for m in build(name, 77, 32).modules() if isinstance(m, nn.Linear) and m.out_features == 77}
@@ -67,9 +79,9 @@ def at_32_px(name: str) -> Figures:
 
 
 def grown(name: str, size: int) -> Figures:
-    """From 32 px to another size by closed form: each place takes in that many more values.
+    """From 32 px to another size by closed form: each place reads so many more values.
 
-    LayerNorm: 5 an element, two weights. Training takes the products again for the weights' gradient; and once more for
+    LayerNorm: 5 per element, two weights. Training repeats the products for the weights' gradient, and once more for
     the input's where LayerNorm's weights stand before, as the image needs none.
     """
     flops, params, activations, train = at_32_px(name)
@@ -86,12 +98,13 @@ def grown(name: str, size: int) -> Figures:
 
 def test_the_page_has_every_model_at_both_sizes() -> None:
     (command,) = re.findall(r"^python run_bench.py (.*)$", PAGE, flags=re.MULTILINE)
-    words = parse(shlex.split(command))
-    assert (words.command, words.image_size, words.num_classes) == ("cost", "32,64", CLASSES)
-    assert head(words.format) in PAGE
-    named = [(name, size) for name in registry.expand_names(words.models) for size in words.image_size.split(",")]
-    assert [tuple(text.split(" | ")[:2]) for text in LINES] == [(f"| `{name}`", size) for name, size in named]
-    assert {name for name, _ in named} == set(CATALOGUE)
+    request = parse(shlex.split(command))
+    assert isinstance(request, CostRequest)
+    assert (request.image_sizes, request.num_classes) == ((32, 64), CLASSES)
+    assert head(request.format) in PAGE
+    rows = [(f"| `{name}`", str(size)) for name in request.models for size in request.image_sizes]
+    assert [tuple(text.split(" | ")[:2]) for text in LINES] == rows
+    assert set(request.models) == set(CATALOGUE)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -104,25 +117,35 @@ def test_the_page_says_what_the_code_makes(name: str) -> None:
     assert seen[32][1] == seen[64][1]
     for size, (stem, places) in seen.items():
         flops, params, activations, train = grown(name, size)
-        cost = Cost(flops, params, activations, train, Audit("equal", 0, 0))
-        assert line(Row(name, size, stem, places, cost), "markdown") in LINES
+        row = ModelCounted(
+            model=name,
+            image_size=size,
+            stem=stem,
+            resolutions=places,
+            params=params,
+            flops=flops,
+            activations=activations,
+            train_flops_2x=train,
+            audit="equal",
+        )
+        assert line(row, "markdown") in LINES
 
 
 @pytest.mark.parametrize("name", ["seresnet20", "vit_flops", "simple_vit", "vit_small_data", "cct_7", "swin"])
 def test_counted_at_64_px(name: str) -> None:
-    row = make_row(name, CLASSES, 64)
-    assert figures(row.cost) == grown(name, 64)
+    row = counted(name, 64)
+    assert figures(row) == grown(name, 64)
     assert line(row, "markdown") in LINES
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet20", 128), ("cct_2", 96), ("vit_params", 96), ("vit_lite", 128)])
 def test_counted_beyond(name: str, size: int) -> None:
-    assert figures(count(build(name, CLASSES, size), size)) == grown(name, size)
+    assert figures(counted(name, size)) == grown(name, size)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_only_the_stem_sees_the_size(name: str) -> None:
-    """Whatever comes behind the first convolution or product has the same shapes at every size, weights and inputs."""
+    """Behind the first convolution or product, weights and inputs have the same shapes at every size."""
     before, stem, behind, weights = census(name, 32)
     assert behind
     for size in (64, 96, 128):
@@ -142,11 +165,11 @@ def census(name: str, size: int) -> tuple[list[str], str, list[tuple[str, torch.
     calls: list[tuple[str, torch.Size]] = []
     names = {module: n for n, module in model.named_modules() if not any(module.children())}
 
-    def hear(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def on_call(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls.append((names[module], inputs[0].shape))
 
     for module in names:
-        module.register_forward_pre_hook(hear)
+        module.register_forward_pre_hook(on_call)
     with torch.no_grad():
         assert model(torch.zeros(1, 3, size, size)).shape == (1, CLASSES)
     stem = next(i for i, (n, _) in enumerate(calls) if isinstance(model.get_submodule(n), nn.Conv2d | nn.Linear))
@@ -210,11 +233,11 @@ def test_the_command_makes_the_page(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_other_formats(capsys: pytest.CaptureFixture[str]) -> None:
-    made = make_row("cct_2", 10, 64)
-    (row,) = csv.DictReader([head("csv"), line(made, "csv")])
-    assert (row["px"], row["stem"], row["multiply-adds"]) == ("64", "3x3, stride 2", str(GOLDEN["cct_2"][0]))
-    assert main(["cost", "cct_2", "--image-size", "64,32"]) == 0, "several sizes are a table by themselves"
-    first, second, third = capsys.readouterr().out.splitlines()
-    assert (first, second) == (head("text"), line(made, "text"))
-    assert first.index("stem") == third.index("3x3, stride 1")
-    assert len(first) == len(third) == len(second)
+    row = counted("cct_2", 64, classes=10)
+    (cells,) = csv.DictReader([head("csv"), line(row, "csv")])
+    assert (cells["px"], cells["stem"], cells["multiply-adds"]) == ("64", "3x3, stride 2", str(GOLDEN["cct_2"][0]))
+    assert main(["cost", "cct_2", "--image-size", "64,32"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{head('text')}\n{line(row, 'text')}\n")
+    assert "3x3, stride 1" in printed
+    assert {len(text) for text in printed.splitlines()[1::2]} == {len(printed.splitlines()[1])}

@@ -123,8 +123,8 @@ UNFIT = {
     "cut": "no gradient reaches its parameters",
     "infinite": "not finite before any training",
     "random_": "differently in eval mode",
-    "pair": "returns tuple",
-    "integers": "returns (2, 3) for 2 images",
+    "pair": "puts out tuple",
+    "integers": "puts out (2, 3) for 2 images",
     "one_by_one": "needs two",
 }
 

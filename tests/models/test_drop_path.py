@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench.measure import run as runner
 from bench.measure import session
+from bench.measure.build import build_model
 from bench.measure.cost import count
-from bench.measure.run import session_of
 from bench.plan.recipes import shared
-from bench.plan.spec import DataRef, RunSpec, Setting
+from bench.plan.spec import DataRef, RunSpec, Setting, session_of
 from models import registry
 from models.drop_path import set_drop_path
 from models.torchvision_import import ensure_torchvision
@@ -55,7 +54,7 @@ def answers(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize(("make", "blocks"), [(timm_vit, 4), (timm_swin, 4), (cct, 3)])
 def test_as_built_with_it(make: Callable[[float], nn.Module], blocks: int) -> None:
-    """The same answers in training, to the last bit, as the network that was built with this rate by its authors."""
+    """In training the same answers, to the last bit, as the network that its library built with this rate."""
     theirs, ours = make(RATE).train(), make(0.0).train()
     ours.load_state_dict(theirs.state_dict())
     without = answers(ours)
@@ -93,7 +92,7 @@ def test_nothing_but_training_changes(name: str, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20", "seresnet20", "simple_vit", "vit_lite", "vit_small_data"])
-def test_models_without_a_place_for_it_say_so(name: str) -> None:
+def test_models_without_drop_path_say_so(name: str) -> None:
     model = registry.build(name, 10, 32)
     kinds = [type(m) for m in model.modules()]
     assert set_drop_path(model, RATE) == 0
@@ -118,7 +117,7 @@ def rates(model: nn.Module) -> list[float]:
 
 def test_a_run_and_its_speed_session_are_built_with_it() -> None:
     notes: list[str] = []
-    with_it, without = (runner.build_model(spec("vit_params", rate), notes.append) for rate in (0.4, 0.0))
+    with_it, without = (build_model(spec("vit_params", rate), notes.append) for rate in (0.4, 0.0))
     timed, _ = session.build(session_of([spec("vit_params", 0.4)], 0.0), "vit_params")
     expected = [0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
     assert rates(with_it) == pytest.approx(expected)
@@ -128,12 +127,12 @@ def test_a_run_and_its_speed_session_are_built_with_it() -> None:
     assert not notes
 
 
-def test_a_run_whose_model_has_no_place_for_it_notes_that() -> None:
+def test_a_run_of_a_model_without_drop_path_notes_that() -> None:
     notes: list[str] = []
-    runner.build_model(spec("resnet20", 0.4), notes.append)
+    build_model(spec("resnet20", 0.4), notes.append)
     assert len(notes) == 1
-    assert "drop_path of 0.4 reaches no block" in notes[0]
-    runner.build_model(spec("resnet20", 0.0), notes.append)
+    assert "drop_path of 0.4 applies to no block" in notes[0]
+    build_model(spec("resnet20", 0.0), notes.append)
     assert len(notes) == 1
     refused: list[str] = []
     session.build(session_of([spec("resnet20", 0.4)], 0.0), "resnet20", refused.append)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.measure.run import check_model
+from bench.measure.probe import check_model
+from models.errors import ModelError
 from models.external import parse_options
-from models.registry import ModelError, build
+from models.registry import build
 from tests.conftest import ROOT
 
 
@@ -34,7 +35,7 @@ def test_a_file(factory: Path) -> None:
         ("fien", "no function 'fien'; did you mean 'fine'"),
     ],
 )
-def test_a_bad_factory_is_told_in_a_sentence(factory: Path, function: str, says: str) -> None:
+def test_a_bad_factory_is_refused_in_a_sentence(factory: Path, function: str, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         check_model(f"{factory}:{function}", 10, 16)
 

@@ -17,7 +17,7 @@ SHAPES = ((10, 32), (100, 32), (200, 64))
 
 # Published or given counts at 32 px and 10 classes, with where they come from.
 PARAMETERS = {
-    "seresnet": (861_818, 0),  # the seed's own analysis
+    "seresnet": (861_818, 0),  # the original project's own analysis
     "seresnet20": (275_000, 1_000),  # .275M, imgclsmob
     "seresnet110": (1_740_000, 5_000),  # 1.74M, imgclsmob
     "resnet20": (270_000, 5_000),  # .27M, He et al. 2016, table 6
@@ -54,7 +54,7 @@ def test_small_data_vit_is_the_published_one_at_64_px() -> None:
     assert count(registry.build("vit_small_data", 10, 32), 32).params == 2_729_779
 
 
-def test_the_seeds_figures() -> None:
+def test_the_original_projects_figures() -> None:
     model = registry.build("seresnet", 10, 32)
     cost = count(model, 32)
     assert (cost.flops, cost.activations, cost.params) == (127_105_568, 545_849, 861_818)
@@ -63,13 +63,13 @@ def test_the_seeds_figures() -> None:
     assert rows["bn1"] == (32, 32_768)
     assert rows["fc"] == (650, 640)
     assert rows["avgpool"] == (0, 4_096)
-    # as the seed prints them: 42.336K / 43.205M, 0.164M / 41.805M, 0.654M / 41.616M
+    # as the original project prints them: 42.336K / 43.205M, 0.164M / 41.805M, 0.654M / 41.616M
     assert [round(rows[f"layer{i}"][0] / 1e3) for i in (1, 2, 3)] == [42, 164, 654]
     assert [round(rows[f"layer{i}"][1] / 1e3) for i in (1, 2, 3)] == [43_205, 41_805, 41_616]
 
 
 def test_without_se_only_se_is_missing() -> None:
-    """Reduction 16: an SE block of C channels has 2 C^2/16 weights, 9 blocks a stage of 16, 32 and 64 channels."""
+    """Reduction 16: an SE block of C channels has 2 C^2/16 weights; 9 blocks per stage of 16, 32 and 64 channels."""
     with_se, without = (registry.build(name, 10, 32) for name in ("seresnet", "resnet56"))
     extra = sum(p.numel() for p in with_se.parameters()) - sum(p.numel() for p in without.parameters())
     assert extra == sum(9 * 2 * c * c // 16 for c in (16, 32, 64))
@@ -78,13 +78,13 @@ def test_without_se_only_se_is_missing() -> None:
 
 
 def test_matched_models_match() -> None:
-    seed = count(registry.build("seresnet", 10, 32), 32)
-    assert abs(count(registry.build("vit_params", 10, 32), 32).params / seed.params - 1) < 0.02
-    assert abs(count(registry.build("vit_flops", 10, 32), 32).flops / seed.flops - 1) < 0.02
+    seresnet = count(registry.build("seresnet", 10, 32), 32)
+    assert abs(count(registry.build("vit_params", 10, 32), 32).params / seresnet.params - 1) < 0.02
+    assert abs(count(registry.build("vit_flops", 10, 32), 32).flops / seresnet.flops - 1) < 0.02
 
 
 def test_nothing_is_hidden_in_a_model() -> None:
-    """Two passes in train mode agree: no dropout and no stochastic depth that the recipe does not know of."""
+    """Two passes in train mode agree: a model has no dropout or stochastic depth of its own."""
     for name in registry.CATALOGUE:
         torch.manual_seed(0)
         model = registry.build(name, 10, 32).train()
@@ -99,7 +99,7 @@ def test_tokens_of_a_vit() -> None:
 
 @pytest.mark.parametrize("name", ["simple_vit", "cct_2", "vit_small_data", "vit_tiny", "swin"])
 def test_each_library_imports_in_a_process_of_its_own(name: str) -> None:
-    """A run's child builds one model: whatever another one's import puts right must not be needed."""
+    """Without the imports of any other model's library."""
     code = f"from models.registry import build; build({name!r}, 10, 32)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

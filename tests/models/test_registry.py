@@ -7,7 +7,8 @@ import importlib
 import pytest
 
 from models import registry
-from models.registry import ModelError, expand_names, split_names
+from models.errors import ModelError
+from models.registry import expand_names, split_names
 
 
 @pytest.mark.parametrize(
