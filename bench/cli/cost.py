@@ -13,23 +13,25 @@ from models.errors import ModelError
 
 def cost(request: CostRequest) -> int:
     """Count in a child process, which has torch; print each row as it comes. Raises ModelError."""
-    by_module = request.depth is not None
+    headed = False
 
     def on_event(event: Event) -> None:
+        nonlocal headed
         if not isinstance(event, ModelCounted):
             return
-        if by_module:
+        if request.depth is not None:
             print(module_table(event), end="", flush=True)
             return
+        if not headed:  # a refusal needs none
+            print(head(request.format))
+            headed = True
         print(line(event, request.format), flush=True)
         if request.format != "text":  # which has them beneath the row
             for note in notes_of(event):
                 print(note, file=sys.stderr)
 
-    if not by_module:
-        print(head(request.format), flush=True)
     args = (request.models, request.num_classes, request.image_sizes, request.depth)
-    outcome = call("bench.measure.cost:child_models", args, on_event, grace=0)
+    outcome = call("bench.measure.counting:child_models", args, on_event, grace=0)
     if outcome.status != "ok":
         raise ModelError(outcome.message.removeprefix("ModelError: "))
     return 0

@@ -264,7 +264,7 @@ def test_cost_prints_rows_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: 
     )
 
     def call(function: str, args: object, on_event: Callable[[ModelCounted], None], grace: float) -> Outcome:
-        assert (function, args) == ("bench.measure.cost:child_models", (("swin",), 10, (32,), None))
+        assert (function, args) == ("bench.measure.counting:child_models", (("swin",), 10, (32,), None))
         on_event(row)
         return Outcome("failed", "ModelError: 'x' cannot be built")
 
