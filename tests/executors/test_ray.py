@@ -1,4 +1,4 @@
-"""The Ray engine on a cluster of two nodes of one CPU each, all on this machine. Example: pytest tests/executors/test_ray.py"""
+"""The Ray executor on a cluster of two one-CPU nodes on this machine. Example: pytest tests/executors/test_ray.py"""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 
 from bench.core.errors import UserError
-from bench.executors import child as local
+from bench.core.events import Described, DeviceFound, Event, Numbered, StepDone
+from bench.executors.child import Outcome
 from bench.executors.protocol import LOST, REFUSED, Answer, Device, Task
-from bench.executors.ray import RayEngine
+from bench.executors.ray import RayExecutor
 from bench.executors.worker import Look, as_device
 from bench.machine.identity import Identity, identity
+from tests.conftest import ROOT
 
 ray_exceptions = pytest.importorskip("ray.exceptions")
 
-ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 150.0
 
 
@@ -57,30 +58,30 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def said() -> list[str]:
-    """What the engine has said."""
+    """What the executor has reported."""
     return []
 
 
 @pytest.fixture(scope="module")
-def engine(cluster: Any, expected: Identity, said: list[str]) -> Iterator[RayEngine]:
-    engine = RayEngine(cluster.address, None, 2, expected, said.append)
-    yield engine
-    engine.close()
+def executor(cluster: Any, expected: Identity, said: list[str]) -> Iterator[RayExecutor]:
+    executor = RayExecutor(cluster.address, None, 2, expected, said.append)
+    yield executor
+    executor.close()
 
 
 @pytest.fixture
-def devices(engine: RayEngine) -> list[Device]:
-    return devices_of(engine, 2)
+def devices(executor: RayExecutor) -> list[Device]:
+    return devices_of(executor, 2)
 
 
-def devices_of(engine: RayEngine, count: int) -> list[Device]:
+def devices_of(executor: RayExecutor, count: int) -> list[Device]:
     """So many of them, once they are there and have been looked at."""
 
     def look() -> list[Device] | None:
-        found = engine.devices()
+        found = executor.devices()
         if len(found) == count:
             return found
-        engine.events(0.1)
+        executor.events(0.1)
         return None
 
     return until(look)
@@ -97,39 +98,43 @@ def until(look: Callable[[], Any]) -> Any:
 
 
 class Sweep:
-    """Tasks under tickets, and what was heard of them."""
+    """Tasks under tickets, and their messages."""
 
-    def __init__(self, engine: RayEngine) -> None:
-        self.engine = engine
-        self.events: dict[int, list[dict[str, Any]]] = {}
+    def __init__(self, executor: RayExecutor) -> None:
+        self.executor = executor
+        self.events: dict[int, list[Event]] = {}
         self.answers: dict[int, Answer] = {}
 
     def start(self, device: Device, function: str, *args: Any, **more: Any) -> int:
         ticket = len(self.events) + 1
         self.events[ticket] = []
-        self.engine.start([(ticket, Task(function, f"tests.far_work:{function}", args, **more), device)])
+        self.executor.start([(ticket, Task(function, f"tests.far_work:{function}", args, **more), device)])
         return ticket
 
-    def hear(self) -> None:
-        for ticket, heard in self.engine.events(0.5):
-            if isinstance(heard, Answer):
+    def listen(self) -> None:
+        for ticket, message in self.executor.events(0.5):
+            if isinstance(message, Answer):
                 assert ticket not in self.answers, "answered twice"
-                self.answers[ticket] = heard
+                self.answers[ticket] = message
             else:
-                self.events[ticket].append(heard)
+                self.events[ticket].append(message.event if isinstance(message, Numbered) else message)
 
     def answer(self, ticket: int) -> Answer:
         """Its end."""
-        return until(lambda: self.hear() or self.answers.get(ticket))
+        return until(lambda: self.listen() or self.answers.get(ticket))
 
-    def event(self, ticket: int, kind: str) -> dict[str, Any]:
-        """The first of its kind."""
-        return until(lambda: self.hear() or next((e for e in self.events[ticket] if e["event"] == kind), None))
+    def wait_for(self, ticket: int, event: Event) -> None:
+        until(lambda: self.listen() or event in self.events[ticket])
+
+    def described(self, ticket: int) -> dict[str, Any]:
+        """What a child of tests/far_work.py reports of itself."""
+        until(lambda: self.listen() or any(isinstance(event, Described) for event in self.events[ticket]))
+        return next(event.environment for event in self.events[ticket] if isinstance(event, Described))
 
 
 @pytest.fixture
-def sweep(engine: RayEngine) -> Sweep:
-    return Sweep(engine)
+def sweep(executor: RayExecutor) -> Sweep:
+    return Sweep(executor)
 
 
 def gone(pid: int) -> bool:
@@ -154,20 +159,20 @@ def test_devices_are_the_nodes_with_the_cpus_that_ray_gives_them(devices: list[D
     assert said == []
 
 
-def test_a_node_that_is_not_what_the_driver_is_is_left_out_with_the_reason(cluster: Any, engine: RayEngine) -> None:
+def test_a_node_that_is_not_what_the_driver_is_is_left_out_with_the_reason(cluster: Any, executor: RayExecutor) -> None:
     said: list[str] = []
-    engine._say, before = said.append, engine._say
-    expected, engine._expected = engine._expected, replace(engine._expected, versions=(("python", "2.7"),))
+    executor._say, before = said.append, executor._say
+    expected, executor._expected = executor._expected, replace(executor._expected, versions=(("python", "2.7"),))
     node = cluster.add_node(num_cpus=1)
     try:
-        until(lambda: engine.devices() and not engine.events(0.1) and said)
+        until(lambda: executor.devices() and not executor.events(0.1) and said)
     finally:
-        engine._expected, engine._say = expected, before
+        executor._expected, executor._say = expected, before
         cluster.remove_node(node)
     (words,) = said
     assert words.startswith("left out: ")
     assert words.endswith(f"python {sys.version.split()[0]}, not 2.7")
-    assert len(devices_of(engine, 2)) == 2
+    assert len(devices_of(executor, 2)) == 2
 
 
 class Rays:
@@ -214,43 +219,43 @@ class Rays:
     def get(self, reference: Any) -> Look:
         """Four GPUs wherever one looks, whatever Ray knows of."""
         asked, node, name = reference[1][1:4]
-        row = {"type": asked, "kind": "fast", "native_bf16": True, "threads": 8}
-        places = [(index, str(index)) for index in range(4)] if asked == "cuda" else [(None, None)]
-        return Look(name, devices=tuple(as_device({**row, "index": i, "visible": v}, node, name) for i, v in places))
+        gpus = [DeviceFound("cuda", index, "fast", True, 8, str(index)) for index in range(4)]
+        rows = gpus if asked == "cuda" else [DeviceFound("cpu", None, "fast", True, 8)]
+        return Look(name, devices=tuple(as_device(row, node, name) for row in rows))
 
 
-def rays(monkeypatch: pytest.MonkeyPatch, asked: str | None, said: list[str], **nodes: dict[str, float]) -> RayEngine:
+def rays(monkeypatch: pytest.MonkeyPatch, asked: str | None, said: list[str], **nodes: dict[str, float]) -> RayExecutor:
     monkeypatch.setitem(sys.modules, "ray", Rays(**nodes))
-    return RayEngine("", asked, 3, Identity("", "", ()), said.append)
+    return RayExecutor("", asked, 3, Identity("", "", ()), said.append)
 
 
 def test_where_a_node_has_gpus_only_those_count_and_as_many_as_ray_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    engine = rays(monkeypatch, None, said, head={}, a={"CPU": 8.0, "GPU": 2.0}, b={"CPU": 8.0})
-    engine.devices()
-    found = engine.devices()
+    executor = rays(monkeypatch, None, said, head={}, a={"CPU": 8.0, "GPU": 2.0}, b={"CPU": 8.0})
+    executor.devices()
+    found = executor.devices()
     assert [(d.name, d.seats, d.threads, d.environment) for d in found] == [
         (f"a cuda:{index}", 3, 8, (("OMP_NUM_THREADS", "8"),))
         for index in range(2)  # not CUDA_VISIBLE_DEVICES, which is Ray's
     ]
-    assert said == ["left out, as nodes without a GPU: head, b (--device cpu trains on all CPUs)"]
+    assert said == ["left out, for lack of a GPU: head, b (--device cpu trains on all CPUs)"]
     task = Task("a", "b:c", ())
-    assert engine._room(replace(task, share=1 / 3), found[0]) == {"num_cpus": 0, "num_gpus": 0.3333}
-    assert engine._room(replace(task, whole_host=True), found[0]) == {"num_cpus": 8.0, "num_gpus": 2}
+    assert executor._room(replace(task, share=1 / 3), found[0]) == {"num_cpus": 0, "num_gpus": 0.3333}
+    assert executor._room(replace(task, whole_host=True), found[0]) == {"num_cpus": 8.0, "num_gpus": 2}
 
 
 def test_on_cpus_a_device_has_those_that_ray_gives_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = rays(monkeypatch, "cpu", [], head={}, a={"CPU": 8.0, "GPU": 2.0}, b={"CPU": 3.0})
-    engine.devices()
-    a, b = engine.devices()
+    executor = rays(monkeypatch, "cpu", [], head={}, a={"CPU": 8.0, "GPU": 2.0}, b={"CPU": 3.0})
+    executor.devices()
+    a, b = executor.devices()
     assert (a.threads, b.threads) == (8, 3)
-    assert engine._room(Task("a", "b:c", (), share=1 / 3), a) == {"num_cpus": 2.6666, "num_gpus": 0}
+    assert executor._room(Task("a", "b:c", (), share=1 / 3), a) == {"num_cpus": 2.6666, "num_gpus": 0}
 
 
 def test_where_no_node_is_fit_each_ones_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = rays(monkeypatch, "cuda", [], a={"CPU": 8.0}, b={"CPU": 3.0})
-    with pytest.raises(UserError, match="Ray gives a no GPU; Ray gives b no GPU"):
-        engine.devices()
+    executor = rays(monkeypatch, "cuda", [], a={"CPU": 8.0}, b={"CPU": 3.0})
+    with pytest.raises(UserError, match="Ray has no GPU on a; Ray has no GPU on b"):
+        executor.devices()
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------
@@ -260,20 +265,20 @@ def test_a_task_is_heard_and_answered(sweep: Sweep, devices: list[Device]) -> No
     tickets = [sweep.start(device, "says", device.name, share=0.5) for device in devices for _ in range(2)]
     for ticket, device in zip(tickets, [d for d in devices for _ in range(2)], strict=True):
         answer = sweep.answer(ticket)
-        assert answer.outcome == local.Outcome("ok")
-        began = answer.event("began")
-        assert began is not None
-        assert (began["words"], began["OMP_NUM_THREADS"]) == (device.name, "1")
-        assert answer.event("step") is None  # not among what must not be lost
-        assert sweep.event(ticket, "step") == {"event": "step", "step": 1}
-        assert sweep.event(ticket, "began") == began
+        assert answer.outcome == Outcome("ok")
+        described = answer.event(Described)
+        assert described is not None
+        assert (described.environment["words"], described.environment["OMP_NUM_THREADS"]) == (device.name, "1")
+        assert answer.events == (described,)
+        sweep.wait_for(ticket, StepDone(1))
+        assert described in sweep.events[ticket]
 
 
 def test_a_child_that_fails_ends_as_it_does_on_the_drivers_machine(sweep: Sweep, devices: list[Device]) -> None:
     raises, dies = sweep.start(devices[0], "raises"), sweep.start(devices[1], "dies")
-    assert sweep.answer(dies).outcome == local.Outcome("killed", "its process ended by SIGKILL")
+    assert sweep.answer(dies).outcome == Outcome("killed", "its process ended by SIGKILL")
     outcome = sweep.answer(raises).outcome
-    assert (outcome.status, outcome.message) == ("failed", "ValueError: a fault of the run")
+    assert (outcome.status, outcome.message) == ("failed", "ValueError: a bug in the run")
     assert outcome.traceback.splitlines()[-1] == outcome.message
 
 
@@ -281,12 +286,12 @@ def test_files_come_home_where_the_drivers_store_is_not_seen(
     sweep: Sweep, devices: list[Device], expected: Identity, tmp_path: Path
 ) -> None:
     root = tmp_path / "store"
-    task = {"root": root, "mark": "mark-of-the-store", "expected": expected}
+    task = {"root": root, "marker": "mark-of-the-store", "expected": expected}
     answer = sweep.answer(sweep.start(devices[1], "stores", root, **task))
     assert answer.files == (("runs/a-1/history.csv", b"epoch"), ("runs/a-1/record.json", b"{}"))
-    event = answer.event("root")
+    event = answer.event(Described)
     assert event is not None
-    assert Path(event["root"]).is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert Path(str(event.environment["root"])).is_relative_to(os.environ["XDG_CACHE_HOME"])
     assert not root.exists()
 
 
@@ -301,7 +306,7 @@ def test_an_unfit_machine_is_an_answer(sweep: Sweep, devices: list[Device], expe
 
 
 def test_a_session_gets_the_whole_host(sweep: Sweep, devices: list[Device]) -> None:
-    assert sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome == local.Outcome("ok")
+    assert sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome == Outcome("ok")
 
 
 def test_stop_lets_what_runs_save_and_a_session_is_refused_meanwhile(
@@ -309,23 +314,23 @@ def test_stop_lets_what_runs_save_and_a_session_is_refused_meanwhile(
 ) -> None:
     monkeypatch.setattr("bench.executors.ray.ROOM_SECONDS", 0.5)
     runs = [sweep.start(device, "works_until_stopped", tmp_path / device.node) for device in devices]
-    pids = [sweep.event(ticket, "began")["pid"] for ticket in runs]
+    pids = [sweep.described(ticket)["pid"] for ticket in runs]
     refused = sweep.answer(sweep.start(devices[1], "says", "", whole_host=True)).outcome
     assert refused.status == REFUSED
     assert refused.message.startswith(f"{devices[1].name}: ")
     waits = sweep.start(devices[0], "says", "")
     assert not sweep.answers.keys() & {*runs, waits}
 
-    sweep.engine.stop()
+    sweep.executor.stop()
     for ticket in (*runs, waits):
-        assert sweep.answer(ticket).outcome == local.Outcome("interrupted", "stopped by the user")
+        assert sweep.answer(ticket).outcome == Outcome("interrupted", "stopped by the user")
     assert [int((tmp_path / device.node).read_text()) for device in devices] == pids
     assert all(map(gone, pids))
 
 
 def test_a_node_may_come_and_be_lost_with_what_runs_there(
     cluster: Any,
-    engine: RayEngine,
+    executor: RayExecutor,
     sweep: Sweep,
     devices: list[Device],
     tmp_path: Path,
@@ -333,25 +338,25 @@ def test_a_node_may_come_and_be_lost_with_what_runs_there(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     node = cluster.add_node(num_cpus=1, num_gpus=2)
-    (new,) = set(devices_of(engine, 3)) - set(devices)
+    (new,) = set(devices_of(executor, 3)) - set(devices)
     gpu = replace(new, type="cuda")  # Ray believes in them
     shares = [({"share": 1.0}, 1), ({"share": 0.5}, 1), ({"whole_host": True}, 2)]
     for share, count in shares:
-        began = sweep.answer(sweep.start(gpu, "says", "", **share)).event("began")
-        assert began is not None
-        seen = began["CUDA_VISIBLE_DEVICES"].split(",")
+        described = sweep.answer(sweep.start(gpu, "says", "", **share)).event(Described)
+        assert described is not None
+        seen = str(described.environment["CUDA_VISIBLE_DEVICES"]).split(",")
         assert len(seen) == count
         assert set(seen) <= {"0", "1"}
     lost = sweep.start(new, "works_until_stopped", tmp_path / "saved")
     waits = sweep.start(new, "says", "")
-    pid = sweep.event(lost, "began")["pid"]
+    pid = sweep.described(lost)["pid"]
     cluster.remove_node(node, allow_graceful=False)
     for ticket in (lost, waits):
         answer = sweep.answer(ticket)
         assert answer.outcome.status == LOST
         assert answer.outcome.message.startswith(f"{new.name}: ")
         assert answer.where == new.name
-    assert devices_of(engine, 2) == devices
+    assert devices_of(executor, 2) == devices
     until(lambda: gone(pid))
     late = sweep.start(new, "says", "")
     assert sweep.answer(late).outcome.status == LOST
@@ -364,8 +369,8 @@ def node_without(folder: Path, cluster: Any) -> Iterator[None]:
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("needs a mount namespace")
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster.address, "--num-cpus=1"]
-    words = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    node = subprocess.Popen([*apart, *start, "--block"], **words)
+    command = [*apart, *start, "--block"]
+    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
     finally:
@@ -374,22 +379,22 @@ def node_without(folder: Path, cluster: Any) -> Iterator[None]:
 
 
 def test_results_come_home_from_a_disk_that_is_not_shared(
-    cluster: Any, engine: RayEngine, sweep: Sweep, devices: list[Device], expected: Identity, tmp_path: Path
+    cluster: Any, executor: RayExecutor, sweep: Sweep, devices: list[Device], expected: Identity, tmp_path: Path
 ) -> None:
     root = tmp_path / "store"
     root.mkdir()
     (root / "mark").touch()
-    task = {"root": root, "mark": "mark", "expected": expected}
+    task = {"root": root, "marker": "mark", "expected": expected}
     with node_without(root, cluster):
-        (far,) = set(devices_of(engine, 3)) - set(devices)
+        (far,) = set(devices_of(executor, 3)) - set(devices)
         away, here = (sweep.start(device, "stores", root, **task) for device in (far, devices[0]))
         assert sweep.answer(away).files == (("runs/a-1/history.csv", b"epoch"), ("runs/a-1/record.json", b"{}"))
         assert sweep.answer(here).files == ()
-    seen = [sweep.event(ticket, "root")["root"] for ticket in (away, here)]
+    seen = [sweep.described(ticket)["root"] for ticket in (away, here)]
     assert seen[1] == str(root)
     assert Path(seen[0]).is_relative_to(os.environ["XDG_CACHE_HOME"])
     assert (root / "runs" / "a-1" / "record.json").is_file()
-    devices_of(engine, 2)
+    devices_of(executor, 2)
 
 
 # --- the driver ------------------------------------------------------------------------------------------------------
@@ -397,16 +402,17 @@ def test_results_come_home_from_a_disk_that_is_not_shared(
 DRIVER = """
 import sys
 from pathlib import Path
-from bench.executors.engine import Device, Task
-from bench.executors.identity import identity
-from bench.executors.ray import RayEngine
-engine = RayEngine(sys.argv[1], None, 1, identity(), print)
+from bench.core.events import Numbered
+from bench.executors.protocol import Device, Task
+from bench.executors.ray import RayExecutor
+from bench.machine.identity import identity
+executor = RayExecutor(sys.argv[1], None, 1, identity(), print)
 device = Device("a node", sys.argv[2], "cpu", "", False, 1)
-engine.start([(1, Task("a", "tests.far_work:works_until_stopped", (Path(sys.argv[3]),)), device)])
+executor.start([(1, Task("a", "tests.far_work:works_until_stopped", (Path(sys.argv[3]),)), device)])
 while True:
-    for ticket, heard in engine.events(1.0):
-        if heard["event"] == "began":
-            print(heard["pid"], flush=True)
+    for ticket, message in executor.events(1.0):
+        if isinstance(message, Numbered):
+            print(message.event.environment["pid"], flush=True)
 """
 
 
@@ -429,16 +435,16 @@ def test_what_ran_for_a_killed_driver_ends(cluster: Any, devices: list[Device], 
 
 
 def test_one_gpu_of_many_machines_is_no_device(expected: Identity) -> None:
-    with pytest.raises(UserError, match="say cuda"):
-        RayEngine("auto", "cuda:1", 1, expected, print)
+    with pytest.raises(UserError, match="use cuda"):
+        RayExecutor("auto", "cuda:1", 1, expected, print)
 
 
 def test_a_cluster_that_is_not_there_is_named(expected: Identity) -> None:
     with pytest.raises(UserError, match="cannot reach a Ray cluster at 127"):
-        RayEngine("127.0.0.1:1", None, 1, expected, print)
+        RayExecutor("127.0.0.1:1", None, 1, expected, print)
 
 
 def test_without_ray_the_extra_is_named(expected: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="\\[ray\\]"):
-        RayEngine("", None, 1, expected, print)
+        RayExecutor("", None, 1, expected, print)
