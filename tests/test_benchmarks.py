@@ -1,11 +1,10 @@
-"""The instruments of benchmarks/: who is timed when, and what is made of it. No test times anything."""
+"""The methods of benchmarks/: the order of turns, the clocks, the intervals. No test times anything."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-import runpy
 import subprocess
 import sys
 import time
@@ -33,24 +32,8 @@ def build(num_classes, image_size):
 """
 
 
-SCRIPTS = sorted(p for p in (ROOT / "benchmarks").glob("*.py") if "parse_args()" in p.read_text())
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
-def test_every_script_says_what_it_is_for(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It starts at all: whatever it imports is there. In this process, which has imported most of it already."""
-    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(SystemExit) as leaving:
-        runpy.run_path(str(path), run_name="__main__")
-    assert leaving.value.code == 0
-    assert "usage" in capsys.readouterr().out
-
-
 class Side:
-    """A contender that takes `cost` seconds a step, more in each start by that start's own luck."""
+    """A contender that takes `cost` seconds per step."""
 
     ready_seconds = 1.0
 
@@ -98,9 +81,9 @@ def test_contenders_take_turns_in_alternating_order() -> None:
 
     duel = fight(start, ("a", "b"), Plan(starts=2, pairs=4, steps=5, warmup=2))
     for number, built in enumerate(("ab", "ba")):
-        mine = log[number * 12 : (number + 1) * 12]
-        assert mine[:4] == [(built[0], 1), (built[0], 2), (built[1], 1), (built[1], 2)]
-        orders = ["".join(name for name, _ in mine[i : i + 2]) for i in range(4, 12, 2)]
+        turns = log[number * 12 : (number + 1) * 12]
+        assert turns[:4] == [(built[0], 1), (built[0], 2), (built[1], 1), (built[1], 2)]
+        orders = ["".join(name for name, _ in turns[i : i + 2]) for i in range(4, 12, 2)]
         assert set(orders) == {"ab", "ba"}
         assert orders[0] == orders[2] != orders[1] == orders[3]
         assert [order[0] for order in orders] == duel.starts[number].orders
@@ -165,9 +148,9 @@ def test_a_series_visits_every_size_once_a_round() -> None:
         asked.append(size)
         return float(size)
 
-    found = series(measure, (1, 2, 3), rounds=4)
+    points = series(measure, (1, 2, 3), rounds=4)
     assert asked[0] == 1
-    assert [size for size, _ in found] == asked[1:]  # the first try is thrown away
+    assert [size for size, _ in points] == asked[1:]  # the first call is not kept
     assert all(sorted(asked[i : i + 3]) == [1, 2, 3] for i in range(1, 13, 3))
 
 

@@ -59,6 +59,7 @@ def parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     accept = argparse.ArgumentParser.parse_args
 
     def stop(self: argparse.ArgumentParser) -> None:
+        assert "usage" in self.format_help()
         accept(self, rest)
         raise Parsed
 
