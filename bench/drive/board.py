@@ -313,7 +313,7 @@ class Board:
         if answer.outcome.status in ("busy", UNFIT):  # it never started
             running.closing.close()
             return
-        with contextlib.suppress(Exception):  # the first exception is raised; the others' ends matter more than a second
+        with contextlib.suppress(Exception):  # the first exception is raised; the ends matter more
             self._end(running, answer, settle)
 
     # --- time left -------------------------------------------------------------------------------------------------

@@ -1,43 +1,105 @@
-"""The learning rate of each model in a track, chosen on validation. Example: found = find_all([(spec, source)], …)
+"""The learning rate of each model in a track, chosen on validation. Example: lr, edge = verdict(search.record.trials)
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): every rate of the recipe's short list is tried for a
-little, the better half again for twice as long. Then every model gets one trial more: where the best stands at the end
-of the list, the next rate beyond it; else the one between the best and the runner-up. So all models get the same number
-of trials. A trial trains to its own small budget and never sees the test set. What it took is kept, and counted.
+short budget, the better half again for twice as long. Then every model gets one more trial: the next rate beyond the
+list where the best is at its end; else the one between the best and the runner-up. So all models get the same number
+of trials. A trial trains to its own small budget and never sees the test set. All trials are kept, and counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
+import msgspec
+
+from bench.core.display import RunDisplay
 from bench.core.errors import Busy, UserError
+from bench.core.events import Event, StepDone, TrialDone
+from bench.core.text import plural
 from bench.data.datasets import DataSource
 from bench.drive.board import Board, Work
-from bench.drive.runs import Home, circumstances
-from bench.executors.protocol import Answer, Device, Engine, Task, reference
-from bench.measure.run import child_trial
-from bench.plan.budget import Budget, parse_budget
+from bench.drive.context import SweepContext, surroundings
+from bench.drive.estimates import group_of, known_seconds
+from bench.drive.planning import Plan
+from bench.executors.protocol import Answer, Device, Task
+from bench.plan.budget import Budget
 from bench.plan.recipes import LRS, length
+from bench.plan.request import RunRequest
 from bench.plan.spec import RunSpec, content_id, slug, spec_id, to_dict, work_id
-from bench.present.screen.progress import Display, Events
-from bench.store.disk import Store, now, search_samples
-from bench.store.records import SCHEMA, Record
+from bench.store.disk import Store, now
+from bench.store.records import FailedStatus, LRSearch, Trial
 
 SHARE = 0.1  # of the run's budget that a first trial gets
 SEED = 1_000_000_000  # of every trial: one that no run has
-Trial = dict[str, Any]
+Wanted = tuple[RunSpec, DataSource]
 
 
-def first_budget(spec: RunSpec, asked: str) -> Budget:
+# --- in a sweep ------------------------------------------------------------------------------------------------------
+
+
+def with_best_lr(plans: list[Plan], request: RunRequest, context: SweepContext) -> tuple[list[Plan], int, float]:
+    """(the plans with each model's own learning rate in a track, failed searches, seconds of searches not made).
+
+    A rate is searched for unless it is known, or --dry-run. Models whose search failed are left out.
+    """
+    asked, chosen, unknown, seconds = request.training.trial_budget, dict[str, float](), list[Wanted](), 0.0
+    for plan in plans:
+        for spec in {spec.model: spec for spec in plan.specs if spec.recipe.track}.values():
+            search = known(spec, first_budget(spec, asked), context.store, context.executor.remote)
+            if search is not None and search.chosen is not None:
+                chosen[group_of(spec)] = search.chosen
+            elif request.output.dry_run:
+                seconds += _show_search(spec, asked, plan, context)
+            else:
+                unknown.append((spec, plan.source))
+    failed: set[str] = set()
+    with context.display:
+        results = find_all(unknown, asked, context, request.output.run_timeout)
+    for (spec, _), result in zip(unknown, results, strict=True):
+        if isinstance(result, str):  # one model's failure is not the others'
+            context.display.line(f"  {result}; {spec.model} is left out")
+            failed.add(group_of(spec))
+        else:
+            assert result.chosen is not None
+            context.display.line(f"  {describe(result)}")
+            chosen[group_of(spec)] = result.chosen
+
+    def with_rates(plan: Plan) -> Plan:
+        kept = [spec for spec in plan.specs if group_of(spec) not in failed]
+        return replace(plan, specs=[_at(spec, chosen.get(group_of(spec), spec.recipe.lr)) for spec in kept])
+
+    return [plan for plan in map(with_rates, plans) if plan.specs], len(failed), seconds
+
+
+def _at(spec: RunSpec, lr: float) -> RunSpec:
+    return replace(spec, recipe=replace(spec.recipe, lr=lr))
+
+
+def _show_search(spec: RunSpec, asked: Budget | None, plan: Plan, context: SweepContext) -> float:
+    """Announce a search of a dry run; returns its seconds, 0 where they are not known."""
+    rates = LRS[spec.recipe.optimizer]
+    trials = trials_of(rates)
+    context.display.line(
+        f"{spec.model}: the lr of recipe {spec.recipe.name} is searched for first, in {plural(trials, 'trial')}"
+    )
+    first = for_as_long(spec, first_budget(spec, asked), spec.recipe.lr)
+    seconds, _ = known_seconds(first, len(plan.dataset.train_index), context.store.runs())
+    return (seconds or 0.0) * (len(rates) + 2 * (trials - len(rates)))  # all but the first are twice as long
+
+
+# --- which rate comes next -------------------------------------------------------------------------------------------
+
+
+def first_budget(spec: RunSpec, asked: Budget | None) -> Budget:
     """What a first trial gets: what was asked for, or a share of the run's own. Raises UserError."""
-    if asked:
-        budget = parse_budget(asked, "--trial-budget")
-        if budget.kind == "samples" and budget.amount < spec.recipe.batch_size:
-            raise UserError(f"--trial-budget {asked} is less than one batch of {spec.recipe.batch_size}")
-        return budget
+    if asked is not None:
+        if asked.kind == "samples" and asked.amount < spec.recipe.batch_size:
+            raise UserError(f"--trial-budget {asked.text} is less than one batch of {spec.recipe.batch_size}")
+        return asked
     whole = length(spec.recipe)
     amount = SHARE * whole.amount
     if whole.kind == "epochs":
@@ -48,7 +110,7 @@ def first_budget(spec: RunSpec, asked: str) -> Budget:
 
 
 def for_as_long(spec: RunSpec, budget: Budget, lr: float) -> RunSpec:
-    """The spec of a trial: validated at its end alone."""
+    """The spec of a trial: validated at its end only."""
     epochs = round(budget.amount) if budget.kind == "epochs" else 0
     recipe = replace(spec.recipe, lr=lr, epochs=epochs, budget=budget.text, validations=1)
     return replace(spec, recipe=recipe, seed=SEED)
@@ -60,34 +122,32 @@ def search_id(spec: RunSpec, budget: Budget) -> str:
     return f"{slug(spec.model)}-{slug(spec.recipe.name)}-{content_id([spec_id(shown), LRS[spec.recipe.optimizer]])}"
 
 
-def best_of(trials: list[Trial]) -> list[Trial]:
-    """Trials from the best on: by validation accuracy, among equals by loss; what failed comes last."""
-    return sorted(
-        trials, key=lambda t: (-(t["val_accuracy"] or 0.0), math.inf if t["val_loss"] is None else t["val_loss"])
-    )
+def best_of(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials from the best on: by validation accuracy, among equals by loss; failed ones come last."""
+    return sorted(trials, key=lambda t: (-(t.val_accuracy or 0.0), math.inf if t.val_loss is None else t.val_loss))
 
 
-def next_trials(trials: list[Trial], rates: tuple[float, ...]) -> list[tuple[int, float]]:
+def next_trials(trials: Sequence[Trial], rates: tuple[float, ...]) -> list[tuple[int, float]]:
     """(rung, lr) of the trials that come next; none where the search is over.
 
     Rung 0: all rates; rung 1: the better half, for twice as long; rung 2: one more, as long as those of rung 1.
     """
-    rungs = [[t for t in trials if t["rung"] == number] for number in range(3)]
+    rungs = [[t for t in trials if t.rung == number] for number in range(3)]
     if len(rungs[0]) < len(rates):
-        done = {t["lr"] for t in rungs[0]}
+        done = {t.lr for t in rungs[0]}
         return [(0, lr) for lr in rates if lr not in done]
-    again = [t["lr"] for t in best_of(rungs[0])[: max(2, len(rates) // 2)]]
+    again = [t.lr for t in best_of(rungs[0])[: max(2, len(rates) // 2)]]
     if len(rungs[1]) < len(again):
-        done = {t["lr"] for t in rungs[1]}
+        done = {t.lr for t in rungs[1]}
         return [(1, lr) for lr in again if lr not in done]
     if not rungs[2]:
         return [(2, one_more(rungs[1], rates))]
     return []
 
 
-def one_more(finalists: list[Trial], rates: tuple[float, ...]) -> float:
-    """The next rate beyond the list where the best stands at its end, else the middle between it and the runner-up."""
-    best, other = (t["lr"] for t in best_of(finalists)[:2])
+def one_more(finalists: Sequence[Trial], rates: tuple[float, ...]) -> float:
+    """The next rate beyond the list where the best is at its end, else the middle between it and the runner-up."""
+    best, other = (t.lr for t in best_of(finalists)[:2])
     if best == max(rates):
         return float(f"{best * rates[-1] / rates[-2]:.2g}")
     if best == min(rates):
@@ -95,85 +155,54 @@ def one_more(finalists: list[Trial], rates: tuple[float, ...]) -> float:
     return float(f"{math.sqrt(best * other):.2g}")
 
 
-def verdict(trials: list[Trial]) -> tuple[float, bool]:
+def verdict(trials: Sequence[Trial]) -> tuple[float, bool]:
     """(the best rate of those tried longest, whether it is the highest or the lowest of all that were tried)."""
-    best = best_of([t for t in trials if t["rung"] > 0])[0]["lr"]
-    every = [t["lr"] for t in trials]
-    return best, best in (min(every), max(every))
+    best = best_of([t for t in trials if t.rung > 0])[0].lr
+    rates = [t.lr for t in trials]
+    return best, best in (min(rates), max(rates))
 
 
-def describe(search: Record) -> str:
+def trials_of(rates: tuple[float, ...]) -> int:
+    """How many trials every model gets."""
+    return len(rates) + max(2, len(rates) // 2) + 1
+
+
+def describe(search: LRSearch) -> str:
     """One line on a search: what was chosen among what."""
-    model, trials = search["spec"]["model"], search["trials"]
     tried = ", ".join(
-        f"{t['lr']:g}: " + ("–" if t["val_accuracy"] is None else f"{100 * t['val_accuracy']:.1f} %")
-        for t in sorted((t for t in trials if t["rung"] > 0), key=lambda t: t["lr"])
+        f"{t.lr:g}: " + ("–" if t.val_accuracy is None else f"{100 * t.val_accuracy:.1f} %")
+        for t in sorted((t for t in search.trials if t.rung > 0), key=lambda t: t.lr)
     )
-    edge = "; it is the last one tried on its side, a better one may lie beyond" if search["edge"] else ""
-    about = f"{model}, recipe {search['spec']['recipe']['name']}: lr {search['chosen']:g} of {len(trials)} trials"
-    return f"{about} ({tried}), {search_samples(search):,} samples{edge}"
+    edge = "; it is the last rate tried on its side, a better one may lie beyond" if search.edge else ""
+    count = plural(len(search.trials), "trial")
+    title = f"{search.spec.model}, recipe {search.spec.recipe.name}: lr {search.chosen:g} of {count}"
+    return f"{title} ({tried}), {search.samples:,.0f} samples{edge}"
 
 
-def known(spec: RunSpec, budget: Budget, store: Store, anywhere: bool = False) -> Record | None:
+# --- searches on a board ---------------------------------------------------------------------------------------------
+
+
+def known(spec: RunSpec, budget: Budget, store: Store, anywhere: bool = False) -> LRSearch | None:
     """A finished search for this spec's learning rate, if there is one; `anywhere`: on whatever device it was made."""
-    found = store.search(search_id(spec, budget))
-    if found is not None and found["chosen"] is not None:
-        return found
+    search = store.lr_search(search_id(spec, budget))
+    if search is not None and search.chosen is not None:
+        return search
     same = work_id(to_dict(for_as_long(spec, budget, spec.recipe.lr)))
-    others = store.searches() if anywhere else []
-    return next((one for one in others if one["chosen"] is not None and work_id(one["spec"]) == same), None)
-
-
-def find_all(
-    wanted: list[tuple[RunSpec, DataSource]],
-    first: str,
-    home: Home,
-    engine: Engine,
-    display: Display,
-    timeout: float | None,
-) -> list[Record | str]:
-    """Search, or go on with searches: for each what was found, or why nothing was.
-
-    A model's trials come one after the other, several models' at once where there are several devices; every trial is
-    kept as soon as it is done. A search that another process is at comes last. Raises KeyboardInterrupt.
-    """
-    waiting = [Search(spec, source, first_budget(spec, first)) for spec, source in wanted]
-    ended: dict[str, Record | str] = {}
-    order = [search.name for search in waiting]
-    while waiting:
-        with contextlib.ExitStack() as claims:
-            mine = []
-            for search in waiting:
-                with contextlib.suppress(Busy):
-                    claims.enter_context(home.store.claim(f"search-{search.name}"))
-                    mine.append(search)
-            if not mine:
-                mine = waiting[:1]
-                display.line(f"{mine[0].about}: another process is at this search; waiting")
-                claims.enter_context(home.store.claim(f"search-{mine[0].name}", wait_seconds=math.inf))
-            for search in mine:
-                search.begin(home.store)
-            ended |= _carry_out(mine, home, engine, display, timeout)
-        waiting = [search for search in waiting if search not in mine]
-    return [ended[name] for name in order]
+    others = store.lr_searches() if anywhere else []
+    return next((one for one in others if one.chosen is not None and work_id(to_dict(one.spec)) == same), None)
 
 
 @dataclass
 class Search:
-    """One model's search as far as it is, and what comes next."""
+    """One model's search as far as it is."""
 
     spec: RunSpec
     source: DataSource
     budget: Budget
-    record: Record = field(default_factory=dict)
+    record: LRSearch
 
     @property
-    def name(self) -> str:
-        """In the store."""
-        return search_id(self.spec, self.budget)
-
-    @property
-    def about(self) -> str:
+    def title(self) -> str:
         """For the screen."""
         return f"{self.spec.model}, recipe {self.spec.recipe.name}"
 
@@ -182,95 +211,159 @@ class Search:
         """The short list."""
         return LRS[self.spec.recipe.optimizer]
 
-    def begin(self, store: Store) -> None:
-        """As the store has it, or anew."""
-        self.record = store.search(self.name) or {
-            "schema": SCHEMA,
-            "id": self.name,
-            "started": now(),
-            "budget": self.budget.text or f"{self.budget.amount:g}epochs",
-            "spec": to_dict(for_as_long(self.spec, self.budget, self.spec.recipe.lr)),
-            "trials": [],
-            "chosen": None,
-            "edge": False,
-        }
+
+def search_of(spec: RunSpec, source: DataSource, budget: Budget) -> Search:
+    """A search that has not begun."""
+    record = LRSearch(
+        id=search_id(spec, budget),
+        started=now(),
+        budget=budget.text or f"{budget.amount:g}epochs",
+        spec=for_as_long(spec, budget, spec.recipe.lr),
+        trials=(),
+    )
+    return Search(spec, source, budget, record)
 
 
-def _carry_out(
-    searches: list[Search], home: Home, engine: Engine, display: Display, timeout: float | None
-) -> dict[str, Record | str]:
-    """All trials of these searches: the finished record of each, or why it was given up, by name."""
-    board, ended = Board(engine, display), dict[str, Record | str]()
+def find_all(
+    wanted: list[Wanted], asked: Budget | None, context: SweepContext, timeout: float | None
+) -> list[LRSearch | str]:
+    """Search, or resume searches: for each the record, or why there is none.
 
-    def go_on(search: Search) -> None:
+    A model's trials come one after the other, several models' at once where there are several devices; every trial is
+    kept as soon as it is done. A search that another process works on comes last. Raises KeyboardInterrupt.
+    """
+    store = context.store
+    waiting = [search_of(spec, source, first_budget(spec, asked)) for spec, source in wanted]
+    order = [search.record.id for search in waiting]
+    ended: dict[str, LRSearch | str] = {}
+    while waiting:
+        with contextlib.ExitStack() as claims:
+            claimed = []
+            for search in waiting:
+                with contextlib.suppress(Busy):
+                    claims.enter_context(store.claim(f"search-{search.record.id}"))
+                    claimed.append(search)
+            if not claimed:
+                claimed = waiting[:1]
+                context.display.line(f"{claimed[0].title}: another process is running this search; waiting")
+                claims.enter_context(store.claim(f"search-{claimed[0].record.id}", wait_seconds=math.inf))
+            for search in claimed:
+                search.record = store.lr_search(search.record.id) or search.record
+            ended |= _Searches(claimed, context, timeout).carry_out()
+        waiting = [search for search in waiting if search not in claimed]
+    return [ended[name] for name in order]
+
+
+@dataclass
+class _Coming:
+    """A trial on the board: whose, and how many steps it has taken."""
+
+    search: Search
+    rung: int
+    lr: float
+    steps: int = 0
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            self.steps = event.step
+
+
+class _Searches:
+    """Searches that share a board: the trials of each one after the other."""
+
+    def __init__(self, searches: list[Search], context: SweepContext, timeout: float | None) -> None:
+        self._searches, self._context, self._timeout = searches, context, timeout
+        self._board = Board(context.executor, context.display)
+        self._coming: dict[str, _Coming] = {}
+        self._ended: dict[str, LRSearch | str] = {}
+
+    def carry_out(self) -> dict[str, LRSearch | str]:
+        """The finished record of each search, or why it was given up, by name."""
+        for search in self._searches:
+            self._advance(search)
+        self._board.run(self._settle)
+        return self._ended
+
+    def _advance(self, search: Search) -> None:
+        """Start a search's next trial, or end it."""
         record = search.record
-        if following := next_trials(record["trials"], search.rates):
-            board.add(work(search, *following[0]))
+        if following := next_trials(record.trials, search.rates):
+            self._board.add(self._work(_Coming(search, *following[0])))
             return
-        if record["chosen"] is None and not any(t["status"] == "ok" for t in record["trials"] if t["rung"] > 0):
-            ended[search.name] = f"{search.about}: every rate that was tried longest diverged"
+        if record.chosen is None and not any(t.status == "ok" for t in record.trials if t.rung > 0):
+            self._ended[record.id] = f"{search.title}: every rate that was tried longest diverged"
             return
-        if record["chosen"] is None:
-            record["chosen"], record["edge"] = verdict(record["trials"])
-            home.store.write_search(record)
-        ended[search.name] = record
+        if record.chosen is None:
+            chosen, edge = verdict(record.trials)
+            search.record = msgspec.structs.replace(record, chosen=chosen, edge=edge)
+            self._context.store.write_lr_search(search.record)
+        self._ended[record.id] = search.record
 
-    def work(search: Search, rung: int, lr: float) -> Work:
-        spec = for_as_long(search.spec, _longer(search.budget, rung), lr)
-        number = len(search.record["trials"]) + 1
-        title = f"{search.about}: trial {number} of {trials_of(search.rates)}, lr {lr:g}"
-        steps = [0]
-
-        def hear(event: dict[str, Any]) -> None:
-            if event["event"] == "step":
-                steps[0] = event["step"]
+    def _work(self, coming: _Coming) -> Work:
+        search = coming.search
+        budget = Budget(search.budget.kind, search.budget.amount * (2 if coming.rung else 1))
+        spec = for_as_long(search.spec, budget, coming.lr)
+        number = len(search.record.trials) + 1
+        title = f"{search.title}: trial {number} of {trials_of(search.rates)}, lr {coming.lr:g}"
+        name = f"{search.record.id} {number}"
+        self._coming[name] = coming
+        turn = self._searches.index(search)  # where there is one device, one search after the other
+        batch = spec.recipe.batch_size
 
         def task(device: Device, alone: bool) -> Task:
-            surroundings = circumstances(device, alone, spec.deterministic)[1]
-            shared = {"share": 1.0 if alone else 1.0 / device.beside, "environment": tuple(surroundings.items())}
-            here = replace(spec, device_name=device.kind or spec.device_name)
-            return home.task(spec.run_id, reference(child_trial), (here, search.source), timeout=timeout, **shared)
+            return self._task(spec, search.source, device, alone)
 
-        name = f"{search.name} {number}"
-        coming[name] = (search, rung, lr, steps)
-        turn = searches.index(search)  # where there is one device, one search after the other
-        return Work(name, title, title, spec.recipe.batch_size, task, turn=turn, hear=hear)
+        return Work(name, title, title, batch, task, turn=turn, on_event=coming.on_event)
 
-    def settle(work: Work, device: Device, answer: Answer, bar: Events) -> None:
-        search, rung, lr, steps = coming.pop(work.name)
-        trial = as_trial(answer, steps[0] * work.batch_size, bar)
-        if trial["status"] not in ("ok", "diverged"):  # which says nothing of the rate
-            why = f"{trial['status']}: {trial['message']}; the same command tries it again"
-            ended[search.name] = f"{work.title}: {why}"
+    def _task(self, spec: RunSpec, source: DataSource, device: Device, alone: bool) -> Task:
+        _, variables = surroundings(device, alone, spec.deterministic)
+        here = replace(spec, device_name=device.kind or spec.device_name)
+        return self._context.task(
+            spec.run_id,
+            "bench.measure.run:child_trial",
+            (here, source),
+            timeout=self._timeout,
+            share=1.0 if alone else 1.0 / device.runs_at_once,
+            environment=tuple(variables.items()),
+        )
+
+    def _settle(self, work: Work, device: Device, answer: Answer, display: RunDisplay) -> None:
+        coming = self._coming.pop(work.name)
+        search = coming.search
+        trial = as_trial(answer, coming, work.batch_size, display)
+        if trial.status not in ("ok", "diverged"):  # which says nothing about the rate
+            why = f"{trial.status}: {trial.message}; rerun the same command to try it again"
+            self._ended[search.record.id] = f"{work.title}: {why}"
             return
-        search.record["trials"].append({"lr": lr, "rung": rung, **trial})
-        home.store.write_search(search.record)
-        go_on(search)
-
-    coming = dict[str, tuple[Search, int, float, list[int]]]()
-    for search in searches:
-        go_on(search)
-    board.run(settle)
-    return ended
+        search.record = msgspec.structs.replace(search.record, trials=(*search.record.trials, trial))
+        self._context.store.write_lr_search(search.record)
+        self._advance(search)
 
 
-def _longer(budget: Budget, rung: int) -> Budget:
-    return Budget(budget.kind, budget.amount * (2 if rung else 1))
-
-
-def as_trial(answer: Answer, samples: int, bar: Events) -> Trial:
-    """What a trial found, or how it failed; `samples`: what it had seen till then, which is counted."""
-    found, outcome = answer.event("trial"), answer.outcome
-    if outcome.status == "ok" and found is not None:
-        row = {k: v for k, v in found.items() if k not in ("event", "n")}
-        bar.line(f"validation {100 * row['val_accuracy']:.1f} % after {row['samples']:,} samples")
-        return {**row, "status": "ok", "message": ""}
-    status = outcome.status if outcome.status != "ok" else "failed"
-    bar.line(f"{status}: {outcome.message}")
-    nothing = {"samples": samples, "train_seconds": 0.0, "val_accuracy": None, "val_loss": None}
-    return {**nothing, "status": status, "message": outcome.message}
-
-
-def trials_of(rates: tuple[float, ...]) -> int:
-    """How many trials every model gets."""
-    return len(rates) + max(2, len(rates) // 2) + 1
+def as_trial(answer: Answer, coming: _Coming, batch_size: int, display: RunDisplay) -> Trial:
+    """What a trial found, or how it failed; the samples that it had seen by then are counted."""
+    done, outcome = answer.event(TrialDone), answer.outcome
+    if outcome.status == "ok" and done is not None:
+        display.line(f"validation {100 * done.val_accuracy:.1f} % after {done.samples:,} samples")
+        return Trial(
+            lr=coming.lr,
+            rung=coming.rung,
+            status="ok",
+            message="",
+            samples=done.samples,
+            train_seconds=done.train_seconds,
+            val_accuracy=done.val_accuracy,
+            val_loss=done.val_loss,
+        )
+    status = outcome.status if outcome.status in get_args(FailedStatus) else "failed"
+    display.line(f"{outcome.status}: {outcome.message}")
+    return Trial(
+        lr=coming.lr,
+        rung=coming.rung,
+        status=status,
+        message=outcome.message,
+        samples=coming.steps * batch_size,
+        train_seconds=0.0,
+        val_accuracy=None,
+        val_loss=None,
+    )

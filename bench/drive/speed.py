@@ -1,47 +1,64 @@
-"""The `time` command, and the timing pass of a sweep. Example: run(arguments, ["seresnet", "vit_tiny"])
+"""The driver of speed sessions. Example: run(TimeRequest(models=("seresnet",)), display, on_session)
 
-The parent's side of bench/measure/session.py: each model alone in a child first, then all of them in turns in another; whoever
-takes that one down is named, left out, and the session begins again.
+Each model runs alone in a child first, then all of them in turns in another; a model that takes that one down is named,
+left out, and the session starts again. bench/measure/session.py is the child's side.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
+from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED, UserError
+from bench.core.events import Event, Explained, MemoryMeasured, ModelTurn, TaskFailed, TaskStarted
 from bench.core.files import write_atomically
-from bench.drive import setting_search as tune
+from bench.drive import setting_search
+from bench.drive.opening import local_devices
 from bench.executors.child import Outcome
+from bench.executors.protocol import Device
 from bench.executors.worker import call_alone
-from bench.machine import environment
-from bench.measure.session import Found, child_session, explain_model, try_model
+from bench.machine.environment import hide_other_gpus
 from bench.plan import presets, recipes, settings
-from bench.plan.spec import Recipe, SessionSpec
-from bench.present.pair_table import VERDICTS, write_verdicts
-from bench.present.screen.progress import Display, make_console
-from bench.present.session_table import render_session, render_settings
-from bench.store.disk import REFERENCE, Store
-from bench.store.records import Record
+from bench.plan.request import TimeRequest
+from bench.plan.spec import SessionSpec, reference_among
+from bench.store.disk import Store
+from bench.store.records import MemoryUse, Session, TimingFailure, TrialResults
 from models import registry
-from models.registry import ModelError
+from models.errors import ModelError
 
 TRIAL_SECONDS = 1800.0  # for one model alone, every task twice; each may be compiled
-SECONDS_A_MODEL = 60.0  # of timing, where no --time-limit is given
+SECONDS_PER_MODEL = 60.0  # of timing, where no --time-limit is given
 # Over the time limit, with this much for each model: building, compiling, limits, energy; then the session hangs.
-SLACK_SECONDS, SLACK_A_MODEL = 900.0, 300.0
-Call = Callable[..., Outcome]  # local.call, or its like for another machine
+SLACK_SECONDS, SLACK_PER_MODEL = 900.0, 300.0
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 32, 128, 512, 2048)}
+Call = Callable[..., Outcome]  # worker.call_alone, or its like for another machine
 
 
-def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None) -> int:
-    """Time models under each setting asked for, write sessions and views, print tables. Returns the exit code."""
-    display, store = Display(make_console()), Store(arguments.results)
-    specs = [make_spec(arguments, names, batch_sizes, setting) for setting in arguments.setting]
+@dataclass(frozen=True)
+class SpeedResult:
+    """What the `time` command measured."""
+
+    exit_code: int
+    sessions: tuple[Session, ...]
+    store: Store
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Seconds of one training step, and of its groups of operators under the profiler."""
+
+    spec: SessionSpec
+    step_seconds: float
+    groups: dict[str, float]
+
+
+def run(request: TimeRequest, display: Display, on_session: Callable[[Session], None]) -> SpeedResult:
+    """Time models under each setting asked for; writes sessions and CSV files. Raises UserError."""
+    store = Store(request.store)
+    device = the_device(request)
+    specs = [make_spec(request, setting, device) for setting in request.settings]
     store.check_writable()
     sessions = []
     for spec in specs:
@@ -50,174 +67,192 @@ def run(arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int,
             f"{spec.recipe.precision}, {spec.setting.name}, on {spec.device_name}"
         )
         with display:
-            session = time_together(as_found(spec, arguments.tune_limit, store, display), store, display)
+            session = time_together(as_tuned(spec, request.tune_limit, store, display), store, display)
         store.rebuild_views()
         if session is None:
             display.line("nothing was timed")
             continue
         sessions.append(session)
-        display.line("\n" + render_session(session, display.console.width).rstrip() + "\n")
-    if len(sessions) > 1:
-        display.line(render_settings(sessions, display.console.width).rstrip() + "\n")
-    if (store.root / VERDICTS).exists():  # its speeds may be this session's now
-        write_verdicts(store)
-    for path in [store.root / "speed.csv", *draw(sessions, store)] if sessions else []:
-        display.line(f"wrote {path}")
-    fine = len(sessions) == len(specs) and not any(session["failures"] for session in sessions)
-    return 0 if fine else EXIT_FAILED
+        on_session(session)
+    complete = len(sessions) == len(specs) and not any(session.failures for session in sessions)
+    return SpeedResult(0 if complete else EXIT_FAILED, tuple(sessions), store)
 
 
-def draw(sessions: list[Record], store: Store) -> list[Path]:
-    """The charts of these sessions as PNG files in the store."""
-    from bench.analysis.tables import load
-    from bench.present.charts import build, static  # seconds of matplotlib, which no refusal needs
+def explain(request: TimeRequest, model: str, display: Display) -> Explanation:
+    """Where a training step of one model spends its time. Raises ModelError where it cannot be run."""
+    (setting, *others) = request.settings
+    if others:
+        raise UserError("--explain takes one --setting")
+    spec = make_spec(replace(request, models=(model,), batch_sizes=(1,)), setting, the_device(request))
+    if setting == "tuned":
+        with display:
+            spec = as_tuned(spec, request.tune_limit, Store(request.store), display)
+    events: list[Event] = []
+    function = "bench.measure.session:child_explain"
+    while (outcome := call_alone(function, (spec, model), events.append, TRIAL_SECONDS, grace=0)).status == "busy":
+        pass  # it has waited for another session already
+    explained = next((event for event in events if isinstance(event, Explained)), None)
+    if explained is None:
+        raise ModelError(f"'{model}' cannot be explained: {outcome.status}: {outcome.message}")
+    return Explanation(spec, explained.step_seconds, explained.groups)
 
-    found, mine = load([store]), {session["id"] for session in sessions}
-    made = [session for session in found.sessions if session["id"] in mine]
-    charts = build.of_sessions(made, build.common_of(found, [store]))
-    written = static.save_all(charts, store.root / "plots", formats=("png",), columns=(2,))
-    return [path for path in written if path.suffix == ".png"]
+
+# --- from a request to a session -------------------------------------------------------------------------------------
 
 
-def as_found(spec: SessionSpec, limit: float | None, store: Store, display: Display) -> SessionSpec:
-    """The session with each model's best setting, searched for where it must be, if that is what was asked for."""
-    if spec.setting.name != "tuned":
-        return spec
-    found = tune.settings_for(replace(spec, seconds=limit or tune.SECONDS), store, display)
-    return replace(spec, own_settings=tuple(found.items()))
+def the_device(request: TimeRequest) -> Device:
+    """The one device that times. Raises UserError for one that is not here, or a setting that it cannot have."""
+    device = local_devices(request.device)[0]
+    for setting in request.settings:
+        settings.check(setting, device.type)
+    index = (request.device or "").partition(":")[2]
+    if device.type == "cuda" and index:
+        hide_other_gpus(int(index))
+    return device
 
 
-def make_spec(
-    arguments: argparse.Namespace, names: list[str], batch_sizes: tuple[int, ...] | None, setting: str
-) -> SessionSpec:
-    """From arguments to a session. Raises UserError."""
-    device = environment.choose_device(arguments.device)
-    settings.check(setting, device.type)
-    presets.check_image_size(arguments.image_size)
-    if not 1 <= arguments.num_classes <= 100_000:
-        raise UserError(f"--num-classes must lie in 1..100000, not {arguments.num_classes}")
-    if not 0.1 <= arguments.within <= 50:
-        raise UserError(f"--within must lie in 0.1..50 (per cent), not {arguments.within:g}")
-    environment.hide_other_gpus(device)
+def make_spec(request: TimeRequest, setting: str, device: Device) -> SessionSpec:
+    """A session under one setting. Raises UserError."""
+    presets.check_image_size(request.image_size)
+    recipe = recipes.load(request.recipe)
+    if request.batch_size is not None:
+        recipe = replace(recipe, batch_size=request.batch_size)
+    recipes.check(recipe, "recipe")
+    if recipe.precision == "auto":
+        recipe = replace(recipe, precision="bf16" if device.native_bf16 else "fp32")
     return SessionSpec(
-        models=tuple((name, registry.source_hash(name)) for name in names),
-        recipe=(recipe := make_recipe(arguments, device)),
+        models=tuple((name, registry.source_hash(name)) for name in request.models),
+        recipe=recipe,
         setting=settings.SETTINGS[setting],
         device=device.type,
-        device_name=environment.device_name(device),
-        image_size=arguments.image_size,
-        num_classes=arguments.num_classes,
-        reference=REFERENCE if REFERENCE in names else names[0],
-        deterministic=arguments.deterministic,
-        batch_sizes=batch_sizes or tuple(sorted({*BATCH_SIZES[device.type], recipe.batch_size})),
-        half_width=arguments.within / 100,
-        seconds=arguments.time_limit or SECONDS_A_MODEL * len(names),
+        device_name=device.kind,
+        image_size=request.image_size,
+        num_classes=request.num_classes,
+        reference=reference_among(request.models, request.reference),
+        deterministic=request.deterministic,
+        batch_sizes=request.batch_sizes or tuple(sorted({*BATCH_SIZES[device.type], recipe.batch_size})),
+        half_width=request.half_width,
+        seconds=request.time_limit or SECONDS_PER_MODEL * len(request.models),
         thorough=True,
     )
 
 
-def make_recipe(arguments: argparse.Namespace, device: Any) -> Recipe:
-    """The recipe whose training step is timed, its precision resolved. Raises UserError."""
-    recipe = recipes.load(arguments.recipe)
-    if arguments.batch_size is not None:
-        recipe = replace(recipe, batch_size=arguments.batch_size)
-    recipes.check(recipe, "recipe")
-    return replace(recipe, precision=environment.resolve_precision(recipe.precision, device))
+def as_tuned(spec: SessionSpec, limit: float | None, store: Store, display: Display) -> SessionSpec:
+    """Under `tuned`, the session with each model's best setting, searched for where it is not known."""
+    if spec.setting.name != "tuned":
+        return spec
+    search = replace(spec, seconds=limit or setting_search.SECONDS)
+    return replace(spec, own_settings=tuple(setting_search.settings_for(search, store, display).items()))
+
+
+# --- one session -----------------------------------------------------------------------------------------------------
 
 
 def time_together(
     spec: SessionSpec,
     store: Store,
     display: Display,
-    made_meanwhile: Callable[[], Record | None] = lambda: None,
+    finished_meanwhile: Callable[[], Session | None] = lambda: None,
     call: Call = call_alone,
-) -> Record | None:
+) -> Session | None:
     """The session's record, or None where no model was left, or where it failed and no model was to blame.
 
-    Waits for another session of the same store, and takes what that one `made_meanwhile` if it will do. `call` carries
-    out its parts where the device is, with nothing beside. Raises NotIdle.
+    Waits for another session of the same store, and takes `finished_meanwhile` if that one will do. `call` carries out
+    its parts where the device is, with nothing beside. Raises NotIdle.
     """
-    found = try_each(spec, display, call) if spec.thorough else Found()
-    while left := [name for name, _ in spec.models if name not in found.out_models()]:
-        before = {session["id"] for session in store.sessions()}
-        culprit = [""]  # whose turn it is; "": nobody's
+    trials = try_each(spec, display, call) if spec.thorough else TrialResults()
+    while left := [name for name, _ in spec.models if name not in trials.failed_models()]:
+        before = {session.id for session in store.sessions()}
+        culprit = ""  # whose turn it is; "": nobody's
 
-        def hear(event: dict[str, Any], culprit: list[str] = culprit) -> None:
-            if event["event"] == "task":
-                culprit[0] = event["model"]
+        def on_event(event: Event) -> None:
+            nonlocal culprit
+            if isinstance(event, ModelTurn):
+                culprit = event.model
             display.session_event(event)
 
         display.session_started(f"timing {', '.join(left)} in turns")
         if spec.reference not in left:
             display.line(f"  without {spec.reference} there are no ratios")
-        timeout = spec.seconds + SLACK_SECONDS + SLACK_A_MODEL * len(left)
-        outcome = call(child_session, (spec, found, store.root), hear, timeout, grace=0)
+        timeout = spec.seconds + SLACK_SECONDS + SLACK_PER_MODEL * len(left)
+        args = (spec, trials, store.root)
+        outcome = call("bench.measure.session:child_session", args, on_event, timeout, grace=0)
         if outcome.status == "busy":
             display.line(f"  {outcome.message} is timing in this store; waiting")
             store.wait_for_timing()
-            if theirs := made_meanwhile():
+            if theirs := finished_meanwhile():
                 return theirs
             continue
-        new = [session for session in store.sessions() if session["id"] not in before]
+        new = [session for session in store.sessions() if session.id not in before]
         if outcome.status == "ok" and new:
             return new[-1]
         if outcome.status == "ok":
             outcome = Outcome("failed", "its process ended early")
         where = save_trace(store, outcome)
-        if not culprit[0]:
-            display.line(f"  {outcome.status}: {outcome.message}{where}; no model was at work, so none is left out")
+        if not culprit:
+            display.line(f"  {outcome.status}: {outcome.message}{where}; no model was running, so none is left out")
             return None
-        display.line(f"  {culprit[0]}: {outcome.status}: {outcome.message}{where}; again without it")
-        found.failures.append(failed(culprit[0], "", None, outcome.status, outcome.message))
+        display.line(f"  {culprit}: {outcome.status}: {outcome.message}{where}; again without it")
+        trials.failures.append(failure(culprit, "", None, outcome))
     return None
 
 
-def try_each(spec: SessionSpec, display: Display, call: Call = call_alone) -> Found:
+def try_each(spec: SessionSpec, display: Display, call: Call = call_alone) -> TrialResults:
     """Each model alone in a child: what fails there is a row, and never takes part in the session."""
-    found = Found()
+    trials = TrialResults()
     for name, _ in spec.models:
-        display.line(f"{name} alone: does it run, what memory does it take")
-        while not try_alone(spec, name, found, display, call):
+        display.line(f"{name} alone: does it run, and how much memory does it use")
+        while not try_alone(spec, name, trials, display, call):
             display.line(f"  {name}: again without that task")
-    return found
+    return trials
 
 
-def try_alone(spec: SessionSpec, name: str, found: Found, display: Display, call: Call = call_alone) -> bool:
-    """Try a model's untried tasks in a child; into `found`. False where one took the child down and some may be left.
+def try_alone(spec: SessionSpec, name: str, trials: TrialResults, display: Display, call: Call = call_alone) -> bool:
+    """Try a model's untried tasks in a child. False where one took the child down and some may be left.
 
     That one is a row. At the very first task it is the whole model that fails.
     """
-    current: list[dict[str, Any]] = []  # the task that is being tried, or none
+    current: TaskStarted | None = None  # the task that is being tried
 
-    def hear(event: dict[str, Any]) -> None:
-        kind = event.pop("event")
-        current[:] = [event] if kind == "trial" else []
-        if kind == "memory":
-            found.memory.append(event)
-        elif kind == "untimed":
-            add_failure(event)
+    def on_event(event: Event) -> None:
+        nonlocal current
+        current = event if isinstance(event, TaskStarted) else None
+        if isinstance(event, MemoryMeasured):
+            trials.memory.append(
+                MemoryUse(
+                    model=event.model,
+                    kind=event.kind,
+                    batch_size=event.batch_size,
+                    bytes=event.bytes,
+                    reserved_bytes=event.reserved_bytes,
+                )
+            )
+        elif isinstance(event, TaskFailed):
+            add(failure(event.model, event.kind, event.batch_size, Outcome(event.status, event.message)))
 
-    def add_failure(row: dict[str, Any]) -> None:
-        found.failures.append(row)
-        where = f"{name}, {row['kind']}, batch {row['batch_size']}" if row["kind"] else name
-        display.line(f"  {where}: {row['status']}: {row['message']}")
+    def add(row: TimingFailure) -> None:
+        trials.failures.append(row)
+        where = f"{name}, {row.kind}, batch {row.batch_size}" if row.kind else name
+        display.line(f"  {where}: {row.status}: {row.message}")
 
-    while (outcome := call(try_model, (spec, name, found.tried()), hear, TRIAL_SECONDS, grace=0)).status == "busy":
+    function = "bench.measure.session:child_try_model"
+    while (outcome := call(function, (spec, name, trials.tried()), on_event, TRIAL_SECONDS, grace=0)).status == "busy":
         pass  # it has waited for another session already
-    first = all(model != name for model, _, _ in found.tried())
-    if outcome.status == "ok" and not current and not first:
+    first = all(model != name for model, _, _ in trials.tried())
+    if outcome.status == "ok" and current is None and not first:
         return True
     if outcome.status == "ok":
         outcome = Outcome("failed", "its process ended early")
-    whole = first or not current
-    kind, batch_size = ("", None) if whole else (current[0]["kind"], current[0]["batch_size"])
-    add_failure(failed(name, kind, batch_size, outcome.status, outcome.message))
-    return whole
+    if first or current is None:
+        add(failure(name, "", None, outcome))
+        return True
+    add(failure(name, current.kind, current.batch_size, outcome))
+    return False
 
 
-def failed(model: str, kind: str, batch_size: int | None, status: str, message: str) -> dict[str, Any]:
+def failure(model: str, kind: str, batch_size: int | None, outcome: Outcome) -> TimingFailure:
     """A row for what could not be timed; no kind where it is the whole model."""
-    return {"model": model, "kind": kind, "batch_size": batch_size, "status": status, "message": message}
+    return TimingFailure(model=model, kind=kind, batch_size=batch_size, status=outcome.status, message=outcome.message)
 
 
 def save_trace(store: Store, outcome: Outcome) -> str:
@@ -228,34 +263,3 @@ def save_trace(store: Store, outcome: Outcome) -> str:
             write_atomically(path, outcome.traceback.encode())
             return f" (traceback: {path})"
     return ""
-
-
-def explain(arguments: argparse.Namespace, name: str) -> int:
-    """Print where a training step of one model spends its time. Raises ModelError where it cannot be run."""
-    (setting, *others) = arguments.setting
-    if others:
-        raise UserError("--explain takes one --setting")
-    spec = make_spec(arguments, [name], (1,), setting)
-    if setting == "tuned":
-        display = Display(make_console())
-        with display:
-            spec = as_found(spec, arguments.tune_limit, Store(arguments.results), display)
-    events: list[dict[str, Any]] = []
-    while (outcome := call_alone(explain_model, (spec, name), events.append, TRIAL_SECONDS, grace=0)).status == "busy":
-        pass  # it has waited for another session already
-    if not events:
-        raise ModelError(f"'{name}' cannot be explained: {outcome.status}: {outcome.message}")
-    step, groups = events[0]["step_seconds"], events[0]["groups"]
-    total = sum(groups.values())
-    print(
-        f"{name}: a training step of {spec.recipe.batch_size} images ({spec.image_size} px, {spec.recipe.precision}, "
-        f"{settings.words(spec.setting_of(name))}) on {spec.device_name}: {1000 * step:.1f} ms"
-    )
-    for group, seconds in groups.items():
-        print(f"  {group:<20}{1000 * seconds:>10.1f} ms{100 * seconds / total:>7.1f} %  {_bar(seconds / total)}")
-    print("self time of operators under torch's profiler, which itself takes time; Python between them is in none")
-    return 0
-
-
-def _bar(share: float) -> str:
-    return "█" * round(40 * share)
