@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, its calculations agree with the harness, and it is committed without outputs."""
+"""The notebook runs from top to bottom, its calculations agree with the harness, and it has no stored outputs."""
 
 from __future__ import annotations
 
