@@ -17,6 +17,8 @@ from bench.core.files import to_csv, write_atomically
 from bench.core.stats import Interval
 from bench.store.disk import Store
 
+Row = dict[str, Any]  # a row by column
+
 VERDICTS = "verdicts.csv"
 # fmt: off
 COLUMNS = (
@@ -42,17 +44,17 @@ COLUMNS = (
 # fmt: on
 
 
-def to_rows(made: list[Pair]) -> list[dict[str, Any]]:
+def to_rows(made: list[Pair]) -> list[Row]:
     """One row per pair, with COLUMNS as keys; accuracies in points, None where there is no figure."""
     both = {id(pair): word for one, other, word in across_tracks(made) for pair in (one, other)}
     rows = [{**_row(pair), "verdict_both_tracks": both.get(id(pair))} for pair in made]
     return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
 
 
-def _row(pair: Pair) -> dict[str, Any]:
+def _row(pair: Pair) -> Row:
     a, b, like, this, conditions = pair.a, pair.b, pair.like_these, pair.this_set, asdict(pair.conditions)
     epochs = conditions.pop("epochs")
-    row: dict[str, Any] = {
+    row: Row = {
         **conditions,
         # "1 epochs" too: verdicts.csv of older versions must not look edited
         "budget": f"{epochs} epochs" if epochs else conditions["budget"],
@@ -93,7 +95,7 @@ def _row(pair: Pair) -> dict[str, Any]:
     return row
 
 
-def _side_cells(name: str, side: Side) -> dict[str, Any]:
+def _side_cells(name: str, side: Side) -> Row:
     return {
         f"lr_{name}": " ".join(f"{lr:g}" for lr in side.lr),
         f"lr_{name}_at_edge": side.search_edge if side.search_trials else None,
@@ -102,7 +104,7 @@ def _side_cells(name: str, side: Side) -> dict[str, Any]:
     }
 
 
-def _target_cells(name: str, side: Side, reached: Reached) -> dict[str, Any]:
+def _target_cells(name: str, side: Side, reached: Reached) -> Row:
     samples, flops = reached.mean("samples"), side.train_flops or math.nan
     flops_mean = Interval(samples.value * flops, samples.low * flops, samples.high * flops, samples.n)
     return {

@@ -19,6 +19,8 @@ from bench.core.text import significant
 from bench.present.grid import grid, notes_text, wrap
 from bench.store.views import finite
 
+Cells = dict[str, Any]  # a row by column
+
 if TYPE_CHECKING:
     import pandas as pd  # takes half a second, which only CSV and --where need
 
@@ -56,10 +58,10 @@ def to_frame(comparisons: list[Comparison], columns: Sequence[Column] = ()) -> p
 
     chosen = columns or COLUMNS
     facts = FACTS if any(column.key == "flops" for column in chosen) else ()
-    rows: list[dict[str, Any]] = []
+    rows: list[Cells] = []
     for comparison in comparisons:
         for row in comparison.rows:
-            flat: dict[str, Any] = {"model": row.model, "family": row.family, "runs": row.runs, "status": "ok"}
+            flat: Cells = {"model": row.model, "family": row.family, "runs": row.runs, "status": "ok"}
             flat |= _conditions(comparison)
             for column in chosen:
                 flat |= dict(zip(_frame_columns(column), _frame_cells(row, column), strict=True))
@@ -71,7 +73,7 @@ def to_frame(comparisons: list[Comparison], columns: Sequence[Column] = ()) -> p
     return pd.DataFrame(rows, columns=["model", "family", "runs", "status", *ABOUT, *names, *facts, "message"])
 
 
-def _conditions(comparison: Comparison) -> dict[str, Any]:
+def _conditions(comparison: Comparison) -> Cells:
     """What all rows of a comparison share; nothing where no run finished."""
     return {name: getattr(comparison.conditions, name) for name in ABOUT} if comparison.conditions else {}
 
@@ -87,7 +89,7 @@ def _frame_cells(row: Row, column: Column) -> list[float]:
     return [*cells, *([ratio.low, ratio.high] if column.timed else [])]
 
 
-def _as_json(comparison: Comparison, columns: Sequence[Column]) -> dict[str, Any]:
+def _as_json(comparison: Comparison, columns: Sequence[Column]) -> Cells:
     best = {column.key: best_row(column, comparison.rows) for column in columns}
     return {
         "title": comparison.title,
@@ -108,9 +110,9 @@ def _as_json(comparison: Comparison, columns: Sequence[Column]) -> dict[str, Any
     }
 
 
-def _figure(row: Row, column: Column, comparison: Comparison, best: bool) -> dict[str, Any]:
+def _figure(row: Row, column: Column, comparison: Comparison, best: bool) -> Cells:
     """One cell in base units; `missing` says why there is none."""
-    figure: dict[str, Any] = {"title": column.title, "unit": column.base}
+    figure: Cells = {"title": column.title, "unit": column.base}
     if column.key not in row.values:
         return {**figure, "value": None, "missing": why_missing(row, column, comparison)}
     value, ratio = row.values[column.key], row.ratios.get(column.key)

@@ -13,6 +13,8 @@ from typing import Any
 
 from bench.present.charts.model import COLOURS, Axis, Chart, Look, Mark, Series
 
+Plotly = dict[str, Any]  # a figure or a part of one as plotly reads it
+
 SYMBOLS = {"circle": "circle", "square": "square", "triangle": "triangle-up", "diamond": "diamond"}
 ROUNDS = ("", "-open", "-open-dot")  # of a symbol, as often as the colours were used before
 GREY = "#808080"  # readable on white and on black
@@ -30,15 +32,15 @@ def escape(text: str) -> str:
     return text
 
 
-def figure(chart: Chart) -> dict[str, Any]:
+def figure(chart: Chart) -> Plotly:
     """Traces and layout; numbers are finite or None, so that strict JSON can hold them."""
     traces = [trace for series in chart.series for trace in _traces(series, chart)]
     return {"data": traces, "layout": _layout(chart)}
 
 
-def _layout(chart: Chart) -> dict[str, Any]:
+def _layout(chart: Chart) -> Plotly:
     rows = len(chart.y.names)
-    layout: dict[str, Any] = {
+    layout: Plotly = {
         "height": max(HEIGHT, 130 + ROW_PIXELS * rows) if rows else HEIGHT,
         "xaxis": _axis(chart.x, _along(chart, "x")),
         "yaxis": _axis(chart.y, _along(chart, "y")) | ({"autorange": "reversed"} if rows else {}),
@@ -67,8 +69,8 @@ def log_ticks(values: Sequence[float]) -> list[float]:
     return [float(f"{step}e{power}") for power in range(low - 1, high + 2) for step in steps]
 
 
-def _axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
-    layout: dict[str, Any] = {"title": {"text": escape(axis.title)}, "automargin": True}
+def _axis(axis: Axis, values: Sequence[float]) -> Plotly:
+    layout: Plotly = {"title": {"text": escape(axis.title)}, "automargin": True}
     if axis.log:
         ticks = log_ticks(values)
         layout |= {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
@@ -84,12 +86,12 @@ def _axis(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
     return layout
 
 
-def _traces(series: Series, chart: Chart) -> list[dict[str, Any]]:
+def _traces(series: Series, chart: Chart) -> list[Plotly]:
     look = chart.looks.get(series.model, Look(GREY, "circle", 0))
     shade = COLOURS[series.shade % len(COLOURS)] if series.shade is not None else look.colour
     shade = GREY if series.thin else shade
     same = _same_lines([mark.hover for mark in series.marks])  # once for all: a page may hold thousands of marks
-    common: dict[str, Any] = {
+    common: Plotly = {
         "name": escape(series.name),
         "showlegend": bool(series.name),
         "meta": {"model": series.model, "thin": series.thin},
@@ -121,14 +123,14 @@ def _same_lines(texts: Sequence[Sequence[str]]) -> list[str]:
     return same
 
 
-def _scatter(series: Series, common: dict[str, Any], shade: str, look: Look, sized: bool) -> dict[str, Any]:
+def _scatter(series: Series, common: Plotly, shade: str, look: Look, sized: bool) -> Plotly:
     joined = series.kind != "points"
     # steps are marked only where a run ended without reaching the target, lines of no model nowhere
     marked = any(mark.open for mark in series.marks) if series.kind == "steps" else not series.thin
     mode = "+".join(part for part, used in (("lines", joined), ("markers", marked)) if used)
     trace = {**common, "type": "scatter", "mode": mode}
     if joined:
-        style: dict[str, Any] = {"color": shade, "width": 1.5}
+        style: Plotly = {"color": shade, "width": 1.5}
         style |= {"dash": "dash"} if series.thin else {}
         style |= {"shape": "hv"} if series.kind == "steps" else {}
         trace["line"] = style
@@ -170,7 +172,7 @@ def _size(mark: Mark, series: Series, sized: bool) -> float:
     return max(5.0, LARGEST_MARK * math.sqrt(mark.area)) if sized else PLAIN_MARK
 
 
-def _interval(marks: Sequence[Mark], axis: str) -> dict[str, Any] | None:
+def _interval(marks: Sequence[Mark], axis: str) -> Plotly | None:
     """Lengths above and below, where a mark has an interval along this axis."""
     ends = [(getattr(m, axis), getattr(m, f"{axis}_low"), getattr(m, f"{axis}_high")) for m in marks]
     if not any(math.isfinite(low) and math.isfinite(high) for _, low, high in ends):
@@ -183,7 +185,7 @@ def _interval(marks: Sequence[Mark], axis: str) -> dict[str, Any] | None:
     }
 
 
-def _bars(series: Series, common: dict[str, Any], shade: str, chart: Chart) -> list[dict[str, Any]]:
+def _bars(series: Series, common: Plotly, shade: str, chart: Chart) -> list[Plotly]:
     """Bars, each with its label beyond its interval; offset by hand, so that the labels' heights are known."""
     trace = {**common, "type": "bar", "orientation": "h", "marker": {"color": shade}}
     if bars := _interval(series.marks, "x"):
@@ -213,7 +215,7 @@ def _bars(series: Series, common: dict[str, Any], shade: str, chart: Chart) -> l
     return [trace, labels]
 
 
-def _ranges(series: Series, common: dict[str, Any], shade: str) -> dict[str, Any]:
+def _ranges(series: Series, common: Plotly, shade: str) -> Plotly:
     """Wide pale lines, cut by gaps between one mark and the next."""
     x: list[float | None] = []
     y: list[float | None] = []
