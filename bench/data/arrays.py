@@ -1,4 +1,4 @@
-"""A data set as plain arrays, and what is known of it. Example: check_facts("cifar10", arrays, facts)"""
+"""A data set as plain arrays, and what is known about it. Example: check_facts("cifar10", arrays, facts)"""
 
 from __future__ import annotations
 
@@ -11,20 +11,31 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Published channel figures have four digits; more than this apart, channels are exchanged or images are others.
+# Published channel figures have four digits; a larger difference means exchanged channels or other images.
 STATISTICS_TOLERANCE = 0.005
 PARTS = ("train_x", "train_y", "test_x", "test_y")
 
 
 class WrongContent(ValueError):
-    """Images that are not what was published; the message says in what they differ."""
+    """Images that are not the published ones; the message names the difference."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which published data set arrays are, if any; whether the content is official; what a table's reader must know."""
+
+    name: str | None = None
+    official: bool = False
+    like: str = ""  # the published data set with the same numbers, if the arrays are not known to be that one
+    checked: bool = True  # whether they were compared with that one's checksums; if not, they may well be it
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Arrays:
     """A data set decoded: (N, S, S, 3) uint8 images, (N,) int64 labels, class names, and what was done to them.
 
-    `validation_from`: where the publisher's own validation part begins in the training arrays; None: there is none.
+    `validation_from`: where the publisher's own validation part starts in the training arrays, if there is one.
     """
 
     train_x: NDArray[np.uint8]
@@ -34,14 +45,15 @@ class Arrays:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     validation_from: int | None = None
+    identity: Identity = Identity()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is published of a data set: images in each part, their side in pixels, channel figures in 0..1.
+    """What is published about a data set: images in each part, their side in pixels, channel figures in 0..1.
 
-    `mean` and `std` are of all pixels of the training part. Where sources give the mean of the images' own deviations
-    instead (Tiny-ImageNet's 0.2302, CIFAR-10's 0.2023), that is another figure and always smaller.
+    `mean` and `std` are of all pixels of the training part. Some sources give the mean of the images' own deviations
+    instead (Tiny-ImageNet's 0.2302, CIFAR-10's 0.2023), which is always smaller.
     """
 
     train: int
@@ -51,9 +63,9 @@ class Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     valid: int = 0
-    train_counts: tuple[int, ...] = ()  # images of each class where they differ; none: all classes are equal
+    train_counts: tuple[int, ...] = ()  # images of each class if they differ
     test_counts: tuple[int, ...] = ()
-    content: str = ""  # content_hash of the arrays, where it could be computed from the publisher's own files
+    content: str = ""  # content_hash of the arrays, if it was computed from the publisher's own files
 
     def counts(self) -> tuple[list[int], list[int]]:
         """Images of each class in the training arrays (validation included) and in the test part."""
@@ -62,35 +74,27 @@ class Facts:
 
 
 def check_facts(name: str, arrays: Arrays, facts: Facts) -> None:
-    """Hold decoded arrays against what is published. Raises WrongContent that names the first difference."""
+    """Compare decoded arrays with what is published. Raises WrongContent that names the first difference."""
     held_out = 0 if arrays.validation_from is None else len(arrays.train_y) - arrays.validation_from
-    found = {
-        "training images": len(arrays.train_y) - held_out,
-        "validation images": held_out,
-        "test images": len(arrays.test_y),
-        "classes": len(arrays.classes),
-        "pixels a side": (arrays.train_x.shape[1], arrays.test_x.shape[1]),
-        "images of its classes": class_counts(arrays),
-    }
-    wanted = {
-        "training images": facts.train,
-        "validation images": facts.valid,
-        "test images": facts.test,
-        "classes": facts.classes,
-        "pixels a side": (facts.size, facts.size),
-        "images of its classes": facts.counts(),
-    }
-    for what, value in found.items():
-        if value != wanted[what]:
-            raise WrongContent(f"{name} has {value} {what}, where {wanted[what]} are published")
+    sizes = (arrays.train_x.shape[1], arrays.test_x.shape[1])
+    for what, value, published in (
+        ("training images", len(arrays.train_y) - held_out, facts.train),
+        ("validation images", held_out, facts.valid),
+        ("test images", len(arrays.test_y), facts.test),
+        ("classes", len(arrays.classes), facts.classes),
+        ("pixels per side", sizes, (facts.size, facts.size)),
+        ("images per class", class_counts(arrays), facts.counts()),
+    ):
+        if value != published:
+            raise WrongContent(f"{name} has {value} {what}, not the published {published}")
     if facts.content and (content := content_hash(arrays)) != facts.content:
         raise WrongContent(f"{name} has the content hash {content}, not {facts.content}")
     mean, std = channel_stats(arrays.train_x[: facts.train])
-    for what, values, published in (("mean", mean, facts.mean), ("standard deviation", std, facts.std)):
+    for what, values, figures in (("mean", mean, facts.mean), ("standard deviation", std, facts.std)):
         in_units = [value / 255 for value in values]
-        if max(abs(a - b) for a, b in zip(in_units, published, strict=True)) > STATISTICS_TOLERANCE:
-            said = ", ".join(f"{value:.4f}" for value in in_units)
-            raise WrongContent(f"{name}'s channels have {what} {said}, where {published} are published")
+        if max(abs(a - b) for a, b in zip(in_units, figures, strict=True)) > STATISTICS_TOLERANCE:
+            measured = ", ".join(f"{value:.4f}" for value in in_units)
+            raise WrongContent(f"{name}'s channels have {what} {measured}, not the published {figures}")
 
 
 def class_counts(arrays: Arrays) -> tuple[list[int], list[int]]:
@@ -106,7 +110,7 @@ def channel_stats(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     for channel in range(images.shape[3] if images.ndim == 4 else 1):
         parts = (images[start : start + 1024] for start in range(0, len(images), 1024))
         flat = ((part[..., channel] if images.ndim == 4 else part).reshape(-1) for part in parts)
-        counts = np.sum([np.bincount(part, minlength=256) for part in flat], axis=0)  # it counts in int64
+        counts = np.sum([np.bincount(part, minlength=256) for part in flat], axis=0)  # in int64
         m = float((counts * values).sum() / counts.sum())
         mean.append(m)
         # a constant channel has no scale: 1 keeps it finite
@@ -124,5 +128,5 @@ def hash_arrays(*arrays: NDArray[Any]) -> str:
 
 
 def content_hash(arrays: Arrays) -> str:
-    """SHA-256 over the four parts: what a DataRef calls its content."""
+    """SHA-256 over the four parts: a DataRef's content_hash."""
     return hash_arrays(*(getattr(arrays, part) for part in PARTS))

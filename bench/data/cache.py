@@ -1,7 +1,7 @@
-"""Decoded arrays on the disk, mapped into memory. Example: cached([folder], key, make, print, "cifar10")
+"""Decoded arrays on disk, mapped into memory. Example: cached([Path("cache")], "key", make, print, "cifar10")
 
 An entry is a folder of plain .npy files with a description that holds the SHA-256 of each. It appears whole or not at
-all, and is checked whole at every opening: whatever is wrong with it, it is made again. Nothing in it is unpickled.
+all, and is checked whole at every opening; a damaged one is made again. Nothing in it is unpickled.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.core.errors import UserError
 from bench.core.files import TEMPORARY, from_json, patient_lock, sha256, to_json, write_atomically
-from bench.data.arrays import PARTS, Arrays, content_hash
-from bench.data.decode import Allocate
+from bench.data.arrays import PARTS, Arrays, Identity, content_hash
+from bench.data.decode import Allocate, in_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,20 +31,22 @@ if TYPE_CHECKING:
 FORMAT = 1  # of an entry; part of its key, so that another format is another entry
 Say = Callable[[str], None]  # a line for the user
 ABOUT = "about.json"
-CHUNK = 1 << 24  # bytes that are hashed at a time, on all cores: one core alone would take over a second for 1.4 GB
-# What keeps an entry from being kept, but not from being used
-UNKEEPABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+CHUNK = 1 << 24  # bytes hashed at a time, on all cores: one core would take over a second for 1.4 GB
+# An entry cannot be kept for these reasons, but its arrays can be used
+UNKEEPABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR)
 
 
 class _Unkeepable(Exception):
-    """The disk does not take an entry; the message is what it said."""
+    """The disk does not take an entry; the message says why."""
 
 
 @contextlib.contextmanager
 def _keeping() -> Iterator[None]:
-    """Only what is done to the entry itself: a full disk below a download is another matter. Raises _Unkeepable."""
+    """Around writes of the entry itself: a full disk during a download is another matter. Raises _Unkeepable."""
     try:
         yield
+    except UserError as error:  # a file system without locks
+        raise _Unkeepable(str(error)) from None
     except OSError as error:
         if error.errno not in UNKEEPABLE:
             raise
@@ -53,22 +56,23 @@ def _keeping() -> Iterator[None]:
 def cached(
     folders: Sequence[Path], key: str, make: Callable[[Allocate], Arrays], say: Say, what: str
 ) -> tuple[Arrays, str]:
-    """The entry `key` of the first folder that has it, with its content hash; made in the first that takes it.
+    """The entry `key` of the first folder that has it, with its content hash; else made in the first that takes it.
 
-    Processes that ask at once make it once. Where nothing can be written, it is made in memory each time, and said.
-    `what`: its name in messages. Raises what `make` raises, and OSError for an entry that cannot be read just now.
+    Processes that ask at the same time make it once. If no folder can be written, it is made in memory each time, and
+    `say` is told. `what`: its name in messages. Raises what `make` raises, and OSError for an entry that cannot be read
+    just now.
     """
     folders = list(dict.fromkeys(folders))  # a user's cache may be the data directory, too
     for folder in folders:
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
             return opened(folder / key)
     for folder in folders:
         try:
             return _made(folder, key, make, say, what)
         except _Unkeepable as error:
             say(f"{what}: decoded images cannot be kept in {folder} ({error})")
-    say(f"{what} is decoded again at every start")
-    arrays = make(lambda name, shape: np.empty(shape, np.uint8))
+    say(f"{what}: decoded again at every start")
+    arrays = make(in_memory)
     return arrays, content_hash(arrays)
 
 
@@ -93,7 +97,7 @@ def _made(folder: Path, key: str, make: Callable[[Allocate], Arrays], say: Say, 
 
 
 def remove(path: Path) -> None:
-    """A file or a folder with all in it, as far as it may be."""
+    """A file, or a folder with its content, as far as permissions allow."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -102,7 +106,7 @@ def remove(path: Path) -> None:
 
 
 def _write(entry: Path, make: Callable[[Allocate], Arrays]) -> None:
-    """Make an entry beside its place, then rename it there; only then a damaged one is gone. Raises _Unkeepable."""
+    """Make an entry beside its place, then rename it over a damaged one. Raises _Unkeepable."""
     with _keeping():
         temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=TEMPORARY, suffix=entry.name))
     mapped: dict[str, np.memmap[Any, Any]] = {}
@@ -128,11 +132,12 @@ def _write(entry: Path, make: Callable[[Allocate], Arrays]) -> None:
 
 
 def _describe(folder: Path, arrays: Arrays, mapped: dict[str, np.memmap[Any, Any]]) -> None:
-    """Write what is not mapped to the folder already, and the description with all checksums."""
+    """Write the parts that are not mapped to the folder already, and the description with all checksums."""
     parts = {}
     for part in PARTS:
         array = getattr(arrays, part)
         if part in mapped:
+            assert np.may_share_memory(array, mapped[part])
             mapped[part].flush()
         else:
             np.save(folder / f"{part}.npy", array, allow_pickle=False)
@@ -141,6 +146,7 @@ def _describe(folder: Path, arrays: Arrays, mapped: dict[str, np.memmap[Any, Any
         "classes": list(arrays.classes),
         "notes": list(arrays.notes),
         "validation_from": arrays.validation_from,
+        "identity": {**asdict(arrays.identity), "notes": list(arrays.identity.notes)},
         "content_hash": content_hash(arrays),
         "parts": parts,
     }
@@ -158,21 +164,22 @@ def reserve(path: Path) -> None:
 def opened(entry: Path) -> tuple[Arrays, str]:
     """Map and check an entry.
 
-    Raises FileNotFoundError where there is none, ValueError where it is damaged, OSError where it cannot be read now
-    (too many open files, say): that says nothing about the entry.
+    Raises FileNotFoundError if there is none, ValueError if it is damaged, and OSError if it cannot be read just now
+    (too many open files, say), which says nothing about the entry.
     """
     content = (entry / ABOUT).read_bytes()
     try:
-        found = from_json(content)
-        about = found["about"]
-        if found["sha256"] != sha256(to_json(about)):
+        signed = from_json(content)
+        about = signed["about"]
+        if signed["sha256"] != sha256(to_json(about)):
             raise ValueError(f"{ABOUT} was changed")
-        parts = {part: _map(entry / f"{part}.npy", **about["parts"][part]) for part in PARTS}
+        identity = about.get("identity", {})  # older entries have none, and are of published data sets
         arrays = Arrays(
-            **parts,
+            **{part: _map(entry / f"{part}.npy", **about["parts"][part]) for part in PARTS},
             classes=tuple(about["classes"]),
             notes=tuple(about["notes"]),
             validation_from=about["validation_from"],
+            identity=Identity(**{**identity, "notes": tuple(identity.get("notes", ()))}),
         )
         return arrays, about["content_hash"]
     except FileNotFoundError as error:
@@ -182,7 +189,7 @@ def opened(entry: Path) -> tuple[Arrays, str]:
 
 
 def _map(path: Path, shape: list[int], type: str, sha256: str) -> NDArray[Any]:
-    """An array as its description says. What a caller writes into it never reaches the disk. Raises ValueError."""
+    """An array as described. What a caller writes into it never reaches the disk. Raises ValueError."""
     array = np.load(path, mmap_mode="c", allow_pickle=False)
     if list(array.shape) != shape or array.dtype.str != type or _digest(array) != sha256:
         raise ValueError(f"{path.name} is damaged")

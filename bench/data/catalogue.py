@@ -1,7 +1,7 @@
-"""The published data sets: where they are, how their bytes are known, what is in them. Example: CATALOGUE["cifar10"]
+"""The published data sets: sources, checksums, contents. Example: CATALOGUE["cifar10"]
 
-Checksums of archives are their publishers' where those gave any (MD5 of CINIC-10), else SHA-256 as several independent
-projects pin them; LOG.md says where each was read. Sources are in the order in which they are tried.
+Checksums of archives are the publisher's if there is one (MD5 of CINIC-10), else the SHA-256 that several independent
+projects pin; LOG.md says where each was found. Sources are tried in their order.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from bench.data.fetch import RemoteFile
 
 @dataclass(frozen=True)
 class Published:
-    """One data set: its files, how they are read, and what is known of it."""
+    """One data set: its files, how to read them, and what is known about it."""
 
     summary: str
     files: tuple[RemoteFile, ...]
     decode: Decoder
     facts: Facts
     flip_keeps_labels: bool  # a mirrored 'b' is a 'd': not for digits and house numbers
-    augmentation: str  # which of the recipes' augmentations keep its labels true
+    augmentation: str  # which of the recipes' augmentations preserve its labels
     cite: str
     licence: str
 
 
-ANY = "crop, flip, colours, turns, erasing, mixing: all keep the label"
+ANY = "crop, flip, colours, rotation, erasing, mixing: all preserve the label"
 NO_FLIP = (
-    "no flip: a mirrored digit is another or none, so it is switched off; "
-    "TrivialAugment's turns by over 90° (1 draw in 43) can make a 6 of a 9"
+    "no flip: a mirrored digit is another one or none; "
+    "TrivialAugment's rotations by over 90° (1 draw in 43) can turn a 9 into a 6"
 )
 
 _FASHION = (

@@ -1,4 +1,4 @@
-"""A data set at a glance. Example: contact_sheet(load("digits", data_dir), seed=0, kind="png")"""
+"""A data set at a glance. Example: contact_sheet(dataset, seed=0, kind="png")"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bench.core.files import inert
 from bench.data.arrays import class_counts
 from bench.data.datasets import Dataset
 
-ROWS, COLUMNS = 20, 12  # at the most: classes, and random images of each
+ROWS, COLUMNS = 20, 12  # at most: classes, and random images of each
 
 
 def contact_sheet(dataset: Dataset, seed: int, kind: str) -> bytes:
-    """Random training images, a row a class, beside the number of images of each; classes too are drawn if many.
+    """Random training images, one row per class, beside its number of images; of many classes, a random choice.
 
     `kind`: png, pdf, svg or jpg.
     """
@@ -44,7 +44,7 @@ def contact_sheet(dataset: Dataset, seed: int, kind: str) -> bytes:
     bars.barh(middle - 0.18, [train[i] for i in classes], 0.34, color="#0072B2", label="training and validation")
     bars.barh(middle + 0.18, [test[i] for i in classes], 0.34, color="#E69F00", label="test")
     bars.set_xlim(left=0)
-    bars.set_title("images a class", fontsize="medium")
+    bars.set_title("images per class", fontsize="medium")
     bars.tick_params(axis="y", length=0)
     bars.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, integer=True))
     bars.xaxis.set_major_formatter("{x:,.0f}")
@@ -57,14 +57,14 @@ def contact_sheet(dataset: Dataset, seed: int, kind: str) -> bytes:
     figure.legend(*bars.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
     out = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that no font here has
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that no installed font has
         figure.savefig(out, dpi=150, format=kind)
     plt.close(figure)
     return out.getvalue()
 
 
 def _mosaic(dataset: Dataset, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(classes * cell, COLUMNS * cell, 3) uint8; white between images and where a class has fewer."""
+    """(classes * cell, COLUMNS * cell, 3) uint8; white between images, and where a class has fewer than COLUMNS."""
     images, labels, side = dataset.arrays.train_x, dataset.arrays.train_y, dataset.ref.image_size
     cell = side + max(1, side // 16)
     out = np.full((len(classes) * cell, COLUMNS * cell, 3), 255, np.uint8)

@@ -13,24 +13,24 @@ from bench.data.fetch import Progress, silent
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DEFAULT_SIZE = 32  # of images whose own size the models cannot take
+DEFAULT_SIZE = 32  # of images whose own size the models do not accept
 FILTER = "bilinear, antialiased"
 
 
 def size_of(images: NDArray[np.uint8], asked: int | None) -> int:
-    """The side in pixels in which images (N, H, W[, C]) will be used: as asked, else their own if models take it."""
+    """The side in pixels in which images (N, H, W[, C]) are used: as asked, else their own if the models accept it."""
     return asked or own_size(images.shape[1], images.shape[2])
 
 
 def own_size(height: int, width: int) -> int:
-    """The images' own side where they are squares and it is a multiple of 8, as the patches need; else the default."""
+    """The images' own side if they are squares and it is a multiple of 8, as patches need; else the default."""
     return height if height == width and height % 8 == 0 else DEFAULT_SIZE
 
 
 def convert(arrays: Arrays, image_size: int | None, progress: Progress = silent) -> Arrays:
-    """Gray to three equal channels; to `image_size`, or the training part's own if a multiple of 8, or 32; and say so.
+    """Gray to three equal channels, other sizes to `image_size` (None: as own_size); notes say so.
 
-    Squares are resized bilinearly with antialiasing; other shapes lose the longer side's ends first.
+    Squares are resized bilinearly with antialiasing; other shapes first lose the longer side's ends.
     """
     size = size_of(arrays.train_x, image_size)  # the same for both parts
     train_x, train_notes = _converted(arrays.train_x, size, progress)
@@ -43,7 +43,7 @@ def convert(arrays: Arrays, image_size: int | None, progress: Progress = silent)
 
 
 def _converted(images: NDArray[np.uint8], size: int, progress: Progress) -> tuple[NDArray[np.uint8], list[str]]:
-    """(N, size, size, 3), and what was done."""
+    """(N, size, size, 3), and notes on what was done."""
     notes = []
     if images.ndim == 3:
         images = images[..., None]
@@ -63,7 +63,7 @@ def _converted(images: NDArray[np.uint8], size: int, progress: Progress) -> tupl
 
 
 def resize(images: NDArray[np.uint8], size: int, progress: Progress = silent) -> NDArray[np.uint8]:
-    """(N, S, S, 3) to (N, size, size, 3) by Pillow's bilinear filter, which averages over what it shrinks."""
+    """(N, S, S, 3) to (N, size, size, 3) by Pillow's bilinear filter, which averages when it shrinks."""
     from PIL import Image
 
     out = np.empty((len(images), size, size, 3), np.uint8)

@@ -1,8 +1,8 @@
 """Every data set as uint8 arrays. Example: load("digits", data_dir=Path("~/.cache/sevit-bench"))
 
-Sources: digits (inside scikit-learn) · the published ones of catalogue.py, fetched, checked, decoded once · npz:FILE ·
-folder:DIR. Whatever the source, the result is the same: (N, S, S, 3) uint8 images, int64 labels, a validation split,
-hashes of all of it, and where it came from.
+Sources: digits (inside scikit-learn), the published data sets of catalogue.py, npz:FILE, folder:DIR. Each is decoded
+once; after that, in whatever process, its copy is checked and mapped into memory. The result is always the same:
+(N, S, S, 3) uint8 images, int64 labels, a validation split, hashes of all of it, and where it came from.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.core.files import cache_dir
-from bench.data.arrays import Arrays, check_facts, content_hash, hash_arrays
+from bench.data.arrays import Arrays, check_facts, hash_arrays
 from bench.data.cache import FORMAT, Say, cached, opened, remember
 from bench.data.catalogue import CATALOGUE
-from bench.data.convert import convert, own_size, resize, size_of
+from bench.data.convert import convert, own_size, resize
 from bench.data.decode import Allocate
 from bench.data.fetch import Progress, fetch, silent
-from bench.data.identity import identify
 from bench.data.own import from_folder, from_npz
 from bench.plan.spec import DataRef, Provenance, content_id
 from models.registry import suggest
@@ -38,17 +37,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VALIDATION_SHARE = 0.1
-SPLIT_SEED = 2026  # of the validation split and the nested subsets; the same for every run of every model
+SPLIT_SEED = 2026  # of the validation split and the nested subsets, for every run of every model
 DIGITS_TEST = 360  # of 1,797; scikit-learn's data set comes without a split
 DIGITS_SUMMARY = "1,797 handwritten digits, 10 classes, 8 px resized to 32"
-CINIC = "cinic10"
-CINIC_WHOLE = "cinic10:train+valid"  # its two parts trained on, as some papers do; else its own validation part is one
+CINIC_WHOLE = "cinic10:train+valid"  # trains on both parts, as some papers do; cinic10 validates on the second
 NAMES = ("digits", *CATALOGUE)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Arrays of a source at the size they will be used in, before they are split."""
+    """Arrays of a source at the size in which they are used, before the split."""
 
     arrays: Arrays
     name: str
@@ -59,7 +57,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Arrays with their split: what a run trains on, validates on and is tested on once, and what may be done to it."""
+    """Arrays with their split: what a run trains on, validates on, and is tested on once."""
 
     ref: DataRef
     arrays: Arrays
@@ -78,79 +76,75 @@ def load(
     progress: Progress = silent,
     say: Say = lambda text: None,
 ) -> Dataset:
-    """Fetch, decode, convert, split and hash a data set; writes only into data_dir, else into the cache directory.
+    """Fetch, decode, convert, split and hash a data set; writes only to data_dir and the cache directory.
 
     `image_size`: None keeps the data's own, except that sizes which are not a multiple of 8 become 32.
     `train_fraction`: a stratified share of the training part; smaller shares are nested in larger ones.
     Raises UserError for an unknown name, a missing or unreadable file, or arrays that are no image data set.
     """
-    found = open_source(name, data_dir, image_size, progress, say)
-    arrays = found.arrays
+    source = open_source(name, data_dir, image_size, progress, say)
+    arrays = source.arrays
     train_index, val_index = split(arrays.train_y, train_fraction, arrays.validation_from)
     if not len(train_index) or not len(val_index):
         raise UserError(f"{name}: too few training images ({len(arrays.train_y)}) for a validation split of 10 %")
     ref = DataRef(
-        name=found.name,
-        content_hash=found.content_hash,
+        name=source.name,
+        content_hash=source.content_hash,
         split_hash=hash_arrays(train_index, val_index),
         num_classes=len(arrays.classes),
         image_size=arrays.train_x.shape[1],
         train_fraction=train_fraction,
     )
-    return Dataset(ref, arrays, train_index, val_index, found.flip_keeps_labels, arrays.notes, found.provenance)
+    return Dataset(ref, arrays, train_index, val_index, source.flip_keeps_labels, arrays.notes, source.provenance)
 
 
 def open_source(name: str, data_dir: Path, image_size: int | None, progress: Progress, say: Say) -> Opened:
-    """A source's arrays at the size they will be used in. Raises UserError as load does."""
+    """A source's arrays at the size in which they are used. Raises UserError as `load` does."""
     if data_dir.exists() and not data_dir.is_dir():
-        raise UserError(f"'{data_dir}' is no folder; name one by --data-dir or SEVIT_DATA")
+        raise UserError(f"'{data_dir}' is not a folder; choose one with --data-dir or SEVIT_DATA")
     prefix, _, rest = name.partition(":")
     if prefix == "npz" and rest:
-        given = Path(rest).expanduser()
-        return _own(f"npz:{given.stem}", given, from_npz(given), "", image_size)
+        path = Path(rest).expanduser()
+        return _own(f"npz:{path.stem}", path, *from_npz(path, image_size, say, progress))
     if prefix == "folder" and rest:
         path = Path(os.path.abspath(Path(rest).expanduser()))
-        return _own(f"folder:{path.name}", path, *from_folder(path, data_dir, progress, say, image_size), image_size)
+        return _own(f"folder:{path.name}", path, *from_folder(path, data_dir, image_size, say, progress))
     if name == "digits":
-        arrays = convert(from_digits(), image_size)
-        origin = Provenance("scikit-learn's load_digits", version("scikit-learn"), official=True)
-        return Opened(arrays, name, content_hash(arrays), False, origin)
+        release = version("scikit-learn")
+        key = f"digits-{content_id([FORMAT, release, image_size])}"
+        folder = cache_dir() / "digits"
+        copy = cached([folder], key, lambda allocate: convert(from_digits(), image_size), lambda text: None, name)
+        return Opened(copy[0], name, copy[1], False, Provenance("scikit-learn's load_digits", release, official=True))
     if name in CATALOGUE or name == CINIC_WHOLE:
         return published(name, data_dir, image_size, progress, say)
     raise UserError(f"unknown dataset '{name}'{suggest(name, NAMES)} Choices: {', '.join(NAMES)}, npz:FILE, folder:DIR")
 
 
-def _own(name: str, path: Path, arrays: Arrays, content: str, image_size: int | None) -> Opened:
-    """One's own arrays under their published name if they have one, else under `name`; `content`: their hash if known.
+def _own(name: str, path: Path, arrays: Arrays, content: str) -> Opened:
+    """A user's arrays under their published name if they have one, else under `name`.
 
     The prefix in `name` stays: a stem alone might claim to be CIFAR-10.
     """
-    identity, fitted = identify(arrays), arrays  # before anything is resized
-    size = size_of(arrays.train_x, image_size)
-    if not content or arrays.train_x.shape[1:] != (size, size, 3):
-        fitted = convert(arrays, size)
-        content = content_hash(fitted)
-    flips = CATALOGUE[identity.name].flip_keeps_labels if identity.name else True
-    origin = Provenance(
-        f"{name.partition(':')[0]}:{path.name}", f"sha256:{content}", identity.official, identity.like, identity.checked
-    )
-    fitted = replace(fitted, notes=(*identity.notes, *fitted.notes))
-    return Opened(fitted, identity.name or name, content, flips, origin)
+    who = arrays.identity
+    flips = CATALOGUE[who.name].flip_keeps_labels if who.name else True
+    source = f"{name.partition(':')[0]}:{path.name}"
+    origin = Provenance(source, f"sha256:{content}", who.official, who.like, who.checked)
+    return Opened(arrays, who.name or name, content, flips, origin)
 
 
 def decoded_key(name: str) -> str:
-    """The name of a published data set's decoded copy: another download is another copy."""
+    """The key of a published data set's decoded copy: another download is another copy."""
     return content_id([FORMAT, [file.checksum for file in CATALOGUE[name].files]])
 
 
 def published(name: str, data_dir: Path, image_size: int | None, progress: Progress, say: Say) -> Opened:
-    """A data set of the catalogue. What is decoded already is taken without a look at its download or a connection.
+    """A data set of the catalogue. A decoded copy needs neither the download nor a connection.
 
-    Raises UserError where it cannot be fetched, or is not what was published.
+    Raises UserError if it cannot be fetched, or is not what was published.
     """
     base = name.partition(":")[0]
     known, key, facts = CATALOGUE[base], decoded_key(base), CATALOGUE[base].facts
-    # beside the download, or where that is read-only in the user's cache
+    # beside the download, or in the user's cache if that is read-only
     folders = [data_dir / base / "decoded", cache_dir() / base / "decoded"]
 
     def native() -> tuple[Arrays, str]:
@@ -178,17 +172,17 @@ def published(name: str, data_dir: Path, image_size: int | None, progress: Progr
 
 
 def _fetched(base: str, folder: Path, progress: Progress, say: Say) -> dict[str, Path]:
-    """The verified files of a published data set. Raises UserError, and OSError of the disk."""
+    """The verified files of a published data set. Raises UserError, and OSError for the disk."""
     known = CATALOGUE[base]
     missing = [file for file in known.files if not (folder / file.name).exists()]
     if missing:
         host = urlsplit(missing[0].urls[0]).netloc
-        say(f"{base} is not in {folder}: {sum(f.size for f in missing) / 1e6:,.0f} MB to fetch, first from {host}")
+        say(f"{base} is not in {folder}: fetching {sum(f.size for f in missing) / 1e6:,.0f} MB from {host}")
     return {file.name: fetch(file, folder, progress, say) for file in known.files}
 
 
 def _decoded(base: str, paths: dict[str, Path], allocate: Allocate, progress: Progress) -> Arrays:
-    """The files' arrays, held against what is published. Raises UserError."""
+    """The files' arrays, compared with what is published. Raises UserError."""
     known = CATALOGUE[base]
     try:
         arrays = known.decode(paths, known.facts, allocate, progress)
@@ -196,7 +190,7 @@ def _decoded(base: str, paths: dict[str, Path], allocate: Allocate, progress: Pr
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
         used = ", ".join(f"{package} {version(package)}" for package in ("numpy", "pillow", "scipy"))
         raise UserError(
-            f"{base} has the published checksum and still cannot be read ({error}): please report that, with {used}"
+            f"{base} has the published checksum but cannot be read ({error}): please report this, with {used}"
         ) from None
     return arrays
 
@@ -204,11 +198,11 @@ def _decoded(base: str, paths: dict[str, Path], allocate: Allocate, progress: Pr
 def split(
     labels: NDArray[np.int64], train_fraction: float = 1.0, validation_from: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the training and the validation part, both sorted: per class a tenth, rounded, but at least one.
+    """Indices of the training and the validation part, both sorted; validation is a tenth of each class, at least one.
 
     Each class is shuffled once with a fixed seed; validation takes the head, training the first `train_fraction`
     of the rest. So validation is the same for every fraction, and smaller training parts lie within larger ones.
-    `validation_from`: where a publisher's own validation part begins; it is taken whole instead.
+    `validation_from`: where the publisher's own validation part starts, which is used whole instead.
     """
     train, val = [], []
     rng = np.random.default_rng(SPLIT_SEED)
@@ -224,7 +218,7 @@ def split(
 
 
 def from_digits() -> Arrays:
-    """scikit-learn's 1,797 handwritten digits, 8x8 gray resized to 32x32x3; the test part is stratified and fixed."""
+    """scikit-learn's 1,797 handwritten digits, 8x8 gray resized to 32x32x3, with a fixed, stratified test part."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -241,7 +235,7 @@ def from_digits() -> Arrays:
 
 @dataclass(frozen=True)
 class DataSource:
-    """How any process finds the data again: the arguments of `load`. `data_dir`: None is each machine's own default."""
+    """How any process finds the data again: the arguments of `load`. `data_dir`: None is each machine's default."""
 
     name: str
     data_dir: Path | None
@@ -250,10 +244,10 @@ class DataSource:
 
     def load(self, progress: Progress = silent, say: Say = lambda text: None) -> Dataset:
         """Raises UserError as `load` does."""
-        where = self.data_dir or default_data_dir()
-        return load(self.name, where, self.image_size, self.train_fraction, progress, say)
+        data_dir = self.data_dir or default_data_dir()
+        return load(self.name, data_dir, self.image_size, self.train_fraction, progress, say)
 
 
 def default_data_dir() -> Path:
-    """SEVIT_DATA, or an ordinary cache directory."""
+    """SEVIT_DATA, or the user's cache directory."""
     return Path(os.environ.get("SEVIT_DATA") or cache_dir())

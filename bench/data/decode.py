@@ -1,8 +1,8 @@
 """Published formats to uint8 arrays. Example: cifar10({"cifar-10-binary.tar.gz": path}, facts, np.empty, silent)
 
-A decoder reads verified files, asks `allocate` for the arrays of its images (memory, or files mapped into it) and fills
-them. Nothing is unpickled, and nothing unpacked to the disk. Images come in an order that any machine finds again: the
-publisher's where there is one, else by class and name.
+A decoder reads verified files, asks `allocate` for image arrays (in memory, or files mapped into it) and fills them.
+Nothing is unpickled, and nothing is unpacked to the disk. The order of the images is reproducible: the publisher's if
+there is one, else by class and name.
 """
 
 from __future__ import annotations
@@ -40,53 +40,56 @@ if TYPE_CHECKING:
 
 Allocate = Callable[[str, tuple[int, ...]], Any]  # name and shape -> an uint8 array
 Decoder = Callable[[dict[str, Path], Facts, Allocate, Progress], Arrays]
-BATCH, BATCH_BYTES = 500, 4_000_000  # images and their bytes that a worker decodes at a time
-FEW = 4  # batches that are decoded before worker processes would have started
-NAMED = 3  # of many in a sentence
+BATCH, BATCH_BYTES = 500, 4_000_000  # images, and their bytes, that a worker decodes at a time
+FEW = 4  # batches that this process decodes sooner than worker processes would start
+NAMED = 3  # at most, of many in a sentence
+
+
+def in_memory(name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The simplest Allocate."""
+    return np.empty(shape, np.uint8)
 
 
 # --- CIFAR ---------------------------------------------------------------------------------------------------------
 
 
 def cifar10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
-    """CIFAR-10's binary version: five training files and one test file of records label, 3 x 32 x 32 pixels."""
+    """CIFAR-10's binary version: five training files and one test file of records (label, 3 x 32 x 32 pixels)."""
     files = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", "batches.meta.txt"]
     return _cifar(_only(paths), files, 1, facts, allocate)
 
 
 def cifar100(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
-    """CIFAR-100's binary version: records of coarse label, fine label, 3 x 32 x 32 pixels; the fine one counts."""
+    """CIFAR-100's binary version: records (coarse label, fine label, 3 x 32 x 32 pixels); the fine label counts."""
     return _cifar(_only(paths), ["train.bin", "test.bin", "fine_label_names.txt"], 2, facts, allocate)
 
 
 def _cifar(archive: Path, files: list[str], labels: int, facts: Facts, allocate: Allocate) -> Arrays:
     *train, test, names = files
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar_members(tar):
             if (name := PurePosixPath(member.name).name) in files:
-                found[name] = _bytes_of(tar, member)
-    if missing := [name for name in files if name not in found]:
+                contents[name] = _bytes_of(tar, member)
+    if missing := [name for name in files if name not in contents]:
         raise WrongContent(f"{archive.name} has no {', '.join(missing)}")
     side = facts.size
     parts = {}
     for part, chosen, count in (("train", train, facts.train), ("test", [test], facts.test)):
-        raw = b"".join(found[name] for name in chosen)
+        raw = b"".join(contents[name] for name in chosen)
         if len(raw) != count * (labels + 3 * side * side):
-            raise WrongContent(
-                f"{archive.name} has {len(raw):,} bytes of {part} records, which is not {count:,} of them"
-            )
+            raise WrongContent(f"{archive.name} has {len(raw):,} bytes of {part} records, not {count:,} records")
         records = np.frombuffer(raw, np.uint8).reshape(count, -1)
         images = allocate(f"{part}_x", (count, side, side, 3))
         images[:] = records[:, labels:].reshape(count, 3, side, side).transpose(0, 2, 3, 1)
         parts[part] = (images, records[:, labels - 1].astype(np.int64))
-    classes = tuple(found[names].decode().split())
+    classes = tuple(contents[names].decode().split())
     return Arrays(*parts["train"], *parts["test"], classes)
 
 
 def _bytes_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
-    assert file is not None, "tar_members gives regular files only"
+    assert file is not None, "tar_members yields regular files only"
     return file.read()
 
 
@@ -106,9 +109,9 @@ def svhn(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Pro
     for part, count in (("train", facts.train), ("test", facts.test)):
         path = paths[f"{part}_{facts.size}x{facts.size}.mat"]
         expected = {"X": (facts.size, facts.size, 3, count), "y": (count, 1)}
-        said = {name: shape for name, shape, _ in whosmat(path)}  # before anything is unpacked
-        if {name: said.get(name) for name in expected} != expected:
-            raise WrongContent(f"{path.name} holds {said}, not {expected}")
+        shapes = {name: shape for name, shape, _ in whosmat(path)}  # before anything is unpacked
+        if {name: shapes.get(name) for name in expected} != expected:
+            raise WrongContent(f"{path.name} holds {shapes}, not {expected}")
         data = loadmat(path, variable_names=list(expected))
         if data["X"].dtype != np.uint8:
             raise WrongContent(f"{path.name} holds images of type {data['X'].dtype}, not uint8")
@@ -134,10 +137,10 @@ def fashion_mnist(paths: dict[str, Path], facts: Facts, allocate: Allocate, prog
 
 
 def _idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """One IDX file of bytes: two zeros, the type 8, the number of dimensions, each as 4 bytes, then the values."""
+    """One IDX file of bytes: two zeros, the type 8, the number of dimensions, each of them in 4 bytes, the values."""
     size = int(np.prod(shape))
     with gzip.open(path) as file:
-        raw = file.read(4 + 4 * len(shape) + size + 1)  # one more than there should be, and no more than that
+        raw = file.read(4 + 4 * len(shape) + size + 1)  # one byte more than expected shows that there are too many
     head = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
     if raw[: len(head)] != head or len(raw) != len(head) + size:
         raise WrongContent(f"{path.name} is no IDX file of {shape} bytes")
@@ -170,13 +173,13 @@ def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, prog
         rows = [line.split("\t")[:2] for line in annotations.splitlines()]
         test: Files = [(label.get(wnid, -1), ("val", "images", name)) for name, wnid in rows]
         parts, modes = list[Any](), Counter[str]()
-        wanted = (("train", train, facts.train), ("test", test, facts.test))
-        for part, files, count in wanted:
+        both = (("train", train, facts.train), ("test", test, facts.test))
+        for part, files, count in both:
             files.sort(key=lambda f: (f[0], [int(n) for n in re.findall(r"\d+", f[1][-1])], f[1][-1]))
             if len(files) != count or any(i < 0 or p not in members for i, p in files):
-                raise WrongContent(f"{archive.filename} has {len(files):,} {part} images where {count:,} are published")
-        arrays = [allocate(f"{part}_x", (count, facts.size, facts.size, 3)) for part, _, count in wanted]
-        for images, (part, files, _) in zip(arrays, wanted, strict=True):
+                raise WrongContent(f"{archive.filename} has {len(files):,} {part} images, not the published {count:,}")
+        arrays = [allocate(f"{part}_x", (count, facts.size, facts.size, 3)) for part, _, count in both]
+        for images, (part, files, _) in zip(arrays, both, strict=True):
             encoded = (("/".join(p), archive.read(members[p])) for _, p in files)
             modes += decode_images(enumerate(encoded), images, progress, f"decoding tiny_imagenet {part}")
             parts += [images, np.array([i for i, _ in files], np.int64)]
@@ -185,7 +188,7 @@ def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, prog
 
 
 def _names(wnids: list[str], words: str) -> tuple[str, ...]:
-    """The first synonym of each class, and its number too where two classes share it."""
+    """The first synonym of each class, with its number if two classes share it."""
     known = dict(line.split("\t", 1) for line in words.splitlines() if "\t" in line)
     names = [known.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     often = Counter(names)
@@ -196,22 +199,22 @@ CINIC_PARTS = ("train", "valid", "test")
 
 
 def cinic10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
-    """CINIC-10's tar of PNG files, part/class/name. Its validation part stands after its training part in `train_x`."""
+    """CINIC-10's tar of PNG files, part/class/name. Its validation part follows its training part in `train_x`."""
     archive = _only(paths)
-    found: list[tuple[int, str, str]] = []
-    with tarfile.open(archive, "r:gz") as tar:  # once for the names: where an image goes depends on all of them
+    names: list[tuple[int, str, str]] = []
+    with tarfile.open(archive, "r:gz") as tar:  # first the names: where an image goes depends on all of them
         for member in tar_members(tar):
             parts = PurePosixPath(member.name).parts
             if len(parts) == 3 and parts[0] in CINIC_PARTS and not parts[2].startswith("."):
-                found.append((CINIC_PARTS.index(parts[0]), parts[1], parts[2]))
-                progress("listing cinic10", len(found), facts.train + facts.valid + facts.test)
-    found.sort()
-    counts = Counter(part for part, _, _ in found)
+                names.append((CINIC_PARTS.index(parts[0]), parts[1], parts[2]))
+                progress("listing cinic10", len(names), facts.train + facts.valid + facts.test)
+    names.sort()
+    counts = Counter(part for part, _, _ in names)
     if [counts[i] for i in range(3)] != [facts.train, facts.valid, facts.test]:
         raise WrongContent(f"{archive.name} has {[counts[i] for i in range(3)]} images in {', '.join(CINIC_PARTS)}")
-    classes = tuple(sorted({label for _, label, _ in found}))
-    labels = np.array([classes.index(label) for _, label, _ in found], np.int64)
-    place = {f"{CINIC_PARTS[part]}/{label}/{name}": i for i, (part, label, name) in enumerate(found)}
+    classes = tuple(sorted({label for _, label, _ in names}))
+    labels = np.array([classes.index(label) for _, label, _ in names], np.int64)
+    place = {f"{CINIC_PARTS[part]}/{label}/{name}": i for i, (part, label, name) in enumerate(names)}
     first_test = facts.train + facts.valid
     train_x = allocate("train_x", (first_test, facts.size, facts.size, 3))
     test_x = allocate("test_x", (facts.test, facts.size, facts.size, 3))
@@ -228,7 +231,7 @@ def cinic10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: 
 
 
 class _Joined:
-    """Two arrays of images, written to as if they were one."""
+    """Two arrays of images, written to as one."""
 
     def __init__(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> None:
         self._first, self._second = first, second
@@ -258,14 +261,14 @@ def decode_images(
     what: str,
     fit: bool = False,
 ) -> Counter[str]:
-    """Image files into out (N, S, S, 3), on all cores where there are many.
+    """Decode image files into out (N, S, S, 3), on all cores if there are many files.
 
-    Returns how many there were of each of Pillow's modes. `fit`: upright as the camera noted, cropped to the middle
-    square and resized (bilinear, antialiased) to S; without it another size is an error. Raises WrongContent that
-    names the first files that cannot be used, once all were tried.
+    Returns how many there were of each of Pillow's modes. `fit`: turned upright by EXIF, cropped to the middle square
+    and resized (bilinear, antialiased) to S; without it another size is an error. Raises WrongContent that names the
+    first files that cannot be used, once all were tried.
     """
     size, modes, done, wrong = out.shape[1], Counter[str](), 0, list[str]()
-    # closed here and now, whatever happens: the workers' end must not wait for a collection of garbage
+    # closed here, whatever happens: ending the workers must not wait for garbage collection
     with contextlib.closing(_map(_batches(encoded), size, fit)) as blocks:
         for places, images, stored, complaints in blocks:
             for place, image in zip(places, images, strict=True):
@@ -280,12 +283,12 @@ def decode_images(
 
 
 def first_of(things: list[str]) -> str:
-    """The first few of a list that may be long, and how many more there are."""
+    """The first few of a list that may be long, and the number of the others."""
     return ", ".join(things[:NAMED]) + (f" and {len(things) - NAMED:,} more" if len(things) > NAMED else "")
 
 
 def _batches(encoded: Iterable[Encoded]) -> Iterator[Batch]:
-    """As many as fit into BATCH_BYTES, files' own bytes counted: photographs are a thousand times a thumbnail."""
+    """As many as fit into BATCH_BYTES of file content: a photograph has a thousand times a thumbnail's."""
     batch, filled = Batch(), 0
     for place, (name, content) in encoded:
         batch.append((place, (name, content)))
@@ -298,10 +301,10 @@ def _batches(encoded: Iterable[Encoded]) -> Iterator[Batch]:
 
 
 def _map(batches: Iterator[Batch], size: int, fit: bool) -> Generator[Block]:
-    """Decoded batches in their order; never more than a few of them in memory. Raises UserError where one is killed."""
+    """Decoded batches in their order, a few in memory at a time. Raises UserError if a worker is killed."""
     workers = cores()
     first = list(islice(batches, FEW))
-    if workers == 1 or len(first) < FEW or current_process().daemon:  # a daemon, as runs are, may have no children
+    if workers == 1 or len(first) < FEW or current_process().daemon:  # daemons, as runs are, may not have children
         yield from (decode_batch(batch, size, fit) for batch in chain(first, batches))
         return
     # spawn: a fork of a process with torch's threads may hang
@@ -317,20 +320,20 @@ def _map(batches: Iterator[Batch], size: int, fit: bool) -> Generator[Block]:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             raise UserError(
-                "a process that decoded images was killed, mostly for want of memory; the same command tries again"
+                "a process that decoded images was killed, probably for lack of memory; rerun the same command"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def cores() -> int:
-    """Those that this process may use, which in a container are not all of the machine's."""
+    """The number that this process may use: in a container, not all of the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started within never hear Ctrl-C, which is the parent's to answer; it hears it at the end of this."""
+    """Processes started meanwhile never get Ctrl-C; this one gets it at the end."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -342,7 +345,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    """A parent that is gone, however it went, leaves no workers behind."""
+    """A parent that ends, in whatever way, leaves no workers behind."""
     parent = parent_process()
     assert parent is not None
 
@@ -354,7 +357,7 @@ def _begin_worker() -> None:
 
 
 def decode_batch(batch: Batch, size: int, fit: bool) -> Block:
-    """In a worker process: what can be decoded, and a complaint for each file that cannot."""
+    """In a worker process: the images, and a complaint for each file that cannot be decoded."""
     places, images, modes, wrong = list[int](), list["NDArray[np.uint8]"](), list[str](), list[str]()
     for place, (name, content) in batch:
         try:
@@ -371,7 +374,7 @@ def decode_batch(batch: Batch, size: int, fit: bool) -> Block:
 def decode_image(name: str, content: bytes | Path, size: int, fit: bool) -> tuple[NDArray[np.uint8], str]:
     """One image file as (size, size, 3) uint8, and its mode. Raises WrongContent that names it.
 
-    Gray ones get three equal channels, transparent ones lose that; 16-bit gray keeps its upper 8 bits.
+    Gray images get three equal channels, transparency is dropped, and 16-bit gray keeps its upper 8 bits.
     """
     from PIL import Image, ImageOps
 
@@ -394,7 +397,7 @@ def decode_image(name: str, content: bytes | Path, size: int, fit: bool) -> tupl
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """16-bit gray scaled, which Pillow would clip at 255. Raises WrongContent for numbers that are no colours."""
+    """Scale 16-bit gray, which Pillow would clip at 255. Raises WrongContent for numbers that are no colours."""
     from PIL import Image
 
     if not image.mode.startswith("I") and image.mode != "F":
@@ -416,7 +419,7 @@ MODES = {
 
 
 def mode_notes(modes: Counter[str]) -> tuple[str, ...]:
-    """How many images were not simply RGB, and what became of them."""
+    """A note on images that were not RGB."""
     odd = {mode: count for mode, count in modes.items() if mode != "RGB"}
-    said = ", ".join(f"{count:,} {MODES.get(mode, f'of mode {mode}')}" for mode, count in sorted(odd.items()))
-    return (f"{said}: converted to RGB",) if odd else ()
+    kinds = ", ".join(f"{count:,} {MODES.get(mode, f'of mode {mode}')}" for mode, count in sorted(odd.items()))
+    return (f"{kinds}: converted to RGB",) if odd else ()

@@ -1,11 +1,11 @@
 """Files from the network, whole and verified. Example: fetch(RemoteFile("a.tgz", urls, size, "md5:…"), data_dir)
 
-The loop is ours, around requests: pooch neither resumes, nor knows mirrors or locks, and deletes what is wrong;
-torchvision does not resume and knows MD5 only; huggingface_hub serves its own hub.
+The loop is ours, around requests: pooch has no resuming, mirrors or locks and deletes wrong files; torchvision does not
+resume and knows only MD5; huggingface_hub serves its own hub.
 
-`NAME` is only ever the whole, verified file. Beside it: `NAME.part`, what came so far, which the next attempt, call or
-source continues, as the checksum decides in the end; `NAME.verified`, which spares a file that did not change another
-reading; `NAME.wrong-1`, what came whole and was not what was published.
+`NAME` is only ever the whole, verified file. Beside it: `NAME.part`, an unfinished download, which the next attempt,
+call or source continues, since the checksum decides in the end; `NAME.verified`, which saves reading an unchanged file
+again; `NAME.wrong-1`, a complete download with another checksum.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from urllib.parse import urlsplit
 from bench.core.errors import UserError
 from bench.core.files import inert, patient_lock, to_json, write_atomically
 
-if TYPE_CHECKING:  # requests takes 0.15 s to import, and mostly every file is in place
+if TYPE_CHECKING:  # requests takes 0.15 s to import, and usually every file is in place
     import requests
 
 SLOW_BYTES_PER_SECOND = 250_000  # cs.toronto.edu serves CIFAR-10 at 55 to 85 kB/s (pytorch/vision#9536)
 SLOW_SECONDS = 20.0  # over which a speed is measured
-CONNECT_SECONDS, READ_SECONDS = 10, 20  # without a network one knows soon
-TRIES = 4  # failures in a row at one source; one that came after ENOUGH_BYTES is the first again
+CONNECT_SECONDS, READ_SECONDS = 10, 20  # short, to fail soon without a network
+TRIES = 4  # failures in a row at one source; the count restarts after ENOUGH_BYTES
 ENOUGH_BYTES = 1_000_000
-LONGEST_WAIT_SECONDS = 60.0  # of what a server asks for by Retry-After
+LONGEST_WAIT_SECONDS = 60.0  # even if Retry-After asks for more
 CHUNK_BYTES = 1 << 18
-MOST_KEPT = 2  # wrong files a name, so that a disk is not filled
+MOST_KEPT = 2  # wrong files per name, so that the disk does not fill
 CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d{1,18})-\d{1,18}|\*)/(?P<total>\d{1,18}|\*)")
 
-Progress = Callable[[str, int, int], None]  # what, bytes (or items) done, of how many; called often, must be cheap
+Progress = Callable[[str, int, int], None]  # what, bytes (or items) done, of how many; called often: must be cheap
 
 
 def silent(what: str, done: int, of: int) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file: where it is and what it must be."""
+    """A published file: its sources, size and checksum."""
 
     name: str  # within its folder
     urls: tuple[str, ...]  # the official source first, then mirrors, tried in this order
@@ -56,11 +56,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class _Job:
-    """What every stage of one call needs."""
+    """What each step of one call needs."""
 
     file: RemoteFile
     path: Path  # where the file is to be
-    part: Path  # where it grows
+    part: Path  # the unfinished download
     progress: Progress
     say: Callable[[str], None]
     clock: Callable[[], float]  # seconds, monotonic
@@ -68,18 +68,18 @@ class _Job:
 
 
 class _PassedOver(Exception):
-    """This source will not do; the message is what it said."""
+    """This source cannot be used; the message says why."""
 
 
-class _NotContinued(_PassedOver):
-    """This source sends all or nothing; what came from elsewhere is not given up for that while another may go on."""
+class _CannotResume(_PassedOver):
+    """This source cannot resume; the part is not given up for it while another source may continue."""
 
     def __init__(self, start: int) -> None:
-        super().__init__(f"does not continue at byte {start:,}")
+        super().__init__(f"cannot resume at byte {start:,}")
 
 
 class _Broken(Exception):
-    """This attempt failed, another may not; `wait_seconds` is what the server asked for, if anything."""
+    """This attempt failed, another may work; `wait_seconds`: what the server asked for, if anything."""
 
     def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
         super().__init__(reason)
@@ -87,11 +87,11 @@ class _Broken(Exception):
 
 
 class _Silent(_Broken):
-    """Nothing came for READ_SECONDS: as slow as can be where there is another source, else worth another try."""
+    """Nothing came for READ_SECONDS: reason to try another source, else to try again."""
 
 
 class _Slow(Exception):
-    """This source delivers less than it should."""
+    """This source is too slow."""
 
     def __init__(self, bytes_per_second: float) -> None:
         super().__init__(f"only {bytes_per_second / 1000:,.0f} kB/s")
@@ -99,14 +99,14 @@ class _Slow(Exception):
 
 
 def fault(file: RemoteFile, path: Path, progress: Progress = silent) -> str | None:
-    """None where the file at `path` is what it should be, else a clause that names what is wrong. Reads all of it."""
+    """None if the file at `path` is right, else a clause that says what is wrong. Reads all of it."""
     if not path.is_file():
-        return "is no file" if path.exists() else "is not there"
+        return "is not a file" if path.exists() else "is missing"
     if (size := _size(path)) != file.size:
         return f"has {size:,} bytes, not {file.size:,}"
     algorithm, _, expected = file.checksum.partition(":")
     assert algorithm in ("sha256", "md5"), file.checksum
-    digest, done = hashlib.new(algorithm, usedforsecurity=False), 0  # so that MD5 is there under FIPS as well
+    digest, done = hashlib.new(algorithm, usedforsecurity=False), 0  # MD5 under FIPS as well
     with open(path, "rb") as content:
         while chunk := content.read(CHUNK_BYTES):
             digest.update(chunk)
@@ -125,27 +125,27 @@ def fetch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """The verified file `folder`/`file.name`, fetched unless it is in place; of several processes, one fetches it.
+    """The verified file `folder`/`file.name`, fetched unless it is in place; of several processes, only one fetches it.
 
-    `say` gets a line for whatever a user should know: a wait, a retry, another source, a wrong file kept aside.
-    Raises UserError where no source has it, or SEVIT_OFFLINE forbids to ask; OSError where the disk is full or the
-    folder read-only. Whatever ends it, the next call goes on from there.
+    `say` gets a line for whatever a user should know: a wait, a retry, another source, a wrong file kept.
+    Raises UserError if no source has it or SEVIT_OFFLINE forbids connections; OSError if the disk is full or the folder
+    read-only. However it ends, the next call continues from there.
     """
     assert file.urls
     path = folder / file.name
     if (wrong := _verify(file, path, progress)) is None:
         return path
-    said = [f"the file there {wrong}"] if path.exists() else []
+    reasons = [f"the existing file {wrong}"] if path.exists() else []
     if os.environ.get("SEVIT_OFFLINE", "0") not in ("", "0"):
-        raise _given_up(file, path, [*said, "SEVIT_OFFLINE is set: no connection was tried"])
-    in_line = f"{file.name}: waiting for {{}}, which is fetching it"
-    with patient_lock(folder / ".locks" / f"{file.name}.lock", lambda owner: say(in_line.format(owner))):
-        if _verify(file, path, progress) is None:  # by whom we waited for
+        raise _given_up(file, path, [*reasons, "SEVIT_OFFLINE is set: no connection was tried"])
+    waiting = f"{file.name}: waiting for {{}}, which is fetching it"
+    with patient_lock(folder / ".locks" / f"{file.name}.lock", lambda owner: say(waiting.format(owner))):
+        if _verify(file, path, progress) is None:  # fetched by the process we waited for
             return path
         job = _Job(file, path, path.with_name(f"{file.name}.part"), progress, say, clock, sleep)
-        _complete(job, said)
+        _complete(job, reasons)
         if path.exists():
-            say(f"{file.name}: the file there {wrong}; it is kept as {_set_aside(path, path).name}")
+            say(f"{file.name}: the existing file {wrong}; it is kept as {_set_aside(path, path).name}")
         with open(job.part, "r+b") as content:
             os.fsync(content.fileno())
         os.replace(job.part, path)
@@ -157,7 +157,7 @@ def fetch(
 
 
 def _verify(file: RemoteFile, path: Path, progress: Progress) -> str | None:
-    """As `fault`, but a file that was right before and is unchanged since is not read again."""
+    """As `fault`, but without reading a file that was right before and has not changed since."""
     with contextlib.suppress(OSError):
         if _size(path) == file.size and _sidecar(path).read_bytes() == _seal(file, path):
             return None
@@ -167,7 +167,7 @@ def _verify(file: RemoteFile, path: Path, progress: Progress) -> str | None:
 
 
 def _note_verified(file: RemoteFile, path: Path) -> None:
-    with contextlib.suppress(OSError):  # a shared folder may be read-only: then every call reads the file
+    with contextlib.suppress(OSError):  # a read-only shared folder: every call reads the file
         write_atomically(_sidecar(path), _seal(file, path))
 
 
@@ -179,57 +179,61 @@ def _seal(file: RemoteFile, path: Path) -> bytes:
     return to_json({"size": file.size, "mtime_ns": path.stat().st_mtime_ns, "checksum": file.checksum})
 
 
-def _set_aside(found: Path, path: Path) -> Path:
-    """Move a wrong file to the next free `NAME.wrong-N`, or over the last of them; returns that."""
+def _set_aside(wrong: Path, path: Path) -> Path:
+    """Move a wrong file to the next free `NAME.wrong-N`, or over the last of them; return that path."""
     places = [path.with_name(f"{path.name}.wrong-{n}") for n in range(1, MOST_KEPT + 1)]
     place = next((place for place in places if not place.exists()), places[-1])
-    os.replace(found, place)
+    os.replace(wrong, place)
     return place
 
 
 def _size(path: Path) -> int:
-    """Bytes; 0 where there is no file."""
+    """Bytes; 0 if there is no file."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _given_up(file: RemoteFile, path: Path, said: list[str]) -> UserError:
-    sentence = (
-        f"{file.name} could not be fetched ({'; '.join(said)}); a copy would be looked for at {path.absolute()} "
-        f"({file.size:,} bytes, {file.checksum}): put the file there, or name its folder by --data-dir or SEVIT_DATA"
+def _given_up(file: RemoteFile, path: Path, reasons: list[str]) -> UserError:
+    return UserError(
+        inert(
+            f"{file.name} could not be fetched ({'; '.join(reasons)}); put a copy at {path.absolute()} "
+            f"({file.size:,} bytes, {file.checksum}), or choose its folder with --data-dir or SEVIT_DATA"
+        )
     )
-    return UserError(inert(sentence))
 
 
 # --- what comes from elsewhere -------------------------------------------------------------------------------------
 
 
-def _complete(job: _Job, said: list[str]) -> None:
-    """Make the part the right file. What came whole but wrong is kept aside and fetched once more, elsewhere if it can
-    be. Raises UserError with what was `said` before and what each source said since."""
+def _complete(job: _Job, reasons: list[str]) -> None:
+    """Make the part the right file. A complete but wrong one is kept and fetched once more, elsewhere if possible.
+
+    Raises UserError with the `reasons` so far and each source's since.
+    """
     urls = list(job.file.urls)
     for _ in range(2):
-        source = _fill(job, urls, said)
+        source = _fill(job, urls, reasons)
         if (wrong := fault(job.file, job.part, job.progress)) is None:
             return
-        said.append(f"{source or 'what came earlier'} {wrong}, kept as {_set_aside(job.part, job.path).name}")
-        job.say(f"{job.file.name}: {said[-1]}")
+        kept = _set_aside(job.part, job.path).name
+        reasons.append(f"{source or 'the earlier download'} {wrong}, kept as {kept}")
+        job.say(f"{job.file.name}: {reasons[-1]}")
         after = urls.index(source) if source else len(urls)
         urls = [*urls[after + 1 :], *urls[:after]] or urls
-    raise _given_up(job.file, job.path, said)
+    raise _given_up(job.file, job.path, reasons)
 
 
-def _fill(job: _Job, urls: list[str], said: list[str]) -> str | None:
-    """Bring the part to its size; returns the source of its end, None where it had all of it.
+def _fill(job: _Job, urls: list[str], reasons: list[str]) -> str | None:
+    """Bring the part to its size; return the source of its last bytes, None if it was complete.
 
-    A slow source is left while another is untried. Where all are slow, the fastest brings the rest. Where nobody
-    continues what is there, it is kept until as much has come anew.
-    Raises UserError with what was `said` before and what each source said now.
+    A slow source is left while another is untried; if all are slow, the fastest delivers the rest. If no source can
+    resume, the part is kept until as much has come again from the start.
+    Raises UserError with the `reasons` so far and each source's.
     """
     untried, slow = list(urls), dict[str, float]()
-    whole_only, began_anew = list[str](), set[str]()
+    whole_only, restarted = list[str](), set[str]()
     source = None
     _take_back(job)
     if _size(job.part) > job.file.size:
@@ -243,44 +247,44 @@ def _fill(job: _Job, urls: list[str], said: list[str]) -> str | None:
             del slow[source]
         elif whole_only:
             source, floor = whole_only.pop(0), 0.0
-            began_anew.add(source)  # but once: what it then breaks off it may again not continue
-            job.say(f"{job.file.name}: nobody continues at byte {_size(job.part):,}: from the start again")
+            restarted.add(source)  # only once: if it breaks off, it may again not resume
+            job.say(f"{job.file.name}: no source resumes at byte {_size(job.part):,}: starting again")
             _take_back(job)
             os.replace(job.part, _spare(job))
         else:
             _take_back(job)
-            raise _given_up(job.file, job.path, said)
+            raise _given_up(job.file, job.path, reasons)
         try:
             _take(job, source, floor)
         except _Slow as reason:
             slow[source] = reason.bytes_per_second
-            job.say(f"{job.file.name}: {reason} from {_host(source)}, going on elsewhere")
+            job.say(f"{job.file.name}: {reason} from {_host(source)}; trying another source")
         except _PassedOver as reason:
-            if isinstance(reason, _NotContinued) and source not in began_anew:
+            if isinstance(reason, _CannotResume) and source not in restarted:
                 whole_only.append(source)
-            said.append(f"{source}: {reason}")
+            reasons.append(f"{source}: {reason}")
             if untried or slow:  # else the error says it
-                job.say(f"{job.file.name}: {_host(source)}: {reason}; going on elsewhere")
+                job.say(f"{job.file.name}: {_host(source)}: {reason}; trying another source")
     _spare(job).unlink(missing_ok=True)
     return source
 
 
 def _spare(job: _Job) -> Path:
-    """Where a part lies that nobody would continue, until as much has come anew."""
+    """The part that no source would resume, kept until as much has come again."""
     return job.part.with_name(f"{job.part.name}-before")
 
 
 def _take_back(job: _Job) -> None:
-    """The longer of the part and what came before it is the part."""
+    """Use the longer of the part and the one before."""
     with contextlib.suppress(FileNotFoundError):
         if _size(_spare(job)) > _size(job.part):
             os.replace(_spare(job), job.part)
 
 
 def _take(job: _Job, url: str, floor: float) -> None:
-    """Take the rest from one source, over as many connections as it needs.
+    """Take the rest from one source, over as many connections as needed.
 
-    Raises _PassedOver where it will not do, _Slow where it brings less than `floor` bytes/s.
+    Raises _PassedOver if it cannot be used, _Slow if it delivers less than `floor` bytes/s.
     """
     failures = 0
     while (before := _size(job.part)) < job.file.size:
@@ -298,11 +302,11 @@ def _take(job: _Job, url: str, floor: float) -> None:
 
 
 def _transfer(job: _Job, url: str, floor: float) -> None:
-    """One connection: what it brings goes to the part. Raises _PassedOver, _Broken, _Slow; OSError of the disk."""
+    """Append what one connection delivers to the part. Raises _PassedOver, _Broken, _Slow; OSError for the disk."""
     size = job.file.size
     with _ask(url, _size(job.part)) as response:
         done = _first_byte(job, response)
-        with _named(job.part), open(job.part, "ab") as out:  # closed however this ends, so what came is on the disk
+        with _named(job.part), open(job.part, "ab") as out:  # closed however this ends, so that what came is on disk
             out.truncate(done)
             job.progress(job.file.name, done, size)
             since, counted = job.clock(), done
@@ -319,11 +323,11 @@ def _transfer(job: _Job, url: str, floor: float) -> None:
 
 
 def _read(response: requests.Response, most: int) -> bytes:
-    """What has come, without waiting for `most` bytes; nothing at the end or where the connection is lost."""
+    """The bytes that have arrived, at most `most`; none at the end, or if the connection is lost."""
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     try:
-        return response.raw.read1(most, decode_content=False)  # a .gz that is called gzipped stays as it is
+        return response.raw.read1(most, decode_content=False)  # a .gz declared as gzip-encoded stays as it is
     except ReadTimeoutError:
         raise _Silent(f"nothing came for {READ_SECONDS} s") from None
     except HTTPError:
@@ -331,7 +335,7 @@ def _read(response: requests.Response, most: int) -> bytes:
 
 
 def _ask(url: str, start: int) -> requests.Response:
-    """Ask for all from byte `start` on. Raises _PassedOver where nobody is reached, _Broken where one falls silent."""
+    """Request all from byte `start` on. Raises _PassedOver if no server is reached, _Broken if it does not answer."""
     import requests
     from urllib3.exceptions import HTTPError, MaxRetryError
 
@@ -343,7 +347,7 @@ def _ask(url: str, start: int) -> requests.Response:
     except requests.ConnectTimeout:
         raise _PassedOver(f"no connection within {CONNECT_SECONDS} s") from None
     except requests.ConnectionError as error:
-        if isinstance(reached := error.args[0], MaxRetryError):  # requests' word for never having been connected
+        if isinstance(reached := error.args[0], MaxRetryError):  # how requests says that it never connected
             raise _PassedOver(_why(reached.reason)) from None
         raise _Broken("the connection was lost before an answer") from None
     except (requests.RequestException, HTTPError) as error:
@@ -356,19 +360,19 @@ def _why(reason: Exception | None) -> str:
     if isinstance(reason, NameResolutionError):
         return "its name cannot be resolved"
     if isinstance(reason, ProxyError):
-        return "the proxy does not reach it"
+        return "the proxy cannot reach it"
     cause = reason.__cause__ if reason else None
     return cause.strerror if isinstance(cause, OSError) and cause.strerror else inert(str(reason))[:120]
 
 
 def _first_byte(job: _Job, response: requests.Response) -> int:
-    """Which byte of the file the response's body begins with: none beyond the part's end.
+    """The byte of the file at which the response's body starts, at most the part's end.
 
-    Raises _PassedOver for what cannot be the file, _Broken for what another request may cure.
+    Raises _PassedOver if it cannot be the file, _Broken if another request may help.
     """
     status, start, size = response.status_code, _size(job.part), job.file.size
     if status in (408, 429) or status >= 500:
-        asked = re.fullmatch(r"\d{1,9}", response.headers.get("Retry-After", ""))  # a date is left to the back-off
+        asked = re.fullmatch(r"\d{1,9}", response.headers.get("Retry-After", ""))  # not a date
         raise _Broken(f"HTTP {status}", min(float(asked[0]), LONGEST_WAIT_SECONDS) if asked else None)
     if status in (200, 206) and response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise _PassedOver("sent an HTML page")
@@ -381,13 +385,13 @@ def _first_byte(job: _Job, response: requests.Response) -> int:
     if status == 206 and where and where["first"] and int(where["first"]) <= start:
         return int(where["first"])
     if status in (200, 206, 416) and start:
-        raise _NotContinued(start)
+        raise _CannotResume(start)
     raise _PassedOver(f"HTTP {status}")
 
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """A full disk's error says which file it was; Python's own does not."""
+    """Name the file in a full disk's error, which Python itself does not."""
     try:
         yield
     except OSError as error:

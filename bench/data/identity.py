@@ -1,6 +1,6 @@
-"""Which published data set arrays from elsewhere are, if any. Example: identify(from_npz(path))
+"""Which published data set arrays from elsewhere are, if any. Example: identify(arrays)
 
-Many copies of CIFAR-10 went through JPEG and cost a model two or three points; a table must not call them CIFAR-10.
+Many copies of CIFAR-10 went through JPEG, which costs a model two or three points; no table may call them CIFAR-10.
 """
 
 from __future__ import annotations
@@ -11,22 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.arrays import Arrays, class_counts, content_hash
+from bench.data.arrays import Arrays, Identity, class_counts, content_hash
 from bench.data.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A published name, or none; whether the content is the official one; what a reader of a table has to know."""
-
-    name: str | None = None
-    official: bool = False
-    like: str = ""  # the published data set that it has the numbers of, where it is not known to be that one
-    checked: bool = True  # whether it was held against that one's checksums: else it may well be it
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,11 +26,11 @@ class Known:
     train_in_any_order: str  # of the sorted SHA-256 of each training record
     test: str  # of the test file
     test_labels: str
-    copies: dict[str, str]  # of other test images' pixels -> what differs from the official ones
+    copies: dict[str, str]  # SHA-256 of other test images' pixels -> how they differ from the official ones
 
 
-# The files as a Ruby port of torchvision pins them (ankane/torchvision-ruby); those of the training part were verified
-# against images that match the published files bit for bit (LOG.md).
+# As a Ruby port of torchvision pins the files (ankane/torchvision-ruby); the training part was verified against images
+# that match the published files bit for bit (LOG.md).
 CIFAR10 = Known(
     train=(
         "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
@@ -61,7 +50,7 @@ CIFAR10 = Known(
 
 
 def identify(arrays: Arrays) -> Identity:
-    """Whose images these are: told by their checksums, else warned of by their numbers."""
+    """Whose images these are, by their checksums; a note where only the numbers match."""
     alike = next((name for name in CATALOGUE if _as_many(arrays, name)), None)
     if alike is None:
         return Identity()
@@ -71,22 +60,22 @@ def identify(arrays: Arrays) -> Identity:
     if pinned and content_hash(arrays) == pinned:
         return Identity(alike, True)
     if pinned:
-        return Identity(like=alike, notes=(f"as many images of each class and size as {alike}, but other ones",))
+        return Identity(like=alike, notes=(f"as many images of each class and size as {alike}, but different images",))
     remedy = f"--dataset {alike} fetches those that are"
-    words = f"as many images of each class and size as {alike}, not verified to be the official ones ({remedy})"
-    return Identity(like=alike, checked=False, notes=(words,))
+    note = f"as many images of each class and size as {alike}, not verified to be the official ones ({remedy})"
+    return Identity(like=alike, checked=False, notes=(note,))
 
 
 def _as_many(arrays: Arrays, name: str) -> bool:
-    """Whether both parts have the published size and, in some order of the classes, the published counts."""
+    """Whether both parts have the published size and, in any order of the classes, the published counts."""
     facts = CATALOGUE[name].facts
     if arrays.train_x.shape[1:3] != (facts.size, facts.size) or len(arrays.classes) != facts.classes:
         return False
-    return [sorted(found) for found in class_counts(arrays)] == [sorted(known) for known in facts.counts()]
+    return [sorted(counts) for counts in class_counts(arrays)] == [sorted(counts) for counts in facts.counts()]
 
 
 def _as_cifar10(arrays: Arrays, known: Known) -> Identity:
-    """CIFAR-10's numbers are there; are its images?"""
+    """The numbers are CIFAR-10's: are the images?"""
     train = _records(arrays.train_x, arrays.train_y)
     length = len(train) // len(known.train)
     files = tuple(_sha(train[start : start + length]) for start in range(0, len(train), length))
@@ -98,13 +87,13 @@ def _as_cifar10(arrays: Arrays, known: Known) -> Identity:
     if files == known.train:
         return Identity(like="cifar10", notes=("cifar10's training images, with other test images or labels",))
     if _unordered(train) == known.train_in_any_order:
-        words = "cifar10's own training images, in another order; the test images are not verified"
-        return Identity(like="cifar10", checked=False, notes=(words,))
-    words = (
+        note = "cifar10's own training images, in another order; the test images are not verified"
+        return Identity(like="cifar10", checked=False, notes=(note,))
+    note = (
         "as many images of each class and size as cifar10, but not its official content: copies through JPEG cost a "
         "model 2 to 3 points, so these are not figures for CIFAR-10 (--dataset cifar10 fetches it)"
     )
-    return Identity(like="cifar10", notes=(words,))
+    return Identity(like="cifar10", notes=(note,))
 
 
 def _records(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -1,10 +1,16 @@
-"""One's own images. Example: from_npz(Path("mine.npz"))"""
+"""Your own images. Example: from_npz(Path("mine.npz"))
+
+Decoded, checked, brought to size and compared with the published data sets once; after that, the copy is mapped.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import warnings
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +20,86 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.core.files import cache_dir
 from bench.data.arrays import Arrays, WrongContent
-from bench.data.cache import FORMAT, Say, cached, remove
-from bench.data.convert import DEFAULT_SIZE, FILTER, own_size
-from bench.data.decode import Allocate, decode_images, first_of, mode_notes
-from bench.data.fetch import Progress
+from bench.data.cache import Say, cached, remove
+from bench.data.convert import DEFAULT_SIZE, FILTER, convert, own_size
+from bench.data.decode import Allocate, decode_images, first_of, in_memory, mode_notes
+from bench.data.fetch import Progress, silent
+from bench.data.identity import identify
 from bench.plan.spec import content_id, slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_CLASSES = 100_000  # a label beyond is a mistake, and a list of its predecessors' names would fill the memory
+FORMAT = 2  # of a copy: raise it when conversion or identity.py would give another result
+KEPT_SECONDS = 30 * 86400.0  # copies that nobody has used for as long are removed
+MOST_CLASSES = 100_000  # a larger label is a mistake, and a list of all class names would fill the memory
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
-def from_npz(path: Path) -> Arrays:
-    """train_x, train_y, test_x, test_y[, classes] of an .npz file. Nothing in it is unpickled."""
-    if not path.is_file():
-        raise UserError(f"no file '{path}'")
+def from_npz(
+    path: Path, image_size: int | None = None, say: Say = lambda text: None, progress: Progress = silent
+) -> tuple[Arrays, str]:
+    """train_x, train_y, test_x, test_y[, classes] of an .npz file, with their content hash. Raises UserError."""
+    try:
+        stat = path.stat()
+    except OSError:
+        raise UserError(f"no file '{path}'") from None
+
+    def make(allocate: Allocate) -> Arrays:
+        return _at_size(read_npz(path), image_size, progress)
+
+    return _copy(path, [stat.st_size, stat.st_mtime_ns], image_size, [cache_dir() / "npz"], make, say)
+
+
+def from_folder(root: Path, data_dir: Path, image_size: int | None, say: Say, progress: Progress) -> tuple[Arrays, str]:
+    """train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files, with their content hash. Raises UserError.
+
+    Images that are all squares of one size that is a multiple of 8 keep it; others are cropped to their middle square
+    and resized to image_size, or to 32 px. A changed, new or missing file makes it another folder.
+    """
+    root = root.resolve()
+    listing = _listing(root)
+    stats = [[(os.fsencode(p).hex(), p.stat().st_size, p.stat().st_mtime_ns) for p, _ in f] for f in listing.parts]
+
+    def make(allocate: Allocate) -> Arrays:
+        return _at_size(_decoded(root, listing, image_size, allocate, progress), image_size, progress)
+
+    return _copy(root, stats, image_size, [data_dir / "folders", cache_dir() / "folders"], make, say)
+
+
+def _at_size(arrays: Arrays, image_size: int | None, progress: Progress) -> Arrays:
+    """The arrays as they will be used. Whose images they are shows before anything is resized."""
+    identity = identify(arrays)
+    fitted = convert(arrays, image_size, progress)
+    return replace(fitted, identity=identity, notes=(*identity.notes, *fitted.notes))
+
+
+def _copy(
+    path: Path,
+    state: list[Any],
+    image_size: int | None,
+    folders: Sequence[Path],
+    make: Callable[[Allocate], Arrays],
+    say: Say,
+) -> tuple[Arrays, str]:
+    """The decoded copy of files in this state; copies of an earlier state, and unused ones, are removed."""
+    source = f"{slug(path.name)}-{content_id([FORMAT, os.fsencode(os.path.abspath(path)).hex(), image_size])}"
+    key = f"{source}-{content_id(state)}"
+    copy = cached(folders, key, make, say, str(path))
+    for other in (entry for folder in folders for entry in folder.glob("*")):
+        with contextlib.suppress(OSError):
+            if key in other.name:
+                os.utime(other)
+            elif source in other.name or time.time() - other.stat().st_mtime > KEPT_SECONDS:
+                remove(other)
+    return copy
+
+
+# --- .npz files ------------------------------------------------------------------------------------------------------
+
+
+def read_npz(path: Path) -> Arrays:
+    """The arrays of an .npz file as they are. Nothing in it is unpickled. Raises UserError."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
@@ -42,8 +111,8 @@ def from_npz(path: Path) -> Arrays:
             raw = {k: data[k] for k in data.files if k in ("train_x", "train_y", "test_x", "test_y", "classes")}
     except UserError:
         raise
-    except Exception as error:  # numpy, zipfile and zlib each have their own ways, MemoryError for one, to give up
-        raise UserError(f"'{path}' is no readable .npz file of plain arrays: {error}") from None
+    except Exception as error:  # numpy, zipfile and zlib each have errors of their own, MemoryError among them
+        raise UserError(f"'{path}' is not a readable .npz file of plain arrays: {error}") from None
     return check_arrays(raw, str(path))
 
 
@@ -77,38 +146,18 @@ def check_arrays(raw: dict[str, NDArray[Any]], origin: str) -> Arrays:
     return Arrays(raw["train_x"], train_y, raw["test_x"], test_y, classes, notes)
 
 
+# --- folders ---------------------------------------------------------------------------------------------------------
+
 Files = list[tuple[Path, int]]  # image files with their labels
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds: class names, the files of the training and of the test part, and what is not used of it."""
+    """What a folder holds: class names, the files of the training and the test part, and notes on what is not used."""
 
     classes: tuple[str, ...]
     parts: tuple[Files, Files]
     notes: tuple[str, ...]
-
-
-def from_folder(root: Path, data_dir: Path, progress: Progress, say: Say, image_size: int | None) -> tuple[Arrays, str]:
-    """train/CLASS/* and test/CLASS/* (or val/CLASS/*) of image files, with their content hash.
-
-    Images that are all squares of one size that is a multiple of 8 keep it; others are cropped to their middle square
-    and brought to image_size, or to 32 px. Decoded once: a changed, new or missing file makes it another folder.
-    """
-    root = root.resolve()
-    found = _listing(root)
-    stats = [[(os.fsencode(p).hex(), p.stat().st_size, p.stat().st_mtime_ns) for p, _ in f] for f in found.parts]
-    mine = f"{slug(root.name)}-{content_id([FORMAT, os.fsencode(root).hex(), image_size])}"
-    key = f"{mine}-{content_id(stats)}"
-
-    def make(allocate: Allocate) -> Arrays:
-        return _decoded(root, found, image_size, allocate, progress)
-
-    folders = [data_dir / "folders", cache_dir() / "folders"]
-    arrays = cached(folders, key, make, say, str(root))
-    for old in (path for folder in folders for path in folder.glob(f"*{mine}-*") if key not in path.name):
-        remove(old)  # of before a file changed: nothing will ask for it again
-    return arrays
 
 
 def _listing(root: Path) -> Listing:
@@ -140,40 +189,42 @@ def _listing(root: Path) -> Listing:
         raise UserError(f"'{root / 'train'}' has classes without images: {first_of(empty)}; fill or remove them")
     notes = []
     if others:
-        notes.append(f"{others:,} entries of class folders are no image files ({', '.join(IMAGE_ENDINGS)}): left out")
+        which = "entry that is no image" if others == 1 else "entries that are no images"
+        notes.append(f"left out {others:,} {which} ({', '.join(IMAGE_ENDINGS)})")
     if held_out == "test" and (root / "val").is_dir():
         notes.append("val/ is not used: validation images are drawn from train/, and test/ is the test part")
-    # a name that is no UTF-8 can be read, but not written down
+    # a name that is not UTF-8 can be read, but not written down
     classes = tuple(os.fsencode(name).decode("utf-8", "replace") for name in train)
     return Listing(classes, (parts[0], parts[1]), tuple(notes))
 
 
-def _decoded(root: Path, found: Listing, image_size: int | None, allocate: Allocate, progress: Progress) -> Arrays:
+def _decoded(root: Path, listing: Listing, image_size: int | None, allocate: Allocate, progress: Progress) -> Arrays:
     """The folder's arrays. Raises UserError that names files that cannot be read."""
-    everything = [path for files in found.parts for path, _ in files]
+    paths = [path for files in listing.parts for path, _ in files]
     shapes, wrong = set[tuple[int, int]](), list[str]()
-    for number, path in enumerate(everything, 1):
+    for number, path in enumerate(paths, 1):
         try:
             shapes.add(_shape(path))
         except WrongContent as error:
             wrong.append(str(error))
-        progress(f"looking through {root.name}", number, len(everything))
+        progress(f"looking through {root.name}", number, len(paths))
     remedy = "replace or remove such files"
     if wrong:
         raise UserError(f"{first_of(wrong)}; {remedy}")
     own = own_size(*next(iter(shapes))) if len(shapes) == 1 else None
     size = own if own is not None and shapes == {(own, own)} else image_size or DEFAULT_SIZE
-    raw: dict[str, Any] = {"classes": np.array(found.classes)}
+    raw: dict[str, Any] = {"classes": np.array(listing.classes)}
     modes = Counter[str]()
+    place = allocate if size == (image_size or size) else in_memory  # to be resized
     try:
-        for part, files in zip(("train", "test"), found.parts, strict=True):
-            images = allocate(f"{part}_x", (len(files), size, size, 3))
-            encoded = ((place, (str(path), path)) for place, (path, _) in enumerate(files))
+        for part, files in zip(("train", "test"), listing.parts, strict=True):
+            images = place(f"{part}_x", (len(files), size, size, 3))
+            encoded = ((number, (str(path), path)) for number, (path, _) in enumerate(files))
             modes += decode_images(encoded, images, progress, f"decoding {root.name} {part}", fit=True)
             raw[f"{part}_x"], raw[f"{part}_y"] = images, np.array([label for _, label in files])
     except WrongContent as error:
         raise UserError(f"{error}; {remedy}") from None
-    notes = [*found.notes, *mode_notes(modes)]
+    notes = [*listing.notes, *mode_notes(modes)]
     if shapes != {(size, size)}:
         least, most = min(map(min, shapes)), max(map(max, shapes))
         notes.append(
@@ -184,7 +235,7 @@ def _decoded(root: Path, found: Listing, image_size: int | None, allocate: Alloc
 
 
 def _shape(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, from the file's head. Raises WrongContent that names an unreadable file."""
+    """Height and width in pixels, from the file's header. Raises WrongContent that names an unreadable file."""
     from PIL import Image
 
     try:

@@ -173,7 +173,7 @@ def test_where_nothing_can_be_written_it_is_made_in_memory(
     said: list[str] = []
     assert_truth(cached(tmp_path, "k", make, said.append))
     assert "cannot be kept" in said[0]
-    assert said[1] == "these images is decoded again at every start"
+    assert said[1] == "these images: decoded again at every start"
     assert not (tmp_path / "k").exists()
 
 
@@ -238,7 +238,7 @@ def test_space_is_reserved_before_anything_is_written(tmp_path: Path, monkeypatc
 ASK = """
 import sys
 from pathlib import Path
-from tests.test_cache import assert_truth, cached, make
+from tests.data.test_cache import assert_truth, cached, make
 folder = Path(sys.argv[1])
 
 def counted(allocate):

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import io
 import os
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,14 +19,17 @@ import pytest
 from PIL import Image
 
 from bench.core.errors import UserError
-from bench.data import datasets, identity
-from bench.data.arrays import Arrays, content_hash
+from bench.core.events import Event, Note, Report
+from bench.data import datasets, identity, own
+from bench.data.arrays import Arrays, Identity, content_hash
 from bench.data.catalogue import CATALOGUE
 from bench.data.convert import convert
-from bench.data.datasets import load, split
+from bench.data.datasets import DataSource, load, split
 from bench.data.fetch import fetch
-from bench.data.identity import CIFAR10, Identity, identify
+from bench.data.identity import CIFAR10, identify
 from bench.data.own import check_arrays
+from bench.executors.child import call
+from tests.conftest import make_npz
 from tests.tiny_archives import MAKERS, encoded, facts_of, published_here, put
 
 HERE = Path()
@@ -80,6 +85,52 @@ def test_npz_round_trip_and_hashes(tiny_npz: Path, tmp_path: Path) -> None:
     assert load(f"npz:{tiny_npz}", HERE, train_fraction=0.5).ref.split_hash != data.ref.split_hash
 
 
+def refs_in_a_child(report: Report, *sources: DataSource) -> None:
+    """What a run finds; nothing may be parsed again."""
+    own.read_npz = datasets.from_digits = None  # type: ignore[assignment]
+    for source in sources:
+        data = source.load()
+        assert isinstance(data.arrays.train_x, np.memmap)
+        report(Note(repr((data.ref, data.notes, data.provenance, data.flip_keeps_labels))))
+
+
+def test_a_child_maps_what_the_driver_has_decoded(tiny_npz: Path) -> None:
+    sources = [DataSource("digits", None, None, 1.0), DataSource(f"npz:{tiny_npz}", None, 24, 0.5)]
+    planned = [source.load() for source in sources]
+    events: list[Event] = []
+    assert call(refs_in_a_child, tuple(sources), events.append).status == "ok"
+    assert events == [Note(repr((d.ref, d.notes, d.provenance, d.flip_keeps_labels))) for d in planned]
+    assert planned[1].notes == ("16 px resized to 24 px (bilinear, antialiased)",)
+
+
+def test_a_changed_npz_is_read_again_and_its_old_copy_removed(tmp_path: Path, own_cache: Path) -> None:
+    path = make_npz(tmp_path / "x.npz")
+    first = load(f"npz:{path}", HERE)
+    make_npz(path, per_class=41)
+    assert load(f"npz:{path}", HERE).ref.content_hash != first.ref.content_hash
+    entries = [entry for entry in (own_cache / "npz").iterdir() if entry.is_dir()]
+    assert len(entries) == 1
+    month = time.time() - 31 * 86400
+    os.utime(entries[0], (month, month))
+    load(f"npz:{make_npz(tmp_path / 'y.npz')}", HERE)
+    assert not entries[0].exists(), "nobody has used it for a month"
+
+
+def test_where_no_copy_can_be_kept_the_files_are_read(tiny_npz: Path, own_cache: Path) -> None:
+    kept = [load(name, HERE) for name in ("digits", f"npz:{tiny_npz}")]
+    for folder in ("digits", "npz"):
+        shutil.rmtree(own_cache / folder)
+        (own_cache / folder).touch()
+    texts: list[str] = []
+    for name, before in zip(("digits", f"npz:{tiny_npz}"), kept, strict=True):
+        data = load(name, HERE, say=texts.append)
+        assert (data.ref, data.notes, data.provenance) == (before.ref, before.notes, before.provenance)
+    assert [text.partition(": ")[2] for text in texts] == [
+        f"decoded images cannot be kept in {own_cache / 'npz'} (File exists)",
+        "decoded again at every start",
+    ]
+
+
 def test_gray_and_odd_sizes_are_converted_and_said() -> None:
     gray = np.full((4, 28, 28), 200, np.uint8)
     done = convert(arrays(gray), None)
@@ -117,7 +168,7 @@ def test_folder_reads_images_of_every_kind(tmp_path: Path) -> None:
     assert data.arrays.train_x.shape == (36, 32, 32, 3)
     assert len(data.arrays.test_y) == 6
     assert data.notes == (
-        "1 entries of class folders are no image files (.png, .jpg, .jpeg, .webp, .bmp, .ppm, .tif, .tiff): left out",
+        "left out 1 entry that is no image (.png, .jpg, .jpeg, .webp, .bmp, .ppm, .tif, .tiff)",
         "14 gray, 14 with a palette: converted to RGB",
         "image files of 20 to 30 px cropped to the middle square, resized to 32 px (bilinear, antialiased)",
     )
@@ -136,7 +187,7 @@ def test_what_a_folder_has_beside_images_is_said_and_not_waited_for(tmp_path: Pa
     (photos / "test").mkdir()
     (photos / "val" / "cat").rename(photos / "test" / "cat")
     data = load(f"folder:{photos}", tmp_path / "data")
-    assert data.notes[0].startswith("3 entries of class folders are no image files")
+    assert data.notes[0].startswith("left out 3 entries that are no images")
     assert data.notes[1].startswith("val/ is not used")
 
 
@@ -206,7 +257,7 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
         load(f"npz:{path}", HERE)
     path.write_bytes(b"PK\x03\x04 truncated")
-    with pytest.raises(UserError, match="no readable"):
+    with pytest.raises(UserError, match="not a readable"):
         load(f"npz:{path}", HERE)
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(UserError, match="holds a single array"):
@@ -223,7 +274,7 @@ def test_a_pickle_in_an_npz_is_not_opened(tmp_path: Path) -> None:
 
     path = tmp_path / "evil.npz"
     np.savez(path, train_x=np.array([Evil()], dtype=object), train_y=[0], test_x=[0], test_y=[0])
-    with pytest.raises(UserError, match="no readable"):
+    with pytest.raises(UserError, match="not a readable"):
         load(f"npz:{path}", HERE)
     assert not (tmp_path / "executed").exists()
 
@@ -259,7 +310,7 @@ def test_a_read_only_data_dir_is_decoded_into_the_users_cache(tmp_path: Path, mo
 
 def test_a_data_dir_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load("cifar10", tmp_path / "x")
 
 
@@ -434,7 +485,8 @@ def test_a_jpeg_copy_is_not_called_cifar10(small_cifar: Arrays, tmp_path: Path) 
     assert (data.provenance.like, data.provenance.checked, data.provenance.official) == ("cifar10", True, False)
     assert "not its official content" in data.notes[0]
     assert "2 to 3 points" in data.notes[0]
-    assert load(f"npz:{path}", tmp_path, 64).provenance.like == "cifar10", "told before anything is resized"
+    for _ in range(2):  # decoded, then mapped
+        assert load(f"npz:{path}", tmp_path, 64).provenance.like == "cifar10", "it shows before anything is resized"
 
 
 def write_pngs(root: Path, arrays: Arrays) -> Path:
@@ -480,7 +532,7 @@ def test_a_pinned_content_tells_the_one_from_the_other(monkeypatch: pytest.Monke
     assert identify(truth) == Identity("fashion_mnist", True)
     other = identify(replace(truth, test_x=truth.test_x[::-1].copy()))
     assert (other.name, other.like, other.checked) == (None, "fashion_mnist", True)
-    assert "but other ones" in other.notes[0]
+    assert "but different images" in other.notes[0]
 
 
 REAL = Path(os.environ.get("SEVIT_TEST_CIFAR10", "no file"))  # CIFAR-10's arrays as an .npz file

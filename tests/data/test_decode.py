@@ -13,7 +13,6 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import pytest
 from PIL import Image
 
 from bench.core.errors import UserError
+from bench.core.events import Report
 from bench.data import archives, decode
 from bench.data.archives import BadArchive, tar_members, zip_members
 from bench.data.arrays import Arrays, Facts, WrongContent, check_facts
@@ -30,14 +30,10 @@ from bench.data.datasets import load
 from bench.data.fetch import silent
 from bench.executors.child import call
 from tests.conftest import ROOT
-from tests.faults.processes import children, gone, is_spawned
+from tests.faults.processes import gone, workers
 from tests.tiny_archives import MAKERS, encoded, facts_of, images, published_here, put, tarred, zipped
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
-
-
-def in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
 
 
 def assert_same(found: Arrays, truth: Arrays) -> None:
@@ -51,7 +47,7 @@ def test_every_layout_gives_the_arrays_it_was_made_of(name: str, tmp_path: Path)
     files, truth = MAKERS[name]()
     put(tmp_path, files)
     facts = facts_of(truth)
-    found = CATALOGUE[name].decode({file: tmp_path / file for file in files}, facts, in_memory, silent)
+    found = CATALOGUE[name].decode({file: tmp_path / file for file in files}, facts, decode.in_memory, silent)
     assert_same(found, truth)
     check_facts(name, found, facts)
 
@@ -73,13 +69,13 @@ def test_published_counts_add_up() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"test": 21}, "20 test images, where 21 are published"),
+        ({"test": 21}, "20 test images, not the published 21"),
         ({"train": 41}, "40 training images"),
         ({"classes": 11}, "10 classes"),
-        ({"size": 64}, "pixels a side"),
+        ({"size": 64}, "pixels per side"),
         ({"mean": (0.4, 0.5, 0.6)}, "channels have mean 0.4974, 0.5007"),
         ({"std": (0.1, 0.1, 0.1)}, "standard deviation 0.2"),
-        ({"train_counts": (5, 3, 4, 4, 4, 4, 4, 4, 4, 4)}, "images of its classes"),
+        ({"train_counts": (5, 3, 4, 4, 4, 4, 4, 4, 4, 4)}, "images per class"),
     ],
 )
 def test_content_that_is_not_what_was_published_is_named(change: dict[str, object], says: str) -> None:
@@ -115,7 +111,7 @@ def test_an_archive_without_a_file_is_named(name: str, tmp_path: Path, monkeypat
     monkeypatch.setitem(MAKERS, name, lambda: (wrong, truth))
     files, _ = published_here(monkeypatch, name)
     put(tmp_path / name, files)
-    with pytest.raises(UserError, match=f"{name} has the published checksum and still cannot.*please report") as caught:
+    with pytest.raises(UserError, match=f"{name} has the published checksum but cannot.*please report") as caught:
         load(name, tmp_path)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / name / "decoded").glob("*/about.json")), "nothing half made is left"
@@ -128,7 +124,7 @@ def test_archives_that_break_off_raise_what_load_understands(name: str, cut: int
     put(tmp_path, {file: content[:-cut] for file, content in files.items()})
     understood = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile)
     with pytest.raises(understood):
-        CATALOGUE[name].decode({f: tmp_path / f for f in files}, facts_of(truth), in_memory, silent)
+        CATALOGUE[name].decode({f: tmp_path / f for f in files}, facts_of(truth), decode.in_memory, silent)
 
 
 # --- archives ------------------------------------------------------------------------------------------------------
@@ -305,7 +301,7 @@ def test_a_worker_that_is_killed_is_a_sentence() -> None:
         decode.decode_images(iter(files), np.zeros((40, 32, 32, 3), np.uint8), silent, "decoding")
 
 
-def in_a_child(report: Callable[[dict[str, object]], None], folder: str) -> None:
+def in_a_child(report: Report, folder: str) -> None:
     decode.FEW, decode.BATCH = 2, 7
     x = images(40, 32, 7)
     out = np.zeros_like(x)
@@ -316,7 +312,7 @@ def in_a_child(report: Callable[[dict[str, object]], None], folder: str) -> None
 
 def test_the_child_of_a_run_can_decode_too(tmp_path: Path) -> None:
     """It is a daemon and may have no children of its own."""
-    outcome = call(in_a_child, (str(tmp_path),), lambda event: None)
+    outcome = call(in_a_child, (str(tmp_path),), print)
     assert outcome.status == "ok", outcome.message
     assert (tmp_path / "same").read_text() == "True"
 
@@ -352,8 +348,6 @@ DECODING = """
 import sys, time
 import numpy as np
 from bench.data import decode
-from tests.conftest import ROOT
-from tests.faults.processes import children, gone, is_spawned
 from tests.tiny_archives import encoded, images
 
 if __name__ == "__main__":
@@ -391,14 +385,14 @@ def test_workers_end_with_who_asked_and_say_nothing(number: signal.Signals, tmp_
     )
     assert asks.stdout is not None
     assert asks.stdout.readline() == "started\n"
-    workers = [pid for pid in children(asks.pid) if is_spawned(pid)]
-    assert len(workers) == 2
+    decoders = workers(asks.pid)
+    assert len(decoders) == 2
     if number == signal.SIGINT:
         os.killpg(asks.pid, number)  # as a terminal does: to all of them
     else:
         asks.kill()
     out, err = asks.communicate(timeout=60)
-    assert gone(workers)
+    assert gone(decoders)
     if number == signal.SIGINT:
         assert (out, err, asks.returncode) == ("interrupted\n", "", 0)
 
@@ -423,7 +417,7 @@ def test_the_real_fashion_mnist_is_what_is_published() -> None:
     """All 70,000 images of the original files (Debian's copies differ in their gzip heads only)."""
     known = CATALOGUE["fashion_mnist"]
     paths = {file.name: DEBIAN / file.name for file in known.files}
-    found = decode.fashion_mnist(paths, known.facts, in_memory, silent)
+    found = decode.fashion_mnist(paths, known.facts, decode.in_memory, silent)
     check_facts("fashion_mnist", found, known.facts)
 
 

@@ -89,7 +89,7 @@ class Watched:
         message = str(refusal.value)
         assert "\n" not in message
         assert message.startswith("a.tar.gz could not be fetched (")
-        assert str(self.folder.absolute() / "a.tar.gz") in message, "where a copy would be looked for"
+        assert str(self.folder.absolute() / "a.tar.gz") in message, "where to put a copy"
         assert file.checksum in message
         assert "--data-dir or SEVIT_DATA" in message
         return message
@@ -168,8 +168,8 @@ def test_another_published_checksum_means_reading_again(get: Watched, official: 
 
 def test_a_fault_is_named(tmp_path: Path) -> None:
     file = remote("http://127.0.0.1/")
-    assert fault(file, tmp_path / "none") == "is not there"
-    assert fault(file, tmp_path) == "is no file"
+    assert fault(file, tmp_path / "none") == "is missing"
+    assert fault(file, tmp_path) == "is not a file"
     assert fault(file, put(tmp_path, "short", CONTENT[:1234])) == "has 1,234 bytes, not 300,000"
     right = put(tmp_path, "right", CONTENT)
     assert fault(file, right) is None
@@ -227,7 +227,7 @@ def test_a_silent_connection_is_resumed(get: Watched, official: Server) -> None:
 def test_a_silent_source_is_left_where_there_is_another(get: Watched, official: Server, mirror: Server) -> None:
     assert get(remote(official, mirror)).read_bytes() == CONTENT
     assert (official.asked, mirror.asked) == ([None], [REST])
-    assert "going on elsewhere" in get.said[0]
+    assert "trying another source" in get.said[0]
 
 
 def test_no_answer_at_all_is_asked_again(get: Watched, official: Server) -> None:
@@ -336,7 +336,7 @@ def test_a_server_without_ranges_starts_over(get: Watched, official: Server) -> 
     official.plan = [Answer(status=200)]
     assert get(remote(official)).read_bytes() == CONTENT
     assert official.asked == [REST, None]
-    assert "from the start again" in get.said[0]
+    assert "starting again" in get.said[0]
     assert names(get.folder) == {"a.tar.gz", "a.tar.gz.verified"}
 
 
@@ -352,7 +352,7 @@ def test_what_one_source_does_not_continue_another_does(
     official.plan = [answer]
     assert get(remote(official, mirror)).read_bytes() == CONTENT
     assert (official.asked, mirror.asked) == ([REST], [REST])
-    assert "does not continue" in get.said[0]
+    assert "cannot resume" in get.said[0]
 
 
 PAGE = Answer(status=200, tells_length=False, body=b"<html>log in</html>")
@@ -634,7 +634,7 @@ def test_a_wrong_file_in_place_is_named_and_kept(get: Watched, official: Server)
     put(get.folder, "a.tar.gz", b"mine")
     official.plan = [Answer(status=404)]
     message = get.refused(remote(official))
-    assert "(the file there has 4 bytes, not 300,000; http://127.0.0.1" in message
+    assert "(the existing file has 4 bytes, not 300,000; http://127.0.0.1" in message
     assert (get.folder / "a.tar.gz").read_bytes() == b"mine", "nothing better came"
     assert get(remote(official)).read_bytes() == CONTENT
     assert (get.folder / "a.tar.gz.wrong-1").read_bytes() == b"mine"
@@ -670,7 +670,7 @@ def test_a_proxy_that_is_not_there_is_named(get: Watched, official: Server, monk
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        assert f"({official.url()}: the proxy does not reach it)" in get.refused(remote(official))
+        assert f"({official.url()}: the proxy cannot reach it)" in get.refused(remote(official))
     assert official.asked == []
 
 
