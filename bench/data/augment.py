@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device. Example: images = gather_crop(padded, index, top, left, flip, size=32)
 
-Each image has parameters of its own, which torchvision's batched transforms do not give (pytorch/vision#8484). Shapes
-are fixed and nothing is read back, so that a CUDA graph may hold all of this. Colours are channel by channel in memory,
-(B, 3, S, S): adding a value a channel is several times slower on a CPU where a pixel's three channels lie together.
+Each image has its own parameters, which torchvision's batched transforms do not offer (pytorch/vision#8484). Shapes are
+fixed and nothing is read back, so that all of this fits into a CUDA graph. Memory is channel by channel, (B, 3, S, S):
+on a CPU, adding one value per channel is several times slower where a pixel's three channels lie together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def _collect(padded: Tensor, index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Of image index[b] the pixels at rows and columns, which broadcast to (B, S, S), as (B, 3, S, S) uint8."""
+    """The pixels of image index[b] at rows and columns, which broadcast to (B, S, S), as (B, 3, S, S) uint8."""
     side = padded.shape[1]
     flat = (index[:, None, None] * side + rows) * side + columns
     # three times as fast on a CPU as indexing with three tensors
@@ -41,9 +41,9 @@ def gather_crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: 
 def gather_warp(
     padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int, warp: Tensor
 ) -> Tensor:
-    """As gather_crop, and the result warped by `warp` (B, 6), still in one step: nearest pixel, 0 beyond the crop.
+    """As gather_crop, with the result warped by `warp` (B, 6), still in one step: nearest pixel, 0 outside the crop.
 
-    A warp's six numbers take a pixel's place in the result to its place in the crop, both in pixels from the middle:
+    A warp's six numbers map a pixel of the result to one of the crop, both in pixels from the middle:
     column = w0 x + w1 y + w2, row = w3 x + w4 y + w5.
     """
     middle = (size - 1) / 2
@@ -55,8 +55,8 @@ def gather_warp(
     inside = (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
     columns, rows = columns.clamp(0, size - 1), rows.clamp(0, size - 1)
     columns = torch.where(flip[:, None, None], size - 1 - columns, columns)
-    found = _collect(padded, index, top[:, None, None] + rows, left[:, None, None] + columns)
-    return found * inside[:, None]
+    pixels = _collect(padded, index, top[:, None, None] + rows, left[:, None, None] + columns)
+    return pixels * inside[:, None]
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -79,11 +79,11 @@ MAGNITUDE = 9  # RandAugment's one strength for every op
 
 
 class Ways(NamedTuple):
-    """What each of the WAYS does to an image, as far as that is known before the image; a row a way."""
+    """What each of the WAYS does to an image, as far as that does not depend on the image; one row per way."""
 
     op: Tensor  # (WAYS,) int64, index into OPS
     warp: Tensor  # (WAYS, 6) float32, as gather_warp takes it
-    tone: Tensor  # (WAYS, 256) uint8, the grey level that becomes of each
+    tone: Tensor  # (WAYS, 256) uint8, the new grey level for each
     contrast: Tensor  # (WAYS, 2) float32, shares of the image and of its mean grey
     blend: Tensor  # (WAYS, 2) float32, shares of the image and of what colour and sharpness blend it with; else 1 and 0
 
@@ -99,7 +99,7 @@ class Ways(NamedTuple):
 def trivial_ways(size: int) -> Ways:
     """TrivialAugment Wide (Müller & Hutter 2021, arXiv:2103.10158, table 1) with torchvision's 31 strengths.
 
-    size: S in pixels; a shear keeps the crop's first row or column, as Pillow and torchvision do.
+    size: S in pixels; a shear keeps the crop's first row or column, as in Pillow and torchvision.
     """
     return _ways(torch.arange(WAYS) // 2 % STRENGTHS, REACH, ENHANCE_REACH, 6, size)
 
@@ -107,7 +107,7 @@ def trivial_ways(size: int) -> Ways:
 def rand_ways(size: int) -> Ways:
     """RandAugment (Cubuk et al. 2019, arXiv:1909.13719) with torchvision's ranges, each op at MAGNITUDE.
 
-    A way's strength is not looked at, so that every op and sign is as likely as every other.
+    A way's strength is ignored, so that all ops and signs are equally likely.
     """
     across = 150 / 331 * size
     reach = {"shear_x": 0.3, "shear_y": 0.3, "translate_x": across, "translate_y": across, "rotate": 30.0}
@@ -118,7 +118,7 @@ WAYS_OF: dict[str, Callable[[int], Ways]] = {"trivialaugment": trivial_ways, "ra
 
 
 def _ways(strength: Tensor, reach: dict[str, float], enhance_reach: float, bits: int, size: int) -> Ways:
-    """Ways of these strengths (WAYS,); of strength 30 are `reach` by op, `enhance_reach`, and the bits posterized."""
+    """Ways of these strengths (WAYS,). At strength 30: `reach` by op, `enhance_reach`, and the bits posterized."""
     way = torch.arange(WAYS)
     op, sign = way // (2 * STRENGTHS), 1 - 2 * (way % 2)
     # float32 as torchvision spaces them: a grey level may hang on the last bit
@@ -137,12 +137,12 @@ def _ways(strength: Tensor, reach: dict[str, float], enhance_reach: float, bits:
 
 
 def _is(op: Tensor, name: str) -> Tensor:
-    """Where the op is this one."""
+    """Whether each op is this one."""
     return op == OPS.index(name)
 
 
 def _warps(op: Tensor, amount: Tensor, size: int) -> Tensor:
-    """(WAYS, 6) float32: where a result's pixel comes from, that is each transformation's inverse."""
+    """(WAYS, 6) float32: where a pixel of the result comes from, the inverse of each transformation."""
     warp = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(op), 1)
     angle = torch.deg2rad(amount)
     for name, places, values in (
@@ -159,7 +159,7 @@ def _warps(op: Tensor, amount: Tensor, size: int) -> Tensor:
 
 
 def _tones(op: Tensor, strength: Tensor, ratio: Tensor, bits: int) -> Tensor:
-    """(WAYS, 256) uint8: brightness, posterize and solarize; every other op leaves each grey level as it is."""
+    """(WAYS, 256) uint8: brightness, posterize and solarize; other ops leave each grey level unchanged."""
     grey = torch.arange(256)
     kept = (8 - strength / ((STRENGTHS - 1) / bits)).round().long()
     posterized = grey & (256 - 2 ** (8 - kept))[:, None]
@@ -182,7 +182,7 @@ def trivialaugment(
 def randaugment(
     padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int, first: Ways, second: Ways
 ) -> Tensor:
-    """As gather_crop, then two ops of RandAugment for each image, the second on what the first has put out."""
+    """As gather_crop, then two ops of RandAugment for each image, the second on the output of the first."""
     once = trivialaugment(padded, index, top, left, flip, size, first).permute(0, 2, 3, 1).contiguous()
     index = torch.arange(len(once), device=once.device)
     corner = torch.zeros_like(index)
@@ -190,10 +190,10 @@ def randaugment(
 
 
 def recolour(images: Tensor, ways: Ways) -> Tensor:
-    """The ops that keep every pixel's place: (B, 3, S, S) uint8 to the same.
+    """The ops that do not move pixels: (B, 3, S, S) uint8 to the same.
 
-    Those of grey levels alone are one look-up in a table of each image and channel, made from its histogram; colour
-    and sharpness blend with the grey or the smoothed image. Every image goes through all of it, most unchanged.
+    Ops on grey levels are one look-up in a table per image and channel, made from its histogram; colour and sharpness
+    blend with the grey or the smoothed image. Every image goes through all of it, mostly unchanged.
     """
     grey = _grey(images)
     levels = images.flatten(2).long()
@@ -211,7 +211,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _smooth_less_image(images: Tensor) -> Tensor:
-    """(B, 3, S, S) float32: Pillow's SMOOTH, weights 1 and 5 of 13, less the image; 0 on the border, left as it is."""
+    """(B, 3, S, S) float32: Pillow's SMOOTH (weights 1 and 5 of 13) minus the image; 0 on the border."""
     wide = images.to(torch.int16)  # 13 * 255 fits, and sums of whole numbers are exact
     middle = wide[:, :, 1:-1, 1:-1]
     three = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
@@ -222,7 +222,7 @@ def _smooth_less_image(images: Tensor) -> Tensor:
 
 
 def _tone_tables(levels: Tensor, grey: Tensor, ways: Ways) -> Tensor:
-    """(B, 3, 256) uint8 from levels (B, 3, S * S) int64 and grey (B, S, S): what becomes of each grey level."""
+    """(B, 3, 256) uint8 from levels (B, 3, S * S) int64 and grey (B, S, S): the new level for each grey level."""
     ramp = torch.arange(256, device=levels.device)
     ones = torch.ones(1, 1, 1, dtype=torch.int32, device=levels.device).expand_as(levels)
     counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int32, device=levels.device).scatter_add_(2, levels, ones)
@@ -247,14 +247,14 @@ def _contrast(ramp: Tensor, grey: Tensor, ways: Ways) -> Tensor:
 
 
 def _autocontrast(ramp: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-    """(B, 3, 256) uint8 from (B, 3, 1): the channel's range stretched to 0..255; a constant channel stays."""
+    """(B, 3, 256) uint8 from (B, 3, 1): the channel's range stretched to 0..255; a constant channel is unchanged."""
     constant = lowest == highest
     scale = (highest - lowest) * (1.0 / 255) + constant
     return ((ramp - lowest * ~constant) / scale).clamp_(0, 255).to(torch.uint8)
 
 
 def _equalize(ramp: Tensor, counts: Tensor, upto: Tensor, highest: Tensor) -> Tensor:
-    """(B, 3, 256) uint8: Pillow's histogram equalisation; a channel with next to one level stays."""
+    """(B, 3, 256) uint8: Pillow's histogram equalisation; a nearly constant channel is unchanged."""
     step = (upto[..., -1:] - counts.gather(2, highest)) // 255
     equal = (upto - counts + step // 2) // step.clamp(min=1)
     return torch.where(step == 0, ramp, equal.clamp_(0, 255)).to(torch.uint8)
@@ -264,8 +264,9 @@ def _equalize(ramp: Tensor, counts: Tensor, upto: Tensor, highest: Tensor) -> Te
 
 
 def cutout(images: Tensor, centres: Tensor, side: int) -> Tensor:
-    """Set a square of `side` pixels, cut off at the border, to 0, which is the mean (DeVries & Taylor 2017,
-    arXiv:1708.04552). images: (B, 3, S, S) float32, normalised; centres: (2, B) int64 rows and columns in 0..S-1.
+    """Set a square of `side` pixels, clipped at the border, to 0, the mean (DeVries & Taylor 2017, arXiv:1708.04552).
+
+    images: (B, 3, S, S) float32, normalised; centres: (2, B) int64 rows and columns in 0..S-1.
     """
     steps = torch.arange(images.shape[-1], device=images.device)
     from_edge = steps - (centres - side // 2)[..., None]
@@ -278,11 +279,11 @@ ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
 def draw_erasures(chance: float, uniform: Tensor, size: int) -> Tensor:
-    """(4, B) int64, top, bottom, left and right of a rectangle in each image, empty but for a `chance`.
+    """(4, B) int64: top, bottom, left and right of a rectangle in each image, empty with probability 1 - `chance`.
 
     Random erasing (Zhong et al. 2017, arXiv:1708.04896) from `uniform` (5, B) float64 in [0, 1): coin, area, aspect,
-    place. Area is uniform; aspect, on the logarithm, is uniform over those that fit into the image, which are all up to
-    an area of 0.3; the place is any at which it fits. So no draw is tried again. Sides are rounded to 1 px or more.
+    place. Area is uniform; the logarithm of the aspect is uniform over those that fit into the image, which are all up
+    to an area of 0.3; the place is any where it fits. So no draw is repeated. Sides are rounded to at least 1 px.
     """
     coin, extent, shape, row, column = uniform
     area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * extent
@@ -298,8 +299,9 @@ def draw_erasures(chance: float, uniform: Tensor, size: int) -> Tensor:
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Set a rectangle of each image to 0, which is the mean. images: (B, 3, S, S) float32, normalised; boxes: (4, B)
-    as from draw_erasures.
+    """Set a rectangle of each image to 0, the mean.
+
+    images: (B, 3, S, S) float32, normalised; boxes: (4, B) from draw_erasures.
     """
     steps = torch.arange(images.shape[-1], device=images.device)
     top, bottom, left, right = boxes[..., None].unbind()
@@ -308,9 +310,9 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 class Mix(NamedTuple):
-    """How batches are mixed with themselves rolled by one; a scalar for one batch, (steps,) for an epoch, float32.
+    """How batches are mixed with themselves rolled by one: scalars for one batch, (steps,) for an epoch, float32.
 
-    An image keeps `level` of each pixel and nothing within the box; a label keeps `share`. Mixup has no box and
+    An image keeps `level` of each pixel, but nothing inside the box; a label keeps `share`. Mixup has no box and
     level = share = lambda; cutmix has level 1.
     """
 
@@ -323,12 +325,12 @@ class Mix(NamedTuple):
 
 
 def draw_mixes(mixup: float, cutmix: float, uniform: Tensor, size: int) -> Tensor:
-    """(6, steps) float32, a Mix in rows, from `uniform` (4, steps) float64 in [0, 1): coin, lambda, the box's centre.
+    """(6, steps) float32, the rows of a Mix, from `uniform` (4, steps) float64 in [0, 1): coin, lambda, box centre.
 
-    lambda ~ Beta(alpha, alpha) once a batch: mixup (Zhang et al. 2018, arXiv:1710.09412), cutmix (Yun et al. 2019,
-    arXiv:1905.04899: the box has 1 - lambda of the area before the border cuts it, its label what is left).
+    lambda ~ Beta(alpha, alpha) once per batch: mixup (Zhang et al. 2018, arXiv:1710.09412), cutmix (Yun et al. 2019,
+    arXiv:1905.04899: the box has 1 - lambda of the area before the border clips it; the label gets what is left).
     """
-    from scipy.special import betaincinv  # speed sessions mix nothing and would wait for it
+    from scipy.special import betaincinv
 
     coin, quantile, *centre = uniform
     cuts = coin >= (0.5 if mixup and cutmix else 1.0 if mixup else 0.0)

@@ -1,8 +1,8 @@
 """Batches from images that stay on the device as uint8. Example: for images, labels in batches.epoch(0): …
 
-All augmentation (augment.py) happens on the device, on whole batches. Everything random comes from a CPU generator
-seeded by (seed, epoch) alone: the same for every model, device and batch of models. Images too big for the device
-stay on the host and stream, a batch ahead of the training; the batches are the same.
+Augmentation (augment.py) runs on the device, on whole batches. Everything random comes from a CPU generator seeded by
+(seed, epoch) alone: the same for every model and device. Images too big for the device stay on the host and are
+streamed one batch ahead; the batches are the same.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from bench.data.augment import Mix, Ways
 from bench.plan.spec import Recipe
 
 EVAL_BATCH = 500
-RESIDENT_SHARE = 0.5  # of a GPU's free memory that a data set may take: the rest is for training
+RESIDENT_SHARE = 0.5  # of a GPU's free memory for the data set; training needs the rest
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 class Draws(NamedTuple):
-    """Everything random in an epoch, for `count` images in `steps` batches; drawn whether the recipe uses it or not."""
+    """Everything random in an epoch of `count` images in `steps` batches, drawn whether or not the recipe uses it."""
 
     order: Tensor  # (count,) int64, indices of images
     offsets: Tensor  # (2, count) int64, top and left of the crop
@@ -41,15 +41,15 @@ class Draws(NamedTuple):
     erasures: Tensor  # (4, count) int64, edges of a rectangle; (4, 0) where nothing is erased
 
     def to(self, device: torch.device) -> Draws:
-        """Moved: a few small copies an epoch instead of as many a step."""
+        """Moved: a few small copies per epoch instead of as many per step."""
         return Draws(*(drawn.to(device) for drawn in self))
 
 
 @dataclass
 class Batches:
-    """Training batches of one seed. `images` (N, S + 2p, S + 2p, 3) uint8 with their padding p and `labels` (N,) int64.
+    """Training batches of one seed: `images` (N, S + 2p, S + 2p, 3) uint8 with padding p, `labels` (N,) int64.
 
-    The last batch of an epoch is dropped where it is not full: every step has the same shape.
+    The last batch of an epoch is dropped if it is not full, so that every step has the same shape.
     """
 
     images: Tensor  # on the device, or on the host and streamed
@@ -75,7 +75,7 @@ class Batches:
         memory_format: str = "channels_last",
         resident: bool | None = None,
     ) -> Batches:
-        """Pad once, measure mean and deviation once, move once. `resident` None: whether it fits decides."""
+        """Pad once, measure mean and deviation once, move once. `resident` None: if it fits."""
         mean, std = (torch.tensor(figures, device=device) for figures in channel_stats(images))
         pad = recipe.crop_padding
         padded = F.pad(torch.from_numpy(images), (0, 0, pad, pad, pad, pad))
@@ -87,12 +87,12 @@ class Batches:
 
     @property
     def batch_size(self) -> int:
-        """Images a step."""
+        """Images per step."""
         return self.recipe.batch_size
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return len(self.labels) // self.batch_size
 
     @property
@@ -101,7 +101,7 @@ class Batches:
         return self.images.shape[1] - 2 * self.recipe.crop_padding
 
     def draw(self, epoch: int) -> Draws:
-        """All draws of an epoch, on the CPU. Later ones come last: they leave the earlier as they always were."""
+        """All draws of an epoch, on the CPU. Newer ones come last, so that the older stay as they always were."""
         recipe, count = self.recipe, self.steps * self.batch_size
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
         order = torch.randperm(len(self.labels), generator=generator)[:count]
@@ -121,36 +121,36 @@ class Batches:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented, normalised (B, 3, S, S) float32 batches with their labels.
 
-        Labels are (B,) int64, or (B, num_classes) float32 where the recipe mixes images. From the `first`-th batch on:
-        the same ones as if those before had been drawn too.
+        Labels are (B,) int64, or (B, num_classes) float32 if the recipe mixes images. Starting at batch `first` gives
+        the same batches as starting at 0.
         """
         drawn = self.draw(epoch)
         draws = drawn.to(self.labels.device)
         for step, (images, index) in enumerate(self._rows(drawn.order, draws.order, first), first):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            made, labels = self._augmented(images, index, draws, part), self.labels[draws.order[part]]
+            batch, labels = self._augmented(images, index, draws, part), self.labels[draws.order[part]]
             if self.recipe.mixup or self.recipe.cutmix:
                 mix = Mix(*draws.mixes[:, step])
-                made, labels = augment.mix_images(made, mix), augment.mix_labels(labels, self.num_classes, mix)
-            yield made.contiguous(memory_format=FORMATS[self.memory_format]), labels
+                batch, labels = augment.mix_images(batch, mix), augment.mix_labels(labels, self.num_classes, mix)
+            yield batch.contiguous(memory_format=FORMATS[self.memory_format]), labels
 
     def _augmented(self, images: Tensor, index: Tensor, draws: Draws, part: slice) -> Tensor:
         """Images `index` of `images`, each by its own draws: (B, 3, S, S) float32."""
         top, left = draws.offsets[:, part]
         coins = draws.coins[part]
         if self.ways is None:
-            found = augment.gather_crop(images, index, top, left, coins, self.size)
+            crops = augment.gather_crop(images, index, top, left, coins, self.size)
         else:
             ways = self.ways.take(draws.ways[part])
             if self.recipe.policy == "randaugment":
                 second = self.ways.take(draws.second_ways[part])
-                found = augment.randaugment(images, index, top, left, coins, self.size, ways, second)
+                crops = augment.randaugment(images, index, top, left, coins, self.size, ways, second)
             else:
-                found = augment.trivialaugment(images, index, top, left, coins, self.size, ways)
-        made = augment.normalise(found, self.mean, self.std)
+                crops = augment.trivialaugment(images, index, top, left, coins, self.size, ways)
+        batch = augment.normalise(crops, self.mean, self.std)
         if self.recipe.cutout:
-            made = augment.cutout(made, draws.centres[:, part], self.recipe.cutout)
-        return augment.erase(made, draws.erasures[:, part]) if self.recipe.random_erasing else made
+            batch = augment.cutout(batch, draws.centres[:, part], self.recipe.cutout)
+        return augment.erase(batch, draws.erasures[:, part]) if self.recipe.random_erasing else batch
 
     def _rows(self, order: Tensor, order_on_device: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """For each batch from the `first`: images on the device, and the batch's indices (B,) into them."""
@@ -165,9 +165,9 @@ class Batches:
 
 
 def streamed(images: Tensor, batches: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """images[index] on the device for each index (B,) of `batches`, collected by a thread while the one before is used.
+    """images[index] on the device for each index (B,) of `batches`; a thread collects the next while one is used.
 
-    Two buffers take turns; on CUDA they are page-locked, and copies run on a stream of their own.
+    Two buffers alternate; on CUDA they are page-locked, and copies run on their own stream.
     """
     if not batches:
         return
@@ -198,15 +198,13 @@ def streamed(images: Tensor, batches: list[Tensor], device: torch.device) -> Ite
             if copy is not None:
                 stream = torch.cuda.current_stream(device)
                 stream.wait_event(copy)
-                rows.record_stream(
-                    stream
-                )  # its memory is the side stream's: not to be used again before this one is done
+                rows.record_stream(stream)  # the side stream owns its memory, and must not reuse it yet
             yield rows
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images for evaluation, in their own order, only normalised as the training images are."""
+    """Images for evaluation, in their own order, normalised like the training images."""
 
     images: Tensor  # (N, S, S, 3) uint8, on the device if they fit
     labels: Tensor  # (N,) int64
@@ -214,20 +212,20 @@ class HeldOut:
 
     @classmethod
     def create(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], training: Batches) -> HeldOut:
-        """Move once what would else be moved after every epoch."""
+        """Move the images once instead of after every epoch."""
         device, stored = training.labels.device, torch.from_numpy(images)
         stored = stored.to(device) if fits(stored, device) else stored
         return cls(stored, torch.from_numpy(labels).to(device), training)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(B, 3, S, S) float32 and (B,) int64, EVAL_BATCH at a time, the last as many as are left."""
+        """(B, 3, S, S) float32 and (B,) int64, EVAL_BATCH at a time; the last batch has the rest."""
         training = self.training
         for images, labels in zip(self.images.split(EVAL_BATCH), self.labels.split(EVAL_BATCH), strict=True):
             on_device = images.to(labels.device).permute(0, 3, 1, 2)
-            made = augment.normalise(on_device, training.mean, training.std)
-            yield made.contiguous(memory_format=FORMATS[training.memory_format]), labels
+            batch = augment.normalise(on_device, training.mean, training.std)
+            yield batch.contiguous(memory_format=FORMATS[training.memory_format]), labels
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether uint8 images may stay on the device; on a CPU they are there already."""
+    """Whether uint8 images fit on the device; on a CPU they are there already."""
     return device.type == "cpu" or images.numel() <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,4 @@
-"""What a machine does with a task. Example: answer = work(task, variables(task, device), on_event)
+"""What a machine does with a task. Example: work(task, {"OMP_NUM_THREADS": "2"}, report)
 
 The same for every executor: check that this machine runs the driver's code, use its own store and data where the
 driver's are out of sight, run the function in a child process, and return what it wrote if no disk is shared.

@@ -12,9 +12,11 @@ import importlib
 import os
 
 MODULES = (
-    *("numpy", "scipy.special", "torch", "torch.profiler", "torchvision.models", "timm", "vit_pytorch", "fvcore.nn"),
-    *("models.external", "models.seresnet", "models.vit", "bench.measure.run", "bench.measure.probe"),
-    *("bench.measure.estimate", "bench.measure.device", "bench.measure.session", "bench.measure.setting_trial"),
+    *("numpy", "scipy.special", "torch", "torch.profiler", "torchvision.models", "timm", "fvcore.nn"),
+    *("vit_pytorch", "vit_pytorch.cct", "vit_pytorch.vit_for_small_dataset"),
+    *("models.external", "models.seresnet", "models.tables", "models.vit"),
+    *("bench.measure.counting", "bench.measure.device", "bench.measure.estimate", "bench.measure.probe"),
+    *("bench.measure.run", "bench.measure.session", "bench.measure.setting_trial"),
 )
 
 

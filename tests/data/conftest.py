@@ -1,4 +1,4 @@
-"""Every test of data has a cache of its own. Example: pytest tests/data"""
+"""Every test of data has a cache of its own."""
 
 from __future__ import annotations
 

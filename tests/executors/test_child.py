@@ -15,6 +15,7 @@ import pytest
 from bench.core.events import Described, Event, Note
 from bench.executors.child import Outcome, call
 from tests.conftest import ROOT
+from tests.faults.processes import eventually, gone
 
 PATIENCE_SECONDS = 60.0
 SPAWNED = {"PYTHONINTMAXSTRDIGITS": "5000"}  # one of those that Python reads as it starts
@@ -41,25 +42,10 @@ def text_of(function: str, *args: object, **more: object) -> str:
     return event.text
 
 
-def wait_for(path: Path) -> Path:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.02)
-    return path
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ends in time (a zombie counts as ended)."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
+def pids_in(path: Path, count: int) -> list[int]:
+    """What a child has written, once it has."""
+    assert eventually(lambda: path.exists() and len(path.read_text().split()) == count, PATIENCE_SECONDS)
+    return [int(pid) for pid in path.read_text().split()]
 
 
 # --- start -----------------------------------------------------------------------------------------------------------
@@ -67,6 +53,7 @@ def gone(pid: int) -> bool:
 
 @linux
 def test_the_server_has_imported_torch_and_has_one_thread_and_no_cuda_context() -> None:
+    assert text_of("misses") == "", "else each child would import it again"
     first, second = looks(), looks()
     assert (first["preloaded"], first["cuda"], first["parent_threads"]) == (True, False, 1)
     assert first["parent"] == second["parent"] != os.getpid()
@@ -158,7 +145,7 @@ def test_signals_of_a_scheduler_to_all_processes_leave_the_server_alive(tmp_path
 
     thread = threading.Thread(target=run)
     thread.start()
-    server = int(wait_for(tmp_path / "started").read_text())
+    (server,) = pids_in(tmp_path / "started", 1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(server, number)
     stop.set()
@@ -173,7 +160,7 @@ def test_a_killed_server_is_replaced() -> None:
     server = looks()["parent"]
     assert isinstance(server, int)
     os.kill(server, signal.SIGKILL)
-    assert gone(server)
+    assert gone([server])
     assert looks()["parent"] not in (server, os.getpid())
 
 
@@ -182,13 +169,11 @@ def test_a_killed_server_takes_its_children_along(tmp_path: Path) -> None:
     path, outcomes = tmp_path / "pids", list[Outcome]()
     thread = threading.Thread(target=lambda: outcomes.append(call("tests.executors.work:sleeps", (path,), print)))
     thread.start()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(pids := wait_for(path).read_text().split()) < 2:
-        assert time.monotonic() < deadline
-    os.kill(int(pids[1]), signal.SIGKILL)
+    child, server = pids_in(path, 2)
+    os.kill(server, signal.SIGKILL)
     thread.join(PATIENCE_SECONDS)
     assert [outcome.status for outcome in outcomes] == ["killed"]
-    assert gone(int(pids[0]))
+    assert gone([child])
 
 
 DRIVER = """
@@ -203,13 +188,11 @@ def test_a_child_and_its_server_end_with_a_killed_driver(tmp_path: Path) -> None
     path = tmp_path / "pids"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, path], cwd=ROOT)
     try:
-        wait_for(path)
-        while len(pids := path.read_text().split()) < 2:
-            time.sleep(0.02)
+        pids = pids_in(path, 2)
     finally:
         driver.kill()
         driver.wait()
-    assert all(gone(int(pid)) for pid in pids)
+    assert gone(pids)
 
 
 def test_ctrl_c_while_the_server_still_imports_ends_at_once(tmp_path: Path) -> None:

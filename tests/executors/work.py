@@ -1,4 +1,4 @@
-"""What child processes of test_child.py do. Example: call("tests.executors.work:looks", (), events.append)"""
+"""What child processes of test_child.py do. Example: looks(report)"""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def looks(report: Report) -> None:
             }
         )
     )
+
+
+def misses(report: Report) -> None:
+    """What could not be imported before."""
+    loaded = set(sys.modules)
+    from bench.measure import preload
+
+    report(Note(" ".join(sorted({*preload.MODULES} - loaded))))
 
 
 def speaks(report: Report) -> None:

@@ -1,9 +1,9 @@
-"""A stand-in for SLURM's commands: jobs are processes of this machine. Example: slurm.py sbatch script.sh
+"""A stand-in for SLURM: jobs run on this machine. Example: python tests/fake_slurm/slurm.py sbatch script.sh
 
-Standard library only, and no import of the project: it starts a dozen times a test. `$FAKE_SLURM` is its memory: a
-folder a job (or array element) in jobs/, with `state`, `step` (the process that srun became) and `runner`; a log of
-calls; `hold`, while which nothing starts; `refuse`, whose text sbatch fails with. A job whose state a test has written
-into `only_sacct` is unknown to squeue.
+Standard library only, and no import of the project: it starts a dozen times per test. `$FAKE_SLURM` is its memory: one
+folder per job (or array element) in jobs/, with `state`, `step` (the process that srun became) and `runner`; a log of
+calls; `hold`, a file that keeps jobs from starting; `refuse`, a text with which sbatch fails. A job with a file
+`only_sacct` is unknown to squeue.
 """
 
 import os
