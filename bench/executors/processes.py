@@ -30,8 +30,11 @@ READ_AT_LOAD = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH", "PYTORCH_"),
     *("NVIDIA_", "LD_", "MALLOC_", "GLIBC_", "PYTHON"),
 )
-# OpenBLAS starts its threads when numpy loads it, and none may run where a process forks.
-SERVER_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": None, "PYTHONSAFEPATH": "1"}
+# In the server only. OpenBLAS starts its threads when numpy loads it, and none may run where a process forks; a library
+# that asks whether there is a GPU as it is imported gets the answer from NVML, without touching CUDA.
+SERVER_ALONE = {
+    "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "OMP_NUM_THREADS": None, "PYTHONSAFEPATH": "1",
+}  # fmt: skip
 CHANGING = threading.Lock()  # the environment is one for all threads
 
 _conditions: dict[str, str] | None = None  # what the server read at load; None: no server yet

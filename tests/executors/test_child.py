@@ -60,6 +60,12 @@ def test_the_server_has_imported_torch_and_has_one_thread_and_no_cuda_context() 
 
 
 @linux
+@pytest.mark.gpu
+def test_a_forked_child_computes_on_the_gpu_which_the_server_has_not_touched() -> None:
+    assert text_of("uses_gpu") == "3.0 0"
+
+
+@linux
 def test_a_child_has_the_callers_environment_folder_and_streams(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
