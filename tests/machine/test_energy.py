@@ -8,11 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from bench.machine import energy
 
-CPU = torch.device("cpu")
+GPU = "GPU-abc"
 
 
 def fake_rapl(root: Path, microjoules: list[int], most: int = 1_000_000) -> list[Path]:
@@ -29,7 +28,7 @@ def fake_rapl(root: Path, microjoules: list[int], most: int = 1_000_000) -> list
 
 def test_rapl_adds_packages_and_undoes_the_wrap_around(tmp_path: Path) -> None:
     first, second = fake_rapl(tmp_path, [100, 999_000])
-    meter = energy.find_meter(CPU, rapl=tmp_path)
+    meter = energy.find_meter(None, rapl=tmp_path)
     assert meter.joules is not None
     assert meter.joules() == 0
     first.write_text("300100")
@@ -40,17 +39,17 @@ def test_rapl_adds_packages_and_undoes_the_wrap_around(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_a_counter_says_so(tmp_path: Path) -> None:
-    meter = energy.find_meter(CPU, rapl=tmp_path)
+    meter = energy.find_meter(None, rapl=tmp_path)
     assert meter.joules is None
     assert "no RAPL counter" in meter.why_not
     fake_rapl(tmp_path, [5])[0].write_text("nonsense")
-    meter = energy.find_meter(CPU, rapl=tmp_path)
+    meter = energy.find_meter(None, rapl=tmp_path)
     assert meter.joules is None
     assert "cannot be read" in meter.why_not
 
 
 def test_joules_per_image_by_hand() -> None:
-    """50 W for steps of 0.5 s and 10 images: 2.5 J an image, over a window of at least six seconds."""
+    """50 W for steps of 0.5 s and 10 images: 2.5 J per image, over a window of at least six seconds."""
     time = [0.0]
     meter = energy.Meter("fake", lambda: 50 * time[0])
     calls = [0]
@@ -59,8 +58,8 @@ def test_joules_per_image_by_hand() -> None:
         time[0] += 0.5
         calls[0] += 1
 
-    found = energy.joules_per_image(meter, step, 10, lambda: None, lambda: time[0])
-    assert found == pytest.approx(2.5)
+    joules = energy.joules_per_image(meter, step, 10, lambda: None, lambda: time[0])
+    assert joules == pytest.approx(2.5)
     assert calls[0] * 0.5 >= energy.WINDOW_SECONDS
 
 
@@ -79,7 +78,11 @@ class FakeNvml(SimpleNamespace):
     def nvmlInit(self) -> None: ...
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        assert uuid == "GPU-abc"
+        assert uuid == GPU
+        return "handle"
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        assert index == 1
         return "handle"
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
@@ -106,12 +109,12 @@ class FakeNvml(SimpleNamespace):
 def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     fake: Any = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
     return fake
 
 
-def test_nvml_counts_joules(nvml: FakeNvml) -> None:
-    meter = energy.find_meter(torch.device("cuda"))
+@pytest.mark.parametrize("gpu", [GPU, "1"])
+def test_nvml_counts_joules(nvml: FakeNvml, gpu: str) -> None:
+    meter = energy.find_meter(gpu)
     assert meter.joules is not None
     assert meter.joules() - meter.joules() == pytest.approx(-2.5)
 
@@ -121,13 +124,13 @@ def test_nvml_that_fails_is_a_reason(nvml: FakeNvml, monkeypatch: pytest.MonkeyP
         raise RuntimeError("Not Supported")
 
     monkeypatch.setattr(nvml, "nvmlDeviceGetTotalEnergyConsumption", fails)
-    meter = energy.find_meter(torch.device("cuda"))
+    meter = energy.find_meter(GPU)
     assert meter.joules is None
     assert "Not Supported" in meter.why_not
 
 
 def test_the_state_of_a_gpu_and_what_it_warns_of(nvml: FakeNvml) -> None:
-    state = energy.gpu_state(torch.device("cuda"))
+    state = energy.gpu_state(GPU)
     assert state == {
         "sm_clock_mhz": 1980,
         "memory_clock_mhz": 2619,
@@ -135,10 +138,9 @@ def test_the_state_of_a_gpu_and_what_it_warns_of(nvml: FakeNvml) -> None:
         "throttle_reasons": "SwPowerCap",
         "processes": 3,
     }
-    found = energy.warnings_of_state(state, {})
-    assert found == [
-        "the GPU was held back before the session: SwPowerCap",
-        "2 other process(es) on the GPU before the session",
+    assert energy.warnings_of_state(state, {}) == [
+        "the GPU was throttled before the session: SwPowerCap",
+        "2 other processes on the GPU before the session",
     ]
-    assert energy.gpu_state(CPU) == {}
+    assert energy.gpu_state(None) == {}
     assert energy.warnings_of_state({}, {}) == []

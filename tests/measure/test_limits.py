@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from bench.measure.limits import (
-    Ceilings,
     Work,
     bound,
     confirmed,
@@ -21,6 +20,7 @@ from bench.measure.limits import (
 )
 from bench.measure.timing import wall_stopwatch
 from bench.plan.recipes import shared
+from bench.store.records import Ceilings
 
 CEILINGS = Ceilings(flops_per_second=1e12, bytes_per_second=1e11, launch_seconds=1e-5, loader_images_per_second=1e5)
 
@@ -36,11 +36,11 @@ CEILINGS = Ceilings(flops_per_second=1e12, bytes_per_second=1e11, launch_seconds
     ],
 )
 def test_the_longest_of_four_times_is_the_bound(work: Work, batch: int, name: str, share: float) -> None:
-    found = bound(work, CEILINGS, batch, seconds=0.02)
-    assert found.name == name
-    assert found.share == pytest.approx(share)
-    assert found.shares["launch"] == pytest.approx(work.operators * 1e-5 / 0.02)
-    assert found.flops_per_second == (None if work.flops_2x is None else pytest.approx(work.flops_2x / 0.02))
+    limit = bound(work, CEILINGS, batch, seconds=0.02)
+    assert limit.name == name
+    assert limit.share == pytest.approx(share)
+    assert limit.shares["launch"] == pytest.approx(work.operators * 1e-5 / 0.02)
+    assert limit.flops_per_second == (None if work.flops_2x is None else pytest.approx(work.flops_2x / 0.02))
 
 
 @pytest.mark.parametrize(
@@ -77,18 +77,18 @@ def test_a_backward_pass_is_counted() -> None:
 
 def test_ceilings_are_measured_and_positive(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that moves by one second at each reading, every ceiling is its work over the calls of one sample."""
-    import bench.limits as limits
+    from bench.measure import limits
 
     monkeypatch.setitem(limits.MATMUL_SIZE, "cpu", 8)
     monkeypatch.setitem(limits.COPY_BYTES, "cpu", 64)
     ticks = iter(range(10**6))
     stopwatch = wall_stopwatch(lambda: float(next(ticks)), lambda: None)
     batches = random_batches(replace(shared(), batch_size=16), 10, 8, torch.device("cpu"))
-    found = measure_ceilings(torch.device("cpu"), "fp32", batches, stopwatch)
-    assert found.flops_per_second == 2 * 8**3 * 2
-    assert found.bytes_per_second == 2 * 64 * 2
-    assert found.launch_seconds == 1 / 2000
-    assert found.loader_images_per_second == batches.steps * 16 == 4096
+    ceilings = measure_ceilings(torch.device("cpu"), "fp32", batches, stopwatch)
+    assert ceilings.flops_per_second == 2 * 8**3 * 2
+    assert ceilings.bytes_per_second == 2 * 64 * 2
+    assert ceilings.launch_seconds == 1 / 2000
+    assert ceilings.loader_images_per_second == batches.steps * 16 == 4096
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.data.loader import Batches
-from bench.measure.train import Clock, train
+from bench.measure.evaluate import Evaluation
+from bench.measure.train import Stepped, begin, train
 from bench.plan.budget import Course
 from bench.plan.recipes import shared
 from bench.plan.spec import Recipe
@@ -58,21 +59,22 @@ def one_epoch(
 
     monkeypatch.setattr("bench.measure.train.make_optimizer", no_fused)
     batches = Batches.create(IMAGES, LABELS, recipe, 10, 0, META, resident=True)
-    clock = Clock(lambda: 0.0, lambda: None)
-    course = Course(batches.steps * batches.batch_size, batches.batch_size, batches.steps)
-    seen, steps, error = {0: 0}, 0, None
-
-    def on_step(step: int) -> None:
-        nonlocal steps
-        steps = step
-        seen[step] = len(transfers.names)
-
+    training = begin(model, batches, Course(batches.steps * batches.batch_size, batches.batch_size, batches.steps))
+    transfers_until, error = [0], None  # by step
     with Transfers() as transfers:
         try:
-            train(model, batches, lambda: None, recipe, course, META, clock, clock, on_step=on_step)  # type: ignore[arg-type]
+            for event in train(training, no_validation):
+                assert isinstance(event, Stepped)
+                transfers_until.append(len(transfers.names))
         except (NotImplementedError, RuntimeError) as raised:
             error = raised
-    return steps, {step: seen[step] - seen[step - 1] for step in range(2, steps + 1)}, error
+    steps = len(transfers_until) - 1
+    assert training.progress.step == steps
+    return steps, {step: transfers_until[step] - transfers_until[step - 1] for step in range(2, steps + 1)}, error
+
+
+def no_validation() -> Evaluation:
+    raise AssertionError("the losses are read before any validation")
 
 
 @pytest.mark.parametrize("name", MODELS)

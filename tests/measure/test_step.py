@@ -84,26 +84,26 @@ def test_a_capture_leaves_no_trace(factory: Callable[[], nn.Module], start: int,
     """Weights, BatchNorm's statistics, optimizer, dropout's stream begin where the eager step's would: bit for bit."""
     setting = Setting("graphed", graphed=True)
     losses, weights, used = trained(factory(), setting, optimizer, start, capture=warmed_up)
-    wanted, others, _ = trained(factory(), Setting(), optimizer)
+    expected, others, _ = trained(factory(), Setting(), optimizer)
     assert used == "graphed"
-    assert losses == wanted
+    assert losses == expected
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
-def test_a_capture_that_fails_half_way_is_told_and_leaves_no_trace() -> None:
+def test_a_capture_that_fails_half_way_is_noted_and_leaves_no_trace() -> None:
     def fails(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
         call()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    told: list[str] = []
+    notes: list[str] = []
     setting = Setting("graphed", graphed=True)
-    losses, weights, used = trained(small_se_resnet(), setting, capture=fails, note=told.append)
-    wanted, others, _ = trained(small_se_resnet(), Setting())
+    losses, weights, used = trained(small_se_resnet(), setting, capture=fails, note=notes.append)
+    expected, others, _ = trained(small_se_resnet(), Setting())
     assert used == "eager"
-    assert told == [
+    assert notes == [
         "graphed could not be had, eager instead: RuntimeError: operation not permitted when stream is capturing"
     ]
-    assert losses == wanted
+    assert losses == expected
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
@@ -119,27 +119,27 @@ def test_a_model_that_draws_from_python_is_not_frozen_into_a_graph() -> None:
     def losses(setting: Setting, **more: object) -> tuple[list[float], str]:
         random.seed(4)
         torch.manual_seed(1)
-        found, _, used = trained(Draws(), setting, **more)
-        return found, used
+        losses, _, used = trained(Draws(), setting, **more)
+        return losses, used
 
-    told: list[str] = []
-    wanted, _ = losses(Setting())
-    assert losses(Setting("graphed", graphed=True), capture=warmed_up, note=told.append) == (wanted, "eager")
-    assert "would repeat one draw" in told[0]
+    notes: list[str] = []
+    expected, _ = losses(Setting())
+    assert losses(Setting("graphed", graphed=True), capture=warmed_up, note=notes.append) == (expected, "eager")
+    assert "would repeat one draw" in notes[0]
 
 
 def test_more_compilations_than_torch_counts_are_not_silently_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's limit of 8 for one function's code is raised; at the limit the step says that it is eager."""
     monkeypatch.setattr("bench.measure.step.COMPILATIONS", 1)
     torch._dynamo.reset()
-    told: list[str] = []
+    notes: list[str] = []
     for width in (3, 4):
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, width), nn.Linear(width, 10))
-        step = make_step(model, make_optimizer(model, RECIPE), RECIPE, COMPILED, CPU, told.append)
+        step = make_step(model, make_optimizer(model, RECIPE), RECIPE, COMPILED, CPU, notes.append)
         step(*batches(1)[0])
     torch._dynamo.reset()
-    assert len(told) == 1
-    assert "compiled could not be had, eager instead" in told[0]
+    assert len(notes) == 1
+    assert "compiled could not be had, eager instead" in notes[0]
     assert step.used == "eager"
 
 
@@ -160,9 +160,9 @@ LOSS, WEIGHT = {"rtol": 1e-4, "atol": 1e-5}, {"rtol": 1e-3, "atol": 1e-5}
 @pytest.mark.parametrize("factory", [small_se_resnet, small_vit])
 def test_a_compiled_run_agrees_with_the_eager_one_step_by_step(factory: Callable[[], nn.Module]) -> None:
     losses, weights, used = trained(factory(), COMPILED, "sgd")
-    wanted, others, _ = trained(factory(), Setting(), "sgd")
+    expected, others, _ = trained(factory(), Setting(), "sgd")
     assert used == "compiled"
-    torch.testing.assert_close(torch.tensor(losses), torch.tensor(wanted), **LOSS)
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), **LOSS)
     for name in others:
         torch.testing.assert_close(weights[name], others[name], **WEIGHT, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -203,14 +203,14 @@ def test_inference_falls_back_for_the_batch_that_fails() -> None:
             raise RuntimeError("no")
         return call
 
-    told: list[str] = []
+    notes: list[str] = []
     model = small_vit().eval()
-    infer = make_inference(model, RECIPE, Setting("graphed", graphed=True), CPU, told.append, some)
+    infer = make_inference(model, RECIPE, Setting("graphed", graphed=True), CPU, notes.append, some)
     plain = make_inference(model, RECIPE, Setting(), CPU)
     images = batches(1)[0][0]
     for n in (8, 3, 8, 3):
         assert torch.equal(infer(images[:n]), plain(images[:n]))
-    assert told == ["inference of 8: graphed could not be had, eager instead: RuntimeError: no"]
+    assert notes == ["inference of 8: graphed could not be had, eager instead: RuntimeError: no"]
 
 
 def test_names_and_choices() -> None:
@@ -247,7 +247,7 @@ def test_the_space_is_every_combination_once_and_the_default_comes_first() -> No
 
 COMPILES = """
 import sys, torch
-from bench.settings import keep_compiled_code
+from bench.plan.settings import keep_compiled_code
 keep_compiled_code()
 from torch._dynamo.utils import counters
 f = torch.compile(lambda x: (x.sin() * 2).relu().sum())

@@ -14,8 +14,8 @@ from bench.measure.timing import (
     FEWEST_BLOCKS,
     MOST_BLOCKS,
     Rule,
-    Sample,
     Task,
+    TaskShape,
     Timed,
     calls_for,
     make_tasks,
@@ -25,6 +25,7 @@ from bench.measure.timing import (
 )
 from bench.plan.recipes import smoke
 from bench.plan.spec import Setting
+from bench.store.records import Sample
 from models.registry import build
 
 
@@ -144,7 +145,7 @@ def test_timing_trains_nothing_away() -> None:
     model = build("resnet20", 10, 32)
     before = [p.clone() for p in model.parameters()]
     recipe = replace(smoke(), precision="fp32", batch_size=4)
-    tasks = make_tasks("resnet20", model, recipe, 10, 32, torch.device("cpu"), Setting(), (2, 4, 8))
+    tasks = make_tasks("resnet20", model, TaskShape(recipe, Setting(), 10, 32, (2, 4, 8)), torch.device("cpu"))
     kinds = [("train", 4), ("inference", 2), ("inference", 4), ("inference", 8), ("latency", 1)]
     assert [(t.kind, t.images) for t in tasks] == kinds
     for task in tasks:
@@ -157,7 +158,7 @@ def test_timing_trains_nothing_away() -> None:
 
 def timed(*series: tuple[str, list[float]]) -> Timed:
     samples = [
-        Sample(model, "train", block, 0, 8, 1, seconds)
+        Sample(model=model, kind="train", block=block, position=0, batch_size=8, calls=1, seconds=seconds)
         for model, values in series
         for block, seconds in enumerate(values)
     ]
@@ -169,13 +170,13 @@ def timed(*series: tuple[str, list[float]]) -> Timed:
     [
         ([0.2] * 30, None, None),
         ([0.2] * 29 + [0.9], None, None),  # one in thirty happens
-        ([0.2] * 26 + [0.9] * 4, None, "4 of 30 samples of a (train, batch 8) took over 1.5 times the median"),
+        ([0.2] * 26 + [0.9] * 4, None, "4 of 30 samples of a (train, batch 8) took more than 1.5 times the median"),
         ([0.2 + 0.002 * i for i in range(30)], None, "became 19 % slower during the session"),
         ([0.0002] * 30, None, "are short: 200 µs"),
         ([0.2] * 30, 0.5, "50 % of the CPU was busy with other work"),
     ],
 )
 def test_warnings(values: list[float], load: float | None, says: str | None) -> None:
-    found = warnings_of(timed(("a", values)), load)
-    assert len(found) == (says is not None), found
-    assert says is None or says in found[0]
+    warnings = warnings_of(timed(("a", values)), load)
+    assert len(warnings) == (says is not None), warnings
+    assert says is None or says in warnings[0]
