@@ -158,9 +158,8 @@ class Store:
             with self.claim(run_id, RELEASE_SECONDS):
                 if isinstance(self._run(run_id), FinishedRun) and not again:
                     continue
-                for file in sorted(
-                    contents, key=lambda file: file == "record.json"
-                ):  # the record last: the run is done
+                # the record last: it says that the run is done
+                for file in sorted(contents, key=lambda file: file == "record.json"):
                     write_atomically(self.root / "runs" / run_id / file, contents[file])
 
     @contextlib.contextmanager

@@ -10,20 +10,23 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
+from bench.analysis.check import check
 from bench.analysis.compare import across_tracks, pairs
 from bench.analysis.tables import compare
+from bench.analysis.verdicts_csv import COLUMNS, to_csv_bytes
 from bench.core.errors import UserError
-from bench.drive import lr_search as search
+from bench.drive import lr_search
 from bench.plan.budget import Budget
 from bench.plan.recipes import cnn, in_track, shared
 from bench.plan.spec import RunSpec
-from bench.present.pair_table import COLUMNS, render, to_csv_bytes
-from bench.store.check import check
+from bench.present.pair_table import render
 from bench.store.disk import Store
+from bench.store.records import LRSearch, Trial
 from tests.synthetic import RECIPE, failure, record, session, spec
 
 Bench = Callable[..., CompletedProcess[str]]
@@ -38,14 +41,12 @@ def write_run(store: Store, of: RunSpec, accuracy: float, rng: np.random.Generat
         "test_predicted": np.where(right, label, (label + 1) % 10).astype(np.int16),
         "test_label": label.astype(np.int16),
     }
-    made = record(of, float(right.mean()), train_seconds=30.0)
-    made["metrics"] |= {"test_images": IMAGES, "train_flops_2x": 753_638_592}
-    made |= changes
+    figures = {"test_images": IMAGES, "train_flops_2x": 753_638_592}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     store.run_dir(of).mkdir(parents=True)
     (store.run_dir(of) / "predictions.npz").write_bytes(buffer.getvalue())
-    store.write_record(of, made)
+    store.write_record(record(of, float(right.mean()), train_seconds=30.0, metrics=figures, **changes))
 
 
 def made_store(root: Path, accuracies: dict[str, float], seeds: int = 3, **changes: Any) -> Store:
@@ -54,30 +55,35 @@ def made_store(root: Path, accuracies: dict[str, float], seeds: int = 3, **chang
     for model, accuracy in accuracies.items():
         for seed in range(seeds):
             write_run(store, spec(model, seed, **changes), accuracy, rng)
-    timed = session({model: [0.1 * (i + 1) * (1 + 0.001 * b) for b in range(10)] for i, model in enumerate(accuracies)})
-    store.write_session(timed["id"], timed)
+    seconds = {model: [0.1 * (i + 1) * (1 + 0.001 * b) for b in range(10)] for i, model in enumerate(accuracies)}
+    store.write_session(session(seconds))
     return store
+
+
+def flat(text: str) -> str:
+    """Without the line breaks of a wrapped text."""
+    return " ".join(text.split())
 
 
 def test_a_clear_difference_with_everything_around_it(tmp_path: Path) -> None:
     store = made_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8})
     (pair,) = pairs([store], ["seresnet", "vit_tiny"])
-    assert pair.words == {**pair.words, "verdict": "better", "verdict_this_set": "better", "claim": "holds"}
+    assert (pair.verdict, pair.verdict_this_set, pair.claim) == ("better", "better", "holds")
     assert pair.like_these.low < 0.1 < pair.like_these.high
     assert (pair.like_these.seeds_a, pair.like_these.images) == (3, IMAGES)
     assert pair.speed.value == pytest.approx(2)
     assert pair.speed.low == pytest.approx(2)
     assert pair.flops.value == 1
     (other,) = pairs([store], ["vit_tiny", "seresnet"])
-    assert (other.words["verdict"], other.words["claim"]) == ("worse", "does not hold")
+    assert (other.verdict, other.claim) == ("worse", "does not hold")
     assert other.like_these.value == -pair.like_these.value
     assert "no target was named" in render([pair])
 
 
 def test_single_runs_give_no_verdict(tmp_path: Path) -> None:
     (pair,) = pairs([made_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8}, seeds=1)])
-    assert pair.words["verdict"] == "no verdict"
-    assert "One seed tells nothing" in pair.words["help"]
+    assert pair.verdict == "no verdict"
+    assert "One seed" in pair.what_would_change
     text = render([pair])
     assert "McNemar" in text
     assert "this test set" not in text
@@ -99,8 +105,8 @@ def test_time_to_a_target(tmp_path: Path) -> None:
     for seed in range(2):
         for model, accuracy, seconds in (("a", 0.9, 30.0), ("b", 0.9, 60.0), ("c", 0.7, 30.0)):
             of = spec(model, seed)
-            made = record(of, accuracy, train_seconds=seconds)
-            write_run(store, of, accuracy, rng, history=made["history"], target=0.6)
+            history = msgspec.to_builtins(record(of, accuracy, train_seconds=seconds).history)
+            write_run(store, of, accuracy, rng, history=history, target=0.6)
     by_name = {(p.a.model, p.b.model): p for p in pairs([store])}
     pair = by_name["a", "b"]
     assert (pair.target, pair.named_before) == (0.6, True)
@@ -113,7 +119,7 @@ def test_time_to_a_target(tmp_path: Path) -> None:
     assert late.reached[1].reached == (False, False)
     assert math.isnan(late.time_to_target.value)
     assert not late.named_before
-    text = render([late])
+    text = flat(render([late]))
     assert "reached by 2 of 2 and 0 of 2" in text
     assert "medians 30.0 s and none (Kaplan–Meier)" in text
 
@@ -124,7 +130,7 @@ def test_runs_that_failed_are_told_and_never_reach_a_target(tmp_path: Path) -> N
         for seed in range(3):
             of = spec(model, seed)
             if (model, seed) == ("b", 2):
-                store.write_record(of, failure(of, "diverged", "loss at step 5"))
+                store.write_record(failure(of, "diverged", "loss at step 5"))
             else:
                 write_run(store, of, 0.9, rng, target=0.6)
     (pair,) = pairs([store])
@@ -167,7 +173,7 @@ def test_a_new_search_makes_other_runs(tmp_path: Path) -> None:
     assert (pair.like_these.seeds_a, pair.a.lr) == (2, (3e-3,))
     (comparison,) = compare([store])
     assert [row.runs for row in comparison.rows] == [2, 2]
-    assert any("6 run(s) left out" in note for note in comparison.notes)
+    assert any("6 runs left out" in note for note in comparison.notes)
     assert not [problem for problem in check(store, rebuild=True)[0] if "different recipes" in problem]
 
 
@@ -180,19 +186,35 @@ def test_the_tracks_are_held_against_each_other(tmp_path: Path) -> None:
             recipe = replace(in_track(track, family, base, model), lr=0.01 if model == "seresnet" else 0.003)
             for seed in range(3):
                 write_run(store, spec(model, seed, recipe=recipe), accuracy, rng)
-            tried = search.for_as_long(spec(model, recipe=recipe), Budget("epochs", 1), 1e-3)
-            trial = {"lr": recipe.lr, "rung": 1, "status": "ok", "message": "", "samples": 500, "train_seconds": 1.0}
-            trial |= {"val_accuracy": 0.5, "val_loss": 1.0}
-            about = {"schema": 2, "id": f"{model}-{track}", "started": "2026", "budget": "1epochs", "edge": False}
-            store.write_search({**about, "spec": search.to_dict(tried), "trials": [trial, trial], "chosen": recipe.lr})
+            tried = lr_search.for_as_long(spec(model, recipe=recipe), Budget("epochs", 1), 1e-3)
+            trial = Trial(
+                lr=recipe.lr,
+                rung=1,
+                status="ok",
+                message="",
+                samples=500,
+                train_seconds=1.0,
+                val_accuracy=0.5,
+                val_loss=1.0,
+            )
+            store.write_lr_search(
+                LRSearch(
+                    id=f"{model}-{track}",
+                    started="2026",
+                    budget="1epochs",
+                    spec=tried,
+                    trials=(trial, trial),
+                    chosen=recipe.lr,
+                )
+            )
     made = pairs([store], ["seresnet", "vit_tiny"])
-    assert [(p.track, p.words["verdict"]) for p in made] == [("shared", "better"), ("family", "worse")]
+    assert [(p.track, p.verdict) for p in made] == [("shared", "better"), ("family", "worse")]
     assert [word for _, _, word in across_tracks(made)] == ["depends on the recipe"]
     assert made[0].a.search_samples == 1000
-    text = render(made)
+    text = flat(render(made))
     assert "both tracks: depends on the recipe (shared: better; family: worse)" in text
-    assert "2 trials each, 1,000 and 1,000 samples on top" in text
-    assert cnn().optimizer == made[1].a.runs[0]["spec"]["recipe"]["optimizer"]
+    assert "found on validation in 2 trials each, 1,000 and 1,000" in text
+    assert cnn().optimizer == made[1].a.runs[0].spec.recipe.optimizer
 
 
 def test_the_csv_has_every_column(tmp_path: Path) -> None:
@@ -235,7 +257,7 @@ def test_the_command(here: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--fail-if", "accuracy is bad"], "no condition"),
+        (["--fail-if", "accuracy is bad"], "not a condition"),
         (["--margin", "0"], "--margin"),
         (["--margin", "nan"], "--margin"),
         (["--target", "90"], "--target"),

@@ -22,8 +22,8 @@ from bench.analysis.crossed import (
     seeds_needed_for_images,
     student,
 )
+from bench.analysis.stats import satterthwaite
 from bench.analysis.verdicts import verdict
-from bench.core.stats import satterthwaite, seeds_needed
 
 
 class World(NamedTuple):
@@ -136,9 +136,9 @@ def test_a_point_is_found_with_five_seeds() -> None:
     for _ in range(100):
         a, b, _ = world.draw(rng, (5, 5), 10_000)
         words.append([verdict(one, one.p, 0.005) for one in (on_this_test_set(a, b), on_images_like_these(a, b))])
-    for said in zip(*words, strict=True):
-        assert said.count("better") >= 80
-        assert "worse" not in said
+    for verdicts in zip(*words, strict=True):
+        assert verdicts.count("better") >= 80
+        assert "worse" not in verdicts
 
 
 # --- against independent computations --------------------------------------------------------------------------------
@@ -260,11 +260,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 
 def test_seeds_for_images_like_these() -> None:
-    """Identical images' answers: the seeds' part alone, as in `seeds_needed`. Unlike ones: no number may be enough."""
+    """More than the seeds' part alone would need, by the normal approximation; and no number may be enough."""
     rng = np.random.default_rng(1)
     a, b, _ = UNEQUAL.draw(rng, (10, 10), 10_000)
     parts = parts_of(a, b)
-    fixed = seeds_needed(math.sqrt(parts.seeds_a), math.sqrt(parts.seeds_b), 0.005)
+    fixed = (1.96 + 0.84) ** 2 * (parts.seeds_a + parts.seeds_b) / 0.005**2
     drawn = seeds_needed_for_images(a, b, 0.005)
     assert drawn is not None
     assert drawn > fixed

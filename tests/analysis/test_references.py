@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from dataclasses import replace
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.analysis.references import FILE, TEST_IMAGES, UNVERIFIED, Reference, held_against, load, run_to_run, sentence
+from bench.analysis.references import FILE, UNVERIFIED, Reference, held_against, load, sentence
 from bench.analysis.tables import compare
 from bench.core.stats import Interval
 from bench.present.table_formats import render
@@ -19,6 +20,7 @@ from models.registry import CATALOGUE, build
 from tests.synthetic import DATA, RECIPE, record, spec
 
 ROWS = load()
+TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032, "tiny_imagenet": 10_000, "cinic10": 90_000}
 SHAPES = {"cifar10": (10, 32), "svhn": (10, 32), "cinic10": (10, 32), "cifar100": (100, 32), "tiny_imagenet": (200, 64)}
 
 
@@ -29,6 +31,15 @@ def name(row: Reference) -> str:
 @cache
 def params(model: str, num_classes: int, image_size: int) -> int:
     return sum(p.numel() for p in build(model, num_classes, image_size).parameters())
+
+
+def run_to_run(accuracy_percent: float, dataset: str) -> float:
+    """σ in points of runs that differ in their seed, where none was published: 0.25, the largest seen on CIFAR-10.
+
+    Most of that is the noise of a finite test set, so it is never taken to be less than that noise.
+    """
+    p = accuracy_percent / 100
+    return max(0.25, 100 * math.sqrt(p * (1 - p) / TEST_IMAGES[dataset]))
 
 
 def test_every_row_is_read_and_stands_once() -> None:
@@ -68,19 +79,13 @@ def test_a_row_of_our_model_has_its_parameters(row: Reference) -> None:
     assert min(abs(count - row.params) for count in ours) <= max(0.01 * row.params, rounding)
 
 
-def test_the_noise_of_a_test_set_is_the_least_that_runs_differ_by() -> None:
-    assert run_to_run(95.87, "cifar10") == 0.25
-    assert run_to_run(75, "cifar100") == pytest.approx(0.433, abs=1e-3)  # sqrt(0.75 x 0.25 / 10,000)
-    assert run_to_run(97.36, "svhn") == 0.25
-
-
 HE = next(r for r in ROWS if r.model == "resnet56" and r.source.startswith("He et al."))
 
 
 def test_the_figures_of_the_first_row() -> None:
     """He et al. 2016: 6.97 % error, 64,000 steps of 128."""
     assert (HE.accuracy_percent, HE.samples_seen) == (93.03, 64_000 * 128)
-    assert HE.low_percent > 92.4, "the seed's figure lies below it"
+    assert HE.low_percent > 92.4, "the original project's figure lies below it"
 
 
 @pytest.mark.parametrize(
@@ -130,13 +135,11 @@ def test_a_table_says_it_where_people_look(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for model, seed, accuracy in (("resnet56", 0, 0.920), ("resnet56", 1, 0.922), ("seresnet", 0, 0.93)):
         of = spec(model, seed)
-        made = record(of, accuracy)
-        made["metrics"]["samples_seen"] = 8_200_000
-        store.write_record(of, made)
+        store.write_record(record(of, accuracy, metrics={"samples_seen": 8_200_000}))
     short = spec("resnet56", recipe=replace(RECIPE, lr=0.1))
     elsewhere = spec("resnet56", data=replace(DATA, name="folder:mine"))
-    store.write_record(short, record(short, 0.5))
-    store.write_record(elsewhere, {**record(elsewhere, 0.5), "metrics": made["metrics"]})
+    store.write_record(record(short, 0.5))
+    store.write_record(record(elsewhere, 0.5, metrics={"samples_seen": 8_200_000}))
     long, *others = sorted(compare([store]), key=lambda c: -len(c.run_ids))
     notes = [note for note in long.notes if "references.csv" in note]
     assert len(notes) == 1, "no row of seresnet says how many samples it took"

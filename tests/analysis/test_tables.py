@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
+from bench.analysis.conditions import Conditions
 from bench.analysis.tables import ABOUT, COLUMNS, Row, apart, best_row, compare, why_missing
 from bench.core.stats import Interval
-from bench.present.session_table import significant
 from bench.store.disk import Store
 from tests.synthetic import DATA, RECIPE, failure, record, session, spec, write_store
 
@@ -34,14 +35,29 @@ def test_best_first_with_ratios_to_seresnet(store: Store) -> None:
     assert comparison.rows[0].ratios["params"].value == 1
 
 
+def test_the_reference_is_seresnet_or_the_first_or_the_one_named(store: Store, tmp_path: Path) -> None:
+    assert compare([store])[0].reference == "seresnet"
+    (named,) = compare([store], "vit_tiny")
+    assert named.reference == "vit_tiny"
+    assert named.rows[0].ratios["train_images_per_second"].value == pytest.approx(2)
+    assert any("ratio to vit_tiny" in note for note in named.notes)
+    (unknown,) = compare([store], "resnet20")
+    assert unknown.reference is None
+    assert "No ratios: resnet20 is not among these models." in unknown.notes
+    others = Store(tmp_path / "others")
+    for day, model in enumerate(("vit_tiny", "cct_2"), 1):
+        others.write_record(record(spec(model), 0.8, started=f"2026-01-0{day}T00:00:00.000+00:00"))
+    assert compare([others])[0].reference == "vit_tiny", "the first that was run"
+
+
 def test_without_a_common_session_there_is_no_speed(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8})
     (comparison,) = compare([store])
     assert "train_images_per_second" not in comparison.rows[0].values
     assert "train_images_per_second" not in comparison.rows[1].ratios
-    for made in ("seresnet", "vit_tiny"):  # timed apart: each has a speed somewhere, but never a ratio
+    for made in ("seresnet", "vit_tiny"):  # timed separately: each has a speed somewhere, but no ratio
         alone = session({made: [1.0, 1.0]}, started=f"2026-01-0{4 + len(made) % 2}T00:00:00.000+00:00")
-        store.write_session(made, {**alone, "id": made})
+        store.write_session(replace_struct(alone, id=made))
     (comparison,) = compare([store])
     assert sum("train_images_per_second" in row.values for row in comparison.rows) == 1
     assert not any("train_images_per_second" in r.ratios for r in comparison.rows if r.model != "seresnet")
@@ -51,10 +67,10 @@ def test_seeds_are_averaged_and_conditions_kept_apart(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
         of = spec("seresnet", seed)
-        store.write_record(of, record(of, accuracy))
+        store.write_record(record(of, accuracy))
     for changes in ({"recipe": replace(RECIPE, lr=0.1)}, {"data": replace(DATA, train_fraction=0.5)}):
         of = spec("seresnet", **changes)
-        store.write_record(of, record(of, 0.5))
+        store.write_record(record(of, 0.5))
     comparisons = compare([store])
     assert len(comparisons) == 3
     row = max((r for c in comparisons for r in c.rows), key=lambda r: r.runs)
@@ -73,7 +89,7 @@ def test_several_stores_count_a_run_once(store: Store, tmp_path: Path) -> None:
     other = write_store(tmp_path / "other", {"seresnet": 0.9, "resnet56": 0.85})
     (comparison,) = compare([store, other])
     worse, of = Store(tmp_path / "worse"), spec("seresnet")
-    worse.write_record(of, failure(of, "interrupted"))
+    worse.write_record(failure(of, "interrupted"))
     assert compare([store, other, worse]) == [comparison], "a failure elsewhere does not hide a finished run"
     assert [(row.model, row.runs) for row in comparison.rows] == [("seresnet", 1), ("resnet56", 1), ("vit_tiny", 1)]
 
@@ -82,10 +98,10 @@ def test_an_edited_model_is_not_averaged_with_its_former_self(tmp_path: Path) ->
     store = Store(tmp_path)
     for source, accuracy, started in (("old", 0.5, "2026-01-01"), ("new", 0.7, "2026-01-02")):
         of = spec("mine.py:f", model_source=source)
-        store.write_record(of, {**record(of, accuracy), "started": f"{started}T00:00:00.000+00:00"})
+        store.write_record(record(of, accuracy, started=f"{started}T00:00:00.000+00:00"))
     (comparison,) = compare([store])
     assert [(row.runs, row.values["accuracy"].value) for row in comparison.rows] == [(1, 0.7)]
-    assert any("1 run(s) left out" in note for note in comparison.notes)
+    assert any("1 run left out" in note for note in comparison.notes)
 
 
 COLUMN = {column.key: column for column in COLUMNS}
@@ -97,7 +113,7 @@ COLUMN = {column.key: column for column in COLUMNS}
         ({"a": (0.9, 0.88, 0.92), "b": (0.8, 0.78, 0.82)}, True, "a"),
         ({"a": (0.9, 0.88, 0.92), "b": (0.8, 0.78, 0.82)}, False, "b"),
         ({"a": (0.9, 0.88, 0.92), "b": (0.87, 0.86, 0.88)}, True, None),  # they touch
-        ({"a": (0.9, 0.88, 0.92), "b": (0.1, 0.0, 0.99)}, True, None),  # the last, and nobody knows where
+        ({"a": (0.9, 0.88, 0.92), "b": (0.1, 0.0, 0.99)}, True, None),  # the last one may be anywhere
         ({"a": (0.9, 0.88, 0.92), "b": (0.8, math.nan, math.nan)}, True, None),
         ({"a": (0.9, math.nan, math.nan), "b": (0.8, 0.78, 0.82)}, True, None),
         ({"a": (5, 5, 5), "b": (6, 6, 6), "c": (6, 6, 6)}, False, "a"),
@@ -137,9 +153,7 @@ def test_the_best_is_called_so_only_where_its_interval_allows_it() -> None:
 
 def test_an_empty_cell_has_its_reason(store: Store) -> None:
     of = spec("resnet56")
-    made = record(of, 0.7)
-    made["metrics"] |= {"runs_at_once": 2, "flops": None, "peak_memory_bytes": None}
-    store.write_record(of, made)
+    store.write_record(record(of, 0.7, metrics={"runs_at_once": 2, "flops": None, "peak_memory_bytes": None}))
     (comparison,) = compare([store])
     (row,) = (row for row in comparison.rows if row.model == "resnet56")
     reasons = {column.key: why_missing(row, column, comparison) for column in COLUMNS if column.key not in row.values}
@@ -147,7 +161,7 @@ def test_an_empty_cell_has_its_reason(store: Store) -> None:
         "train_seconds": "runs shared the device",
         **dict.fromkeys(
             ("train_images_per_second", "inference_images_per_second", "latency_ms"),
-            "not timed in turns with the others",
+            "not timed together with the others",
         ),
         "flops": "not counted",
         "samples_seen": "the same for all under a budget in epochs",
@@ -160,11 +174,7 @@ def test_an_empty_cell_has_its_reason(store: Store) -> None:
 
 
 def test_what_rows_share_has_the_same_names_everywhere(store: Store) -> None:
-    assert tuple(compare([store])[0].about) == ABOUT
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [(0, "0"), (0.01234, "0.0123"), (1.005, "1.00"), (98.76, "98.8"), (12345.6, "12,346")]
-)
-def test_significant(value: float, shown: str) -> None:
-    assert significant(value) == shown
+    (comparison,) = compare([store])
+    assert set(ABOUT) <= set(Conditions.__dataclass_fields__)
+    assert comparison.conditions is not None
+    assert (comparison.conditions.budget, comparison.conditions.epochs) == ("3 epochs", 3)

@@ -80,10 +80,10 @@ def test_single_runs_do_not_decide_a_claim() -> None:
 @pytest.mark.parametrize(
     ("have", "seeds", "images", "start"),
     [
-        (1, None, None, "One seed tells nothing"),
-        (5, 17, None, "More seeds: with about 17 each model a difference of 0.5 points"),
-        (5, 4, None, "Only many more seeds: 5 each model already"),
-        (5, None, 45_000, "More test images: about 45,000 like these show a difference of 0.5 points"),
+        (1, None, None, "One seed says nothing"),
+        (5, 17, None, "More seeds: about 17 per model detect a difference of 0.5 points"),
+        (5, 4, None, "Only many more seeds: 5 per model already"),
+        (5, None, 45_000, "More test images: about 45,000 like these detect a difference of 0.5 points"),
         (5, 900, 45_000, "More test images"),
         (5, None, 10**7, "Nothing realistic"),
         (5, 900, None, "Nothing realistic"),
@@ -91,14 +91,14 @@ def test_single_runs_do_not_decide_a_claim() -> None:
     ],
 )
 def test_what_would_help(have: int, seeds: int | None, images: int | None, start: str) -> None:
-    said = what_would_help(between(-0.01, 0.01, seeds=have), 0.005, seeds, images)
-    assert said.startswith(start)
-    assert said.endswith(".")
-    assert said.count(". ") == 0, "one sentence"
+    advice = what_would_help(between(-0.01, 0.01, seeds=have), 0.005, seeds, images)
+    assert advice.startswith(start)
+    assert advice.endswith(".")
+    assert advice.count(". ") == 0, "one sentence"
 
 
 def test_one_point_is_no_points() -> None:
-    assert "1 point is" in what_would_help(between(-0.01, 0.02), 0.01, 7, None)
+    assert "of 1 point with" in what_would_help(between(-0.01, 0.02), 0.01, 7, None)
 
 
 @pytest.mark.parametrize(

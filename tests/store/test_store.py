@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pandas as pd
 import pytest
 
+from bench.analysis.check import check
 from bench.core.errors import UserError
 from bench.core.files import to_csv, write_atomically
 from bench.plan.spec import LATER, Setting, content_id, to_dict
-from bench.store.disk import RESULT_COLUMNS, Store, sessions_of
-from bench.store.records import filled
+from bench.store.disk import Store
+from bench.store.records import Damaged, LRSearch, Session, SettingSearch, decode, encode, finished
+from bench.store.views import RESULT_COLUMNS, sessions_of, views_of
 from tests.conftest import ROOT
-from tests.synthetic import failure, record, session, spec, write_store
+from tests.synthetic import failure, record, sealed, session, spec, write_store
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,9 +42,9 @@ def test_a_run_is_done_when_its_record_says_ok(tmp_path: Path) -> None:
     assert not store.is_done(of)
     store.write_spec(of)
     assert not store.is_done(of), "an interrupted run leaves a spec and no record"
-    store.write_record(of, failure(of))
+    store.write_record(failure(of))
     assert not store.is_done(of), "a failed run is tried again"
-    store.write_record(of, record(of, 0.9))
+    store.write_record(record(of, 0.9))
     assert store.is_done(of)
     assert not store.is_done(spec("seresnet", seed=1))
 
@@ -88,7 +92,7 @@ def test_results_csv_has_what_a_reader_opens_it_for(tmp_path: Path) -> None:
 def test_a_failed_run_is_a_row(tmp_path: Path) -> None:
     store = write_store(tmp_path, {"seresnet": 0.9})
     of = spec("vit_tiny")
-    store.write_record(of, failure(of))
+    store.write_record(failure(of))
     store.rebuild_views()
     frame = pd.read_csv(tmp_path / "results.csv").set_index("model")
     assert frame.loc["vit_tiny", "status"] == "oom"
@@ -116,12 +120,13 @@ def test_a_session_under_other_conditions_is_not_joined() -> None:
         ("threads", 1),
         ("deterministic", True),
     ):
-        assert sessions_of(run, [{**timed, "key": {**timed["key"], part: value}}]) == [], part
+        other = msgspec.structs.replace(timed, key=replace(timed.key, **{part: value}))
+        assert sessions_of(run, [other]) == [], part
     newer = session({"seresnet": [1.0]}, started="2026-02-01T00:00:00.000+00:00")
     assert sessions_of(run, [timed, newer]) == [timed, newer]
     assert sessions_of(record(spec("vit_tiny"), 0.8), [timed]) == []
     tuned, found = Setting("tuned"), Setting("tuned", memory_format="contiguous")
-    timed |= {"key": {**timed["key"], "policy": "tuned"}, "settings": {"seresnet": asdict(found)}}
+    timed = msgspec.structs.replace(timed, key=replace(timed.key, policy="tuned"), settings={"seresnet": found})
     assert sessions_of(record(spec("seresnet", setting=found), 0.9), [timed]) == [timed]
     assert sessions_of(record(spec("seresnet", setting=tuned), 0.9), [timed]) == [], "another search found another"
     edited = record(spec("seresnet", model_source="f00"), 0.9)
@@ -131,19 +136,22 @@ def test_a_session_under_other_conditions_is_not_joined() -> None:
 def test_records_without_later_fields_were_made_under_their_defaults(tmp_path: Path) -> None:
     """As commit e264175 wrote them: neither recipes nor settings had what came later, and names were hashes without."""
     store, of = Store(tmp_path), spec("seresnet")
-    old = {**record(of, 0.9), "spec": to_dict(of)}
-    timed = session({"seresnet": [1.0]})
+    old = {"schema": 2, **msgspec.to_builtins(record(of, 0.9)), "spec": to_dict(of)}
+    timed = {"schema": 2, **msgspec.to_builtins(session({"seresnet": [1.0]}))}
     for holder in (old["spec"], timed):
         holder["recipe"] = {k: v for k, v in holder["recipe"].items() if k not in LATER["recipe"]}
-    old["spec"]["setting"] = timed["settings"]["seresnet"] = {"name": "eager", "memory_format": "channels_last"}
-    assert old["run_id"].endswith(content_id(old["spec"])), "the name that it had then"
-    store.write_record(of, old)
-    store.write_session(timed["id"], timed)
     two = {"name": "eager", "memory_format": "channels_last"}
-    search = filled({"chosen": two, "candidates": [{"setting": two}]})
-    assert search == {"chosen": asdict(Setting()), "candidates": [{"setting": asdict(Setting())}]}
+    old["spec"]["setting"] = timed["settings"]["seresnet"] = two
+    assert old["run_id"].endswith(content_id(old["spec"])), "the name that it had then"
+    write_atomically(store.run_dir(of) / "record.json", sealed(old))
+    write_atomically(tmp_path / "speed" / f"{timed['id']}.json", sealed(timed))
+    candidate = {"setting": two, "status": "ok", "message": "", "seconds": [1.0]}
+    about = {k: timed[k] for k in ("schema", "started", "key", "recipe", "num_classes", "environment")}
+    about |= {"id": "search", "model": "seresnet", "source": "", "limit_seconds": 1.0}
+    search = decode(sealed({**about, "candidates": [candidate], "chosen": two}), "search", SettingSearch)
+    assert (search.chosen, search.candidates[0].setting) == (Setting(), Setting())
     (run,), (session_read,) = store.runs(), store.sessions()
-    assert run["spec"] == to_dict(of)
+    assert run.spec == of
     assert sessions_of(run, [session_read]) == [session_read]
     assert store.is_done(of)
 
@@ -154,7 +162,7 @@ def test_a_broken_record_is_left_out_and_named(tmp_path: Path) -> None:
     for content in (b'{"schema": 1, ', b"[]", b"{}", b'{"schema": 0}', b"\xff\x00", b'{"schema": 2, "schema": 2}'):
         write_atomically(store.run_dir(of) / "record.json", content)
         damaged: list[str] = []
-        assert [r["spec"]["model"] for r in store.runs(damaged)] == ["vit_tiny"]
+        assert [r.spec.model for r in store.runs(damaged)] == ["vit_tiny"]
         assert len(damaged) == 1
         assert str(store.run_dir(of)) in damaged[0]
         assert not store.is_done(of)
@@ -172,10 +180,63 @@ def test_a_record_of_the_past_is_migrated() -> None:
     store = Store(ROOT / "results/reference/cpu-2core")
     raw = [json.loads(p.read_text()) for p in sorted(store.root.glob("runs/*/record.json"))]
     assert {r["schema"] for r in raw} == {1}
-    migrated = sorted(store.runs(), key=lambda r: r["run_id"])
-    assert [r["metrics"]["accuracy"] for r in migrated] == [r["metrics"]["accuracy"] for r in raw]
-    assert {r["metrics"]["segments"] for r in migrated} == {1}
-    assert {r["schema"] for r in migrated} == {2}
+    migrated = sorted(finished(store.runs()), key=lambda r: r.run_id)
+    assert [r.metrics.accuracy for r in migrated] == [r["metrics"]["accuracy"] for r in raw]
+    assert {r.metrics.segments for r in migrated} == {1}
+
+
+# A store of every shape that records ever had: schema 1; without provenance; with searches; with parts; from a GPU.
+STORES = ["cpu-2core", "cpu-2core/verdict", "cpu-2core/sane", "cpu-2core/digits", "h100"]
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_every_committed_store_can_be_read(name: str) -> None:
+    """To the last record; its CSV files are what the records give, byte for byte, or the last digit of a float."""
+    store, damaged = Store(ROOT / "results/reference" / name), list[str]()
+    runs, sessions = store.runs(damaged), store.sessions(damaged)
+    assert len(runs) == len(list(store.root.glob("runs/*/record.json")))
+    assert len(sessions) == len(list(store.root.glob("speed/*.json")))
+    assert len(store.lr_searches(damaged)) == len(list(store.root.glob("search/*.json")))
+    assert not damaged
+    for file, content in views_of(runs, sessions).items():
+        assert content == (store.root / file).read_bytes(), file
+    assert not check(store, rebuild=False)[0]
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_what_was_read_can_be_written_and_read_again(name: str) -> None:
+    store = Store(ROOT / "results/reference" / name)
+    for run in store.runs():
+        assert decode(encode(run), run.run_id) == run
+    for timed in store.sessions():
+        assert decode(encode(timed), timed.id, Session) == timed
+    for search in store.lr_searches():
+        assert decode(encode(search), search.id, LRSearch) == search
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"metrics": {"accuracy": 1.5}},
+        {"metrics": {"accuracy": "0.9"}},
+        {"metrics": {"train_seconds": -1.0}},
+        {"history": []},
+        {"status": "fine"},
+        {"spec": None},
+        {"notes": [1]},
+        {"run_id": "another-0123456789"},
+        {"modules": [{"name": "fc", "params": -1, "flops": 1, "activations": 1}]},
+    ],
+    ids=str,
+)
+def test_a_record_with_a_bad_field_is_damaged(harm: dict[str, Any]) -> None:
+    """Even where its checksum holds: types and ranges are checked when it is read."""
+    of = spec("seresnet")
+    body = {"schema": 2, **msgspec.to_builtins(record(of, 0.9)), "spec": to_dict(of)}
+    assert decode(sealed(body), of.run_id)
+    changed = {k: {**body[k], **v} if isinstance(v, dict) else v for k, v in harm.items()}
+    with pytest.raises(Damaged):
+        decode(sealed({**body, **changed}), of.run_id)
 
 
 def test_a_flipped_digit_is_noticed(tmp_path: Path) -> None:
@@ -184,7 +245,7 @@ def test_a_flipped_digit_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"accuracy": 0.9,', '"accuracy": 0.8,'))
     damaged: list[str] = []
     assert store.runs(damaged) == []
-    assert "its checksum does not hold" in damaged[0]
+    assert "its checksum does not match" in damaged[0]
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
@@ -202,7 +263,7 @@ def test_csv_refuses_a_column_it_does_not_know() -> None:
 
 def test_records_are_readable_json(tmp_path: Path) -> None:
     store, of = Store(tmp_path), spec("größe")
-    store.write_record(of, record(of, 0.5))
+    store.write_record(record(of, 0.5))
     text = (store.run_dir(of) / "record.json").read_text(encoding="utf-8")
     assert json.loads(text)["spec"]["model"] == "größe"
     assert "größe" in text
