@@ -13,6 +13,10 @@ from bench.machine.identity import Identity
 from bench.plan.spec import ALONE, Colocation
 from bench.store.disk import Store
 
+# Of processes that share a CPU's cores: threads that wait sleep instead of spinning, which halved the speed here
+# (LOG.md, 2026-11-22).
+SHARED_CPU = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 @dataclass(frozen=True)
 class SweepContext:
@@ -48,7 +52,7 @@ def surroundings(device: Device, alone: bool, deterministic: bool) -> tuple[Colo
     """Beside how many others a run trains on a device, and the environment variables of its process.
 
     Several on a CPU: each gets its share of the threads, except under --deterministic, where sums must be taken in the
-    same order as alone. Threads that wait sleep instead of spinning, which halved the speed here (LOG.md, 2026-11-22).
+    same order as alone.
     """
     several = device.runs_at_once > 1 and not alone
     if device.type == "cuda":
@@ -57,4 +61,4 @@ def surroundings(device: Device, alone: bool, deterministic: bool) -> tuple[Colo
         return ALONE, {"OMP_NUM_THREADS": str(device.threads)}
     threads = device.threads if deterministic else max(1, device.threads // device.runs_at_once)
     colocation = Colocation(device.runs_at_once, device.threads)
-    return colocation, {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    return colocation, {"OMP_NUM_THREADS": str(threads), **SHARED_CPU}

@@ -23,7 +23,7 @@ from bench.core.text import plural
 from bench.data.datasets import DataSource
 from bench.drive.board import Board, Work
 from bench.drive.context import SweepContext, surroundings
-from bench.drive.estimates import group_of, known_seconds
+from bench.drive.estimates import group_of
 from bench.drive.planning import Plan
 from bench.executors.protocol import Answer, Device, Task
 from bench.plan.budget import Budget
@@ -41,19 +41,38 @@ Wanted = tuple[RunSpec, DataSource]
 # --- in a sweep ------------------------------------------------------------------------------------------------------
 
 
-def with_best_lr(plans: list[Plan], request: RunRequest, context: SweepContext) -> tuple[list[Plan], int, float]:
-    """(the plans with each model's own learning rate in a track, failed searches, seconds of searches not made).
+@dataclass(frozen=True)
+class Tuned:
+    """The plans with each model's own learning rate, how many searches failed, and those that a dry run left out."""
 
-    A rate is searched for unless it is known, or --dry-run. Models whose search failed are left out.
+    plans: list[Plan]
+    failures: int
+    pending: list[PendingSearch]
+
+
+@dataclass(frozen=True)
+class PendingSearch:
+    """A search to come: `first`, the spec of its first trial, and how many times as long all its trials take."""
+
+    first: RunSpec
+    train_images: int
+    times_as_long: int
+
+
+def with_best_lr(plans: list[Plan], request: RunRequest, context: SweepContext) -> Tuned:
+    """Each model's own learning rate in a track: searched for unless it is known, or --dry-run.
+
+    Models whose search failed are left out.
     """
-    asked, chosen, unknown, seconds = request.training.trial_budget, dict[str, float](), list[Wanted](), 0.0
+    asked, chosen, unknown = request.training.trial_budget, dict[str, float](), list[Wanted]()
+    pending: list[PendingSearch] = []
     for plan in plans:
         for spec in {spec.model: spec for spec in plan.specs if spec.recipe.track}.values():
             search = known(spec, first_budget(spec, asked), context.store, context.executor.remote)
             if search is not None and search.chosen is not None:
                 chosen[group_of(spec)] = search.chosen
             elif request.output.dry_run:
-                seconds += _show_search(spec, asked, plan, context)
+                pending.append(_announce(spec, first_budget(spec, asked), plan, context))
             else:
                 unknown.append((spec, plan.source))
     failed: set[str] = set()
@@ -72,23 +91,25 @@ def with_best_lr(plans: list[Plan], request: RunRequest, context: SweepContext) 
         kept = [spec for spec in plan.specs if group_of(spec) not in failed]
         return replace(plan, specs=[_at(spec, chosen.get(group_of(spec), spec.recipe.lr)) for spec in kept])
 
-    return [plan for plan in map(with_rates, plans) if plan.specs], len(failed), seconds
+    return Tuned([plan for plan in map(with_rates, plans) if plan.specs], len(failed), pending)
 
 
 def _at(spec: RunSpec, lr: float) -> RunSpec:
     return replace(spec, recipe=replace(spec.recipe, lr=lr))
 
 
-def _show_search(spec: RunSpec, asked: Budget | None, plan: Plan, context: SweepContext) -> float:
-    """Announce a search of a dry run; returns its seconds, 0 where they are not known."""
+def _announce(spec: RunSpec, budget: Budget, plan: Plan, context: SweepContext) -> PendingSearch:
+    """Announce a search that a dry run does not make."""
     rates = LRS[spec.recipe.optimizer]
     trials = trials_of(rates)
     context.display.line(
         f"{spec.model}: the lr of recipe {spec.recipe.name} is searched for first, in {plural(trials, 'trial')}"
     )
-    first = for_as_long(spec, first_budget(spec, asked), spec.recipe.lr)
-    seconds, _ = known_seconds(first, len(plan.dataset.train_index), context.store.runs())
-    return (seconds or 0.0) * (len(rates) + 2 * (trials - len(rates)))  # all but the first are twice as long
+    begun = context.store.lr_search(search_id(spec, budget))
+    done = sum(2 if trial.rung else 1 for trial in begun.trials) if begun else 0
+    first = for_as_long(spec, budget, spec.recipe.lr)
+    times_as_long = len(rates) + 2 * (trials - len(rates)) - done  # after the list each trial is twice as long
+    return PendingSearch(first, len(plan.dataset.train_index), times_as_long)
 
 
 # --- which rate comes next -------------------------------------------------------------------------------------------
@@ -356,7 +377,7 @@ def as_trial(answer: Answer, coming: _Coming, batch_size: int, display: RunDispl
             val_loss=done.val_loss,
         )
     status = outcome.status if outcome.status in get_args(FailedStatus) else "failed"
-    display.line(f"{outcome.status}: {outcome.message}")
+    display.line(f"{status}: {outcome.message}")
     return Trial(
         lr=coming.lr,
         rung=coming.rung,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from bench.core.display import Display
 from bench.core.errors import UserError
 from bench.core.events import DeviceFound, Event
-from bench.drive.context import SweepContext
+from bench.drive.context import SHARED_CPU, SweepContext
 from bench.drive.describe import devices_words
 from bench.drive.runs import mps
 from bench.executors.child import call
@@ -18,6 +18,7 @@ from bench.executors.local import LocalExecutor
 from bench.executors.processes import warm_up
 from bench.executors.protocol import Device, Executor
 from bench.executors.worker import as_device
+from bench.machine.environment import driver_version
 from bench.machine.identity import Identity, identity
 from bench.plan.request import RunRequest
 from bench.store.disk import Store
@@ -47,10 +48,11 @@ def opened(request: RunRequest, store: Store, display: Display) -> Iterator[Swee
 
 @contextlib.contextmanager
 def _local(request: RunRequest, store: Store, display: Display) -> Iterator[SweepContext]:
-    seats = request.execution.runs_per_device
-    if seats > 1:
-        warm_up({"OMP_WAIT_POLICY": "PASSIVE"})
-    devices = [replace(device, seats=seats) for device in local_devices(request.placement.device)]
+    seats, asked = request.execution.runs_per_device, request.placement.device
+    on_cpu = asked == "cpu" or (asked is None and not driver_version())
+    if seats > 1 and on_cpu:  # the server must start with the variables that the runs will have
+        warm_up(SHARED_CPU)
+    devices = [replace(device, seats=seats) for device in local_devices(asked)]
     shared_gpu = seats > 1 and devices[0].type == "cuda"
     with mps() if shared_gpu else contextlib.nullcontext():
         executor = LocalExecutor(devices)

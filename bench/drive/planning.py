@@ -45,11 +45,12 @@ def make_plans(request: RunRequest, context: SweepContext) -> list[Plan]:
     presets.check_image_size(data.image_size)
     seeds = request.training.seeds or tuple(presets.parse_seeds(preset.seeds))
     models = [(name, registry.source_hash(name)) for name in request.models]
+    by_track = recipes_by_track(request, recipe)
     plans = []
     for source in sources(data, preset):
         with display:
             dataset = source.load(display.progress, display.line)
-        for own in recipes_by_track(request, recipe):
+        for own in by_track:
             fitted = [fit_recipe(one, dataset, devices) for one in own]
             setting, where = SETTINGS[request.execution.setting], (device.type, device.kind)
             specs = expand(models, dataset.ref, fitted, setting, where, seeds, request.execution.deterministic)

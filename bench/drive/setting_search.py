@@ -39,16 +39,15 @@ def with_best_settings(
     """
     store, display, dry = context.store, context.display, request.output.dry_run
     probed: list[str] = []
-    tuned, seconds = [], 0.0
+    tuned, limit, pending = [], request.execution.tune_limit or SECONDS, set[str]()
+    facts = environment_here(plans[0].specs[0].device)
     for plan in plans:
-        first_of = {spec.model: spec for spec in plan.specs}
-        session = session_of(list(first_of.values()), request.execution.tune_limit or SECONDS)
-        best = known_settings(session, store)
-        unknown = [name for name in first_of if name not in best]
+        session = session_of(list({spec.model: spec for spec in plan.specs}.values()), limit)
+        ids, best = search_ids(session, facts), known_settings(session, facts, store)
+        unknown = [name for name in ids if name not in best]
         if unknown and dry:
-            models = ", ".join(unknown)
-            display.line(f"the best setting is searched for first: {models}, about {duration(session.seconds)} each")
-            seconds += session.seconds * len(unknown)
+            display.line(f"the best setting is searched for first: {', '.join(unknown)}, about {duration(limit)} each")
+            pending |= {ids[name] for name in unknown}  # one search serves every plan of the same shape
         elif unknown:
             new = [name for name in unknown if name not in probed]
             probe(new, plan, request.output.run_timeout, display)
@@ -58,7 +57,7 @@ def with_best_settings(
             best |= settings_for(session, store, display) if not dry else {}
         specs = [replace(spec, setting=best.get(spec.model, spec.setting)) for spec in plan.specs]
         tuned.append(replace(plan, specs=specs))
-    return tuned, probed, seconds
+    return tuned, probed, limit * len(pending)
 
 
 def each_alone(spec: SessionSpec) -> list[SessionSpec]:
@@ -79,10 +78,14 @@ def environment_here(device_type: str) -> Facts:
     return described.environment
 
 
-def known_settings(spec: SessionSpec, store: Store) -> dict[str, Setting]:
+def search_ids(spec: SessionSpec, facts: Facts) -> dict[str, str]:
+    """The name of each model's search on a machine with these facts."""
+    return {one.models[0][0]: setting_search_id(one, facts) for one in each_alone(spec)}
+
+
+def known_settings(spec: SessionSpec, facts: Facts, store: Store) -> dict[str, Setting]:
     """The settings that earlier searches under these conditions chose, by model."""
-    facts = environment_here(spec.device)
-    searches = {one.models[0][0]: store.setting_search(setting_search_id(one, facts)) for one in each_alone(spec)}
+    searches = {name: store.setting_search(search) for name, search in search_ids(spec, facts).items()}
     return {name: search.chosen for name, search in searches.items() if search is not None}
 
 

@@ -14,7 +14,7 @@ from bench.core.errors import EXIT_FAILED
 from bench.drive import lr_search, setting_search
 from bench.drive.context import SweepContext
 from bench.drive.describe import describe, devices_words, titles
-from bench.drive.dry_run import show_plans
+from bench.drive.dry_run import Searches, show_plans
 from bench.drive.estimates import group_of, known_seconds
 from bench.drive.opening import opened
 from bench.drive.planning import Plan, as_done, make_plans, one_per_shape
@@ -48,19 +48,19 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
     store, output, rerun = context.store, request.output, request.output.rerun
     plans = make_plans(request, context)
     tried: list[str] = []
-    searches = 0.0
+    setting_seconds = 0.0
     if request.execution.setting == "tuned":
-        plans, tried, searches = setting_search.with_best_settings(plans, request, context)
+        plans, tried, setting_seconds = setting_search.with_best_settings(plans, request, context)
     plans = [as_done(plan, context) for plan in plans]
     for plan in one_per_shape(plans):
         untried = [name for name in request.models if name not in tried and _is_missing(name, plans, store, rerun)]
         probe(untried, plan, output.run_timeout, context.display)
     if not output.dry_run:
         store.check_writable()
-    plans, failures, search_seconds = lr_search.with_best_lr(plans, request, context)
-    plans = [as_done(plan, context) for plan in plans]  # their learning rates are known now
+    tuned = lr_search.with_best_lr(plans, request, context)
+    plans = [as_done(plan, context) for plan in tuned.plans]  # their learning rates are known now
     if output.dry_run:
-        show_plans(plans, rerun, searches + search_seconds, context)
+        show_plans(plans, rerun, Searches(setting_seconds, tuned.pending), context)
         return SweepResult(0, (), store)
     if not plans:
         return SweepResult(EXIT_FAILED, (), store)
@@ -68,9 +68,9 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
     specs = tuple(spec for plan in plans for spec in plan.specs)
     sessions: tuple[Session, ...] = ()
     if specs[0].setting.name == "tuned":
-        found = (timed_under(name, plans[0].specs, store) for name in ("eager", "tuned"))
-        sessions = tuple(session for session in found if session is not None)
-    return SweepResult(EXIT_FAILED if failures + lost or not complete else 0, specs, store, sessions)
+        timed = (timed_under(name, plans[0].specs, store) for name in ("eager", "tuned"))
+        sessions = tuple(session for session in timed if session is not None)
+    return SweepResult(EXIT_FAILED if tuned.failures + lost or not complete else 0, specs, store, sessions)
 
 
 def train_and_time(plans: list[Plan], request: RunRequest, context: SweepContext) -> tuple[list[Plan], int, bool]:
