@@ -40,10 +40,10 @@ def test_batches_are_those_of_the_cpu() -> None:
     images, labels = rng.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8), np.arange(64)
     recipe = replace(shared(), batch_size=16, crop_padding=2)
     for resident in (True, False):
-        made = [
+        on_cpu, on_gpu = (
             Batches.create(images, labels, recipe, 64, 0, torch.device(d), resident=resident) for d in ("cpu", "cuda")
-        ]
-        for (x, y), (gx, gy) in zip(made[0].epoch(1), made[1].epoch(1), strict=True):
+        )
+        for (x, y), (gx, gy) in zip(on_cpu.epoch(1), on_gpu.epoch(1), strict=True):
             assert torch.equal(y, gy.cpu())
             torch.testing.assert_close(x, gx.cpu())
 
@@ -59,28 +59,28 @@ def cifar_like(count: int = 64 * 20) -> tuple[np.ndarray, np.ndarray]:
 def test_strong_batches_are_those_of_the_cpu(deterministic: bool) -> None:
     """Without the mix of two images: nearly all pixels equal, a few a grey level or a tie of a rotation apart."""
     recipe = replace(STRONG, mixup=0.0, cutmix=0.0)
-    made = [Batches.create(*cifar_like(), recipe, 10, 0, torch.device(d)) for d in ("cpu", "cuda")]
+    on_cpu, on_gpu = (Batches.create(*cifar_like(), recipe, 10, 0, torch.device(d)) for d in ("cpu", "cuda"))
     before = torch.are_deterministic_algorithms_enabled()
     try:
         torch.use_deterministic_algorithms(deterministic)
-        gpu = torch.cat([x.cpu() for x, _ in made[1].epoch(0)])
+        gpu = torch.cat([x.cpu() for x, _ in on_gpu.epoch(0)])
     finally:
         torch.use_deterministic_algorithms(before)
-    cpu = torch.cat([x for x, _ in made[0].epoch(0)])
+    cpu = torch.cat([x for x, _ in on_cpu.epoch(0)])
     assert float(((cpu - gpu).abs() > 1e-5).float().mean()) < 1e-3
 
 
 def test_streamed_batches_are_the_resident_ones() -> None:
     """While the GPU is busy, so that copies, buffers and steps do overlap."""
     device = torch.device("cuda")
-    made = [Batches.create(*cifar_like(), STRONG, 10, 0, device, resident=resident) for resident in (True, False)]
+    resident, streamed = (Batches.create(*cifar_like(), STRONG, 10, 0, device, resident=r) for r in (True, False))
     load = torch.randn(4096, 4096, device=device)
     kept = []
     for epoch in range(3):
-        for part in zip(made[0].epoch(epoch), made[1].epoch(epoch), strict=True):
+        for part in zip(resident.epoch(epoch), streamed.epoch(epoch), strict=True):
             kept.append(part)
             load @ load
-    assert not made[1].images.is_cuda
+    assert not streamed.images.is_cuda
     for (x, y), (sx, sy) in kept:
         assert torch.equal(x, sx)
         assert torch.equal(y, sy)
@@ -178,31 +178,35 @@ def test_a_device_assert_ends_one_run(
     assert results.loc["cnn", "status"] == "ok"
 
 
-def test_a_continued_run_goes_on_from_its_checkpoint(tiny_npz: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_from_its_checkpoint(tiny_npz: Path, tmp_path: Path) -> None:
     """On a GPU the same history up to the kernels' own order of sums."""
     from bench.core.errors import Interrupted
+    from bench.core.events import Event
     from bench.data.datasets import DataSource
     from bench.measure.run import run_one
     from bench.plan.recipes import smoke
     from bench.plan.spec import RunSpec, Setting
     from bench.store.disk import Store
+    from bench.store.records import FinishedRun
 
     source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
     recipe = replace(smoke(), epochs=3, batch_size=20, precision="fp32")
     spec = RunSpec("resnet20", source.load().ref, recipe, Setting(), "cuda", "here", 0, deterministic=True)
-    left = [8]
+    events_left = [8]
 
-    def stop(event: dict[str, object]) -> None:
-        left[0] -= 1
-        if left[0] == 0:
+    def stop(event: Event) -> None:
+        events_left[0] -= 1
+        if events_left[0] == 0:
             raise Interrupted("stopped")
 
-    whole = run_one(spec, source.load(), Store(tmp_path / "a"), lambda event: None)
+    uninterrupted = run_one(spec, source.load(), Store(tmp_path / "a"), lambda event: None)
     with pytest.raises(Interrupted):
         run_one(spec, source.load(), Store(tmp_path / "b"), stop)
-    record = run_one(spec, source.load(), Store(tmp_path / "b"), lambda event: None)
-    assert record["metrics"]["segments"] == 2
-    losses = [[row["train_loss"] for row in r["history"]] for r in (whole, record)]
+    resumed = run_one(spec, source.load(), Store(tmp_path / "b"), lambda event: None)
+    assert isinstance(uninterrupted, FinishedRun)
+    assert isinstance(resumed, FinishedRun)
+    assert resumed.metrics.segments == 2
+    losses = [[row.train_loss for row in run.history] for run in (uninterrupted, resumed)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -222,15 +226,15 @@ def test_a_graphed_step_is_the_eager_one(name: str, optimizer: str) -> None:
         torch.manual_seed(0)
         model = arrange(build(name, 10, 32), setting).to(device).train()
         optimiser = make_optimizer(model, recipe, setting.graphed)
-        told: list[str] = []
-        step = make_step(model, optimiser, recipe, setting, device, told.append)
-        found = []
+        notes: list[str] = []
+        step = make_step(model, optimiser, recipe, setting, device, notes.append)
+        by_step = []
         for number in range(10):
             set_lr(optimiser, 1e-3 / (1 + number))
-            found.append(step(images[number].contiguous(memory_format=torch.channels_last), labels[number]))
-        assert told == []
+            by_step.append(step(images[number].contiguous(memory_format=torch.channels_last), labels[number]))
+        assert notes == []
         assert step.used == setting.name
-        losses[setting.name] = torch.stack(found).cpu()
+        losses[setting.name] = torch.stack(by_step).cpu()
     torch.testing.assert_close(losses["graphed"], losses["eager"], rtol=0.02, atol=0.02)
 
 
@@ -266,21 +270,26 @@ def test_settings_from_the_command_line(
 
 
 def test_an_epoch_of_training_never_waits() -> None:
-    """The whole loop under torch's alarm, which `train` itself sets off only at the epoch's end."""
-    from bench.measure.train import Clock, train
+    """The whole loop under torch's alarm, which `train` itself would trigger only when an epoch's losses are read."""
+    from bench.measure.device import resolve_precision
+    from bench.measure.evaluate import Evaluation
+    from bench.measure.train import Stepped, begin, train
 
-    batches = Batches.create(*cifar_like(), replace(shared(), batch_size=64, epochs=1), 10, 0, torch.device("cuda"))
-    model = build("resnet20", 10, 32).to("cuda", memory_format=torch.channels_last)
-    clock, seen = Clock(lambda: 0.0, lambda: None), []
-    course, device = Course(batches.steps * 64, 64, batches.steps), torch.device("cuda")
+    device = torch.device("cuda")
+    recipe = replace(shared(), batch_size=64, epochs=1, precision=resolve_precision("auto", device))
+    batches = Batches.create(*cifar_like(), recipe, 10, 0, device)
+    model = build("resnet20", 10, 32).to(device, memory_format=torch.channels_last)
+    training = begin(model, batches, Course(batches.steps * 64, 64, batches.steps))
 
-    def on_step(step: int) -> None:
-        seen.append(step)
-        torch.cuda.set_sync_debug_mode("error" if 1 <= step < batches.steps else "default")
+    def no_validation() -> Evaluation:
+        raise AssertionError("the epoch ends before it")
 
+    events = train(training, no_validation)
     try:
-        with pytest.raises(StopIteration):
-            train(model, batches, lambda: next(iter(())), batches.recipe, course, device, clock, clock, on_step)
+        for step in range(1, batches.steps + 1):
+            assert next(events) == Stepped(step)
+            torch.cuda.set_sync_debug_mode("error" if step < batches.steps else "default")
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert seen == list(range(1, batches.steps + 1))
+    with pytest.raises(AssertionError, match="ends before it"):
+        next(events)

@@ -172,7 +172,7 @@ def timed(*series: tuple[str, list[float]]) -> Timed:
         ([0.2] * 29 + [0.9], None, None),  # one in thirty happens
         ([0.2] * 26 + [0.9] * 4, None, "4 of 30 samples of a (train, batch 8) took more than 1.5 times the median"),
         ([0.2 + 0.002 * i for i in range(30)], None, "became 19 % slower during the session"),
-        ([0.0002] * 30, None, "are short: 200 µs"),
+        ([0.0002] * 30, None, "are short: median 200 µs"),
         ([0.2] * 30, 0.5, "50 % of the CPU was busy with other work"),
     ],
 )
