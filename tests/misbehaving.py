@@ -89,7 +89,7 @@ def doze(out: torch.Tensor) -> torch.Tensor:
 
 def wait(out: torch.Tensor) -> torch.Tensor:
     if not Path(__file__).with_name("go").exists():
-        time.sleep(0.02)
+        time.sleep(0.2)
     return out
 
 
