@@ -1,4 +1,4 @@
-"""Several runs at once: the same results, no seconds, one end. Against a serial sweep, fake runs and a fake MPS."""
+"""Several runs at once: equal results, no seconds, one end. Against a serial sweep, fake runs and a fake MPS."""
 
 from __future__ import annotations
 
@@ -14,103 +14,103 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.analysis.tables import compare, history_frame
+from bench.analysis.frames import history_frame
+from bench.analysis.tables import compare
+from bench.core.events import Described, Note, Report, Tick
 from bench.drive import runs
+from bench.drive.context import surroundings
 from bench.executors.child import Outcome
-from bench.executors.local import LocalEngine
+from bench.executors.local import LocalExecutor
 from bench.executors.protocol import Answer, Task
-from bench.plan.spec import ALONE, Company
+from bench.plan.spec import ALONE, Colocation
 from bench.present.table_formats import render
 from bench.store.disk import Store
 from tests.engines import HERE
-from tests.faults.processes import children, gone, learned, start
+from tests.faults.processes import descendants, gone, learned, start
 
 Bench = Callable[..., "CompletedProcess[str]"]
 
 
-def local(seats: int) -> LocalEngine:
-    return LocalEngine([replace(HERE, seats=seats)])
+def local(seats: int) -> LocalExecutor:
+    return LocalExecutor([replace(HERE, seats=seats)])
 
 
-def noted(report: Callable[[dict[str, Any]], None], folder: Path, name: str) -> None:
-    """A task: says that it began, waits to be let go, or to be stopped."""
-    (folder / f"{name}.begun").touch()
+def waiting(report: Report, folder: Path, name: str) -> None:
+    """A task: touches a file, then waits to be let go, or to be stopped."""
+    (folder / f"{name}.started").touch()
     while not (folder / "go").exists():
-        report({"event": "tick"})
+        report(Tick())
         time.sleep(0.01)
-    report({"event": "done", "name": name})
+    report(Note(name))
 
 
-def begun_all(folder: Path, count: int) -> None:
+def wait_for_starts(folder: Path, count: int) -> None:
     deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.begun"))) < count:
+    while len(list(folder.glob("*.started"))) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def task(folder: Path, name: str, **more: Any) -> Task:
-    return Task(name, "tests.drive.test_runs:noted", (folder, name), **more)
+    return Task(name, "tests.drive.test_runs:waiting", (folder, name), **more)
 
 
-def answers(engine: LocalEngine, count: int) -> dict[int, Answer]:
-    found: dict[int, Answer] = {}
+def answers(executor: LocalExecutor, count: int) -> dict[int, Answer]:
+    by_ticket: dict[int, Answer] = {}
     deadline = time.monotonic() + 60
-    while len(found) < count:
+    while len(by_ticket) < count:
         assert time.monotonic() < deadline
-        found |= {ticket: heard for ticket, heard in engine.events(0.1) if isinstance(heard, Answer)}
-    return found
+        by_ticket |= {ticket: message for ticket, message in executor.events(0.1) if isinstance(message, Answer)}
+    return by_ticket
 
 
 def test_tasks_run_side_by_side_and_answer_each(tmp_path: Path) -> None:
-    engine = local(2)
-    (device,) = engine.devices()
-    engine.start([(n, task(tmp_path, f"task{n}"), device) for n in range(2)])
-    begun_all(tmp_path, 2)  # neither can end before both have begun
+    executor = local(2)
+    (device,) = executor.devices()
+    executor.start([(n, task(tmp_path, f"task{n}"), device) for n in range(2)])
+    wait_for_starts(tmp_path, 2)  # neither can end before both have begun
     (tmp_path / "go").touch()
-    found = answers(engine, 2)
-    assert {n: answer.outcome.status for n, answer in found.items()} == {0: "ok", 1: "ok"}
-    assert all(answer.event("done") == {"event": "done", "name": f"task{n}", "n": 0} for n, answer in found.items())
+    by_ticket = answers(executor, 2)
+    assert {n: answer.outcome.status for n, answer in by_ticket.items()} == {0: "ok", 1: "ok"}
+    assert all(answer.events == (Note(f"task{n}"),) for n, answer in by_ticket.items())
 
 
 def test_stopped_tasks_are_asked_and_answer(tmp_path: Path) -> None:
-    engine = local(2)
-    (device,) = engine.devices()
-    engine.start([(0, task(tmp_path, "only"), device)])
-    begun_all(tmp_path, 1)
-    engine.stop()
-    assert answers(engine, 1)[0].outcome == Outcome("interrupted", "stopped by the user")
+    executor = local(2)
+    (device,) = executor.devices()
+    executor.start([(0, task(tmp_path, "only"), device)])
+    wait_for_starts(tmp_path, 1)
+    executor.stop()
+    assert answers(executor, 1)[0].outcome == Outcome("interrupted", "stopped by the user")
 
 
 def test_a_task_has_the_variables_of_its_device_and_its_own(tmp_path: Path) -> None:
     device = replace(HERE, environment=(("CUDA_VISIBLE_DEVICES", "3"),))
-    engine = LocalEngine([device])
-    words = Task("x", "tests.drive.test_runs:say", ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"))
-    engine.start([(0, replace(words, environment=(("OMP_NUM_THREADS", "5"),)), device)])
-    assert answers(engine, 1)[0].events == ({"event": "said", "values": ["3", "5"], "n": 0},)
+    executor = LocalExecutor([device])
+    plain = Task("x", "tests.drive.test_runs:tell_variables", ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"))
+    executor.start([(0, replace(plain, environment=(("OMP_NUM_THREADS", "5"),)), device)])
+    expected = Described({"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "5"})
+    assert answers(executor, 1)[0].events == (expected,)
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "3"
 
 
-def say(report: Callable[[dict[str, Any]], None], *names: str) -> None:
-    report({"event": "said", "values": [os.environ.get(name) for name in names]})
+def tell_variables(report: Report, *names: str) -> None:
+    report(Described({name: os.environ.get(name) for name in names}))
 
 
 def test_threads_are_shared() -> None:
     device = replace(HERE, threads=8, seats=3)
-    assert runs.circumstances(device, False, False) == (
-        Company(3, 8),
-        {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
-    )
-    assert runs.circumstances(device, False, True)[1]["OMP_NUM_THREADS"] == "8", (
-        "sums in the order that they have alone"
-    )
-    assert runs.circumstances(device, True, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
-    assert runs.circumstances(replace(device, seats=1), False, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
+    shared = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    assert surroundings(device, False, False) == (Colocation(3, 8), shared)
+    assert surroundings(device, False, True)[1]["OMP_NUM_THREADS"] == "8", "sums in the order that they have alone"
+    assert surroundings(device, True, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
+    assert surroundings(replace(device, seats=1), False, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
     gpu = replace(device, type="cuda")
-    assert runs.circumstances(gpu, False, False) == (Company(3), {})
+    assert surroundings(gpu, False, False) == (Colocation(3), {})
 
 
 def test_mps_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for NVIDIA's control program writes down what it is told."""
+    """A stand-in for NVIDIA's control program logs its commands."""
     control, log = tmp_path / "nvidia-cuda-mps-control", tmp_path / "log"
     control.write_text(f'#!/bin/sh\necho "$1 $CUDA_MPS_PIPE_DIRECTORY" >> {log}\n[ "$1" = -d ] || cat >> {log}\n')
     control.chmod(0o755)
@@ -172,19 +172,19 @@ def test_ctrl_c_ends_all_and_the_same_command_goes_on(
     sweep += [f"--models={factory}:slow", "--seeds=0,1", "--epochs=30", "--runs-per-device=2"]
     process = start(*sweep, "--results", tmp_path)
     assert process.stdout is not None
-    begun: set[str] = set()
+    third_epoch: set[str] = set()
     for line in process.stdout:
-        begun |= {seed for seed in ("0", "1") if f"seed {seed}: epoch 3/30" in line}
-        if len(begun) == 2:
+        third_epoch |= {seed for seed in ("0", "1") if f"seed {seed}: epoch 3/30" in line}
+        if len(third_epoch) == 2:
             break
-    below = children(process.pid)
+    below = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=45)
     assert process.returncode == 130
-    assert "what was finished is kept" in error
+    assert "finished runs are kept" in error
     assert "Traceback" not in error
     assert gone(below)
-    assert [r["status"] for r in Store(tmp_path).runs()] == ["interrupted"] * 2
+    assert [run.status for run in Store(tmp_path).runs()] == ["interrupted"] * 2
     done = here(*sweep, "--results", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("goes on after step") == 2
+    assert done.stdout.count("resumes after step") == 2
