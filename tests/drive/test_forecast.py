@@ -1,4 +1,4 @@
-"""What to begin first, and when all is done: against closed forms, Graham's bound and every possible schedule."""
+"""Order and end of a sweep, against closed forms, Graham's bound and every possible schedule."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
 
 
 def best(lengths: list[int], seats: int) -> int:
-    """The shortest makespan there is, by trying every way to deal the runs out."""
-    dealt = itertools.product(range(seats), repeat=len(lengths))
+    """The shortest possible makespan, by trying every assignment of runs to seats."""
+    deals = itertools.product(range(seats), repeat=len(lengths))
     return min(
-        max(sum(n for n, s in zip(lengths, ways, strict=True) if s == seat) for seat in range(seats)) for ways in dealt
+        max(sum(n for n, s in zip(lengths, ways, strict=True) if s == seat) for seat in range(seats)) for ways in deals
     )
 
 
@@ -26,14 +26,14 @@ def best(lengths: list[int], seats: int) -> int:
     ("seconds", "free", "end"),
     [
         ([], [], 0.0),
-        ([], [3.0, 8.0], 8.0),  # what runs already
+        ([], [3.0, 8.0], 8.0),  # only what runs already
         ([5.0], [], math.inf),
         ([5.0, 4.0, 3.0], [0.0], 12.0),
         (
             [7.0, 7.0, 6.0, 6.0, 5.0, 5.0, 5.0],
             [0.0, 0.0, 0.0],
             17.0,
-        ),  # 7 5 | 7 5 | 6 6 5; 15 would do: 7 7 | 6 6 | 5 5 5
+        ),  # 7 5 | 7 5 | 6 6 5; the best is 15: 7 7 | 6 6 | 5 5 5
         ([2.0, 2.0], [10.0, 1.0], 10.0),
         ([2.0, 2.0, 7.0], [10.0, 1.0], 12.0),
     ],
@@ -61,7 +61,7 @@ def test_grahams_own_worst_case_is_reached(seats: int) -> None:
 
 
 @given(st.lists(st.floats(0.1, 1e5), max_size=40), st.lists(st.floats(0, 1e5), min_size=1, max_size=9))
-def test_bounds_that_hold_for_any_order_and_any_start(lengths: list[float], free: list[float]) -> None:
+def test_bounds_for_any_order_and_any_start(lengths: list[float], free: list[float]) -> None:
     end = makespan(lengths, free)
     assert end >= max(free)
     assert end >= (sum(lengths) + sum(free)) / len(free) * (1 - 1e-12)
@@ -75,7 +75,7 @@ def test_the_longest_has_the_highest_rank() -> None:
     assert [size.group for size in sorted(sizes, key=lambda size: size.rank, reverse=True)] == ["b", "c", "a", "e", "d"]
 
 
-def test_seconds_are_those_of_equals_there_else_known_ones_else_by_flops() -> None:
+def test_seconds_of_equals_then_known_ones_then_by_flops() -> None:
     forecast = Forecast()
     size, other = Size("a", 1e12), Size("b", 4e12)
     assert forecast.seconds(size, "H100") is None
@@ -84,16 +84,16 @@ def test_seconds_are_those_of_equals_there_else_known_ones_else_by_flops() -> No
     forecast.learn(size, "H100", 14.0)
     assert forecast.seconds(size, "H100") == pytest.approx(12.0)  # the mean of its equals
     assert forecast.seconds(other, "H100") == pytest.approx(48.0)  # 2e12 FLOPs took 24 s
-    assert forecast.seconds(other, "A100") == pytest.approx(48.0)  # as elsewhere, while nothing is known of that kind
+    assert forecast.seconds(other, "A100") == pytest.approx(48.0)  # as elsewhere, until this kind is known
     assert forecast.seconds(Size("c"), "H100") is None
     forecast.learn(other, "A100", 100.0)
     assert forecast.seconds(size, "A100") == pytest.approx(25.0)
     assert forecast.seconds(size, "H100") == pytest.approx(12.0)
-    assert forecast.seconds(Size("b", 4e12, 7.0), "H100") == 7.0  # earlier runs of its work, not other work's FLOPs
+    assert forecast.seconds(Size("b", 4e12, 7.0), "H100") == 7.0  # known from earlier runs, so not from FLOPs
     assert forecast.seconds(Size("d", 3e12), "L4") == pytest.approx(3e12 / (6e12 / 124))
 
 
-def test_what_has_no_flops_teaches_its_equals_alone() -> None:
+def test_a_run_without_flops_teaches_only_its_equals() -> None:
     forecast = Forecast()
     forecast.learn(Size("a"), "cpu", 10.0)
     assert forecast.seconds(Size("a"), "cpu") == 10.0

@@ -1,4 +1,4 @@
-"""Recipes: named ones are sound, a TOML file derives, everything else is refused with its reason."""
+"""Recipes: named ones are valid, a TOML file derives from one, anything else is refused with its reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_named_recipes_are_sound_and_explained() -> None:
+def test_named_recipes_are_valid_and_explained() -> None:
     for name, make in recipes.RECIPES.items():
         recipe = recipes.load(name)
         assert recipe.name == name
@@ -67,7 +67,7 @@ def test_a_file_derives(tmp_path: Path) -> None:
         ("label_smoothing = 1.0", r"label_smoothing must lie in \[0, 1\)"),
     ],
 )
-def test_bad_files_are_told_in_a_sentence(tmp_path: Path, text: str, says: str) -> None:
+def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         recipes.load(write(tmp_path, text))
 
@@ -83,7 +83,7 @@ values = st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=5
 
 
 @given(st.dictionaries(st.sampled_from([*Recipe.__dataclass_fields__, "nonsense"]), values, max_size=3))
-def test_any_change_gives_a_sound_recipe_or_a_sentence(changes: dict[str, object]) -> None:
+def test_any_change_gives_a_valid_recipe_or_an_error(changes: dict[str, object]) -> None:
     with contextlib.suppress(UserError):
         recipe = recipes.derive(recipes.shared(), changes, "here")
         recipes.check(recipe, "here")

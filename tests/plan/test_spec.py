@@ -1,4 +1,4 @@
-"""A run's identity: equal specs, equal ids; anything that matters changed, another id."""
+"""A run's identity: equal specs have equal ids; a change to any field changes the id."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.synthetic import DATA, RECIPE, Setting, spec
 
 def variants(value: Any) -> list[Any]:
     """The same frozen data with one leaf changed, for every leaf."""
-    made = []
+    changed = []
     for f in fields(value):
         old = getattr(value, f.name)
         if is_dataclass(old):
-            made += [replace(value, **{f.name: changed}) for changed in variants(old)]
+            changed += [replace(value, **{f.name: variant}) for variant in variants(old)]
         else:
             new = not old if isinstance(old, bool) else old + 1 if isinstance(old, int | float) else old + "x"
-            made.append(replace(value, **{f.name: new}))
-    return made
+            changed.append(replace(value, **{f.name: new}))
+    return changed
 
 
 def test_every_field_is_part_of_the_identity() -> None:
@@ -35,10 +35,10 @@ def test_every_field_is_part_of_the_identity() -> None:
 
 @given(st.text())
 def test_a_slug_is_a_harmless_folder_name(text: str) -> None:
-    made = slug(text)
-    assert 0 < len(made) <= 40
-    assert made[0] not in "._-"
-    assert all(c.isascii() and (c.isalnum() or c in "_.") for c in made)
+    name = slug(text)
+    assert 0 < len(name) <= 40
+    assert name[0] not in "._-"
+    assert all(c.isascii() and (c.isalnum() or c in "_.") for c in name)
 
 
 def test_expand_goes_seed_by_seed() -> None:
