@@ -1,4 +1,4 @@
-"""The search for a learning rate: made-up trials with a known best, stopped and continued, blind to the test set."""
+"""The search for a learning rate: made-up trials with a known best, stopped and resumed, planned by a dry run."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any, cast
 
-import numpy as np
+import msgspec
 import pytest
-import torch
 
 from bench.core.errors import UserError
-from bench.data.datasets import Arrays, DataSource
+from bench.core.events import StepDone, TrialDone
+from bench.data.datasets import DataSource
 from bench.drive import lr_search as search
-from bench.drive.runs import Home
+from bench.drive.context import SweepContext
 from bench.executors.child import Outcome
 from bench.executors.protocol import Answer, Device, Task
-from bench.measure.run import run_trial
-from bench.plan.budget import Budget
-from bench.plan.recipes import LRS, in_track, parse_tracks, shared
-from bench.plan.spec import RunSpec, Setting
-from bench.present.screen.progress import Display, Events, make_console
-from bench.store.disk import Store, search_samples
+from bench.plan.budget import Budget, parse_budget
+from bench.plan.recipes import LRS, in_track, length, parse_tracks, shared
+from bench.plan.spec import RunSpec
+from bench.present.screen.progress import ScreenDisplay, make_console
+from bench.store.disk import Store
+from bench.store.records import LRSearch, Trial
 from tests import synthetic
 from tests.engines import HERE, AtOnce
 
@@ -32,36 +31,44 @@ Bench = Callable[..., CompletedProcess[str]]
 RATES = LRS["adamw"]
 BUDGET = Budget("samples", 640)
 SPEC = synthetic.spec("seresnet", recipe=in_track("shared", "cnn", synthetic.RECIPE, "seresnet"))
+SOURCE = DataSource("none", Path(), None, 1.0)
 
 
-Made = list[tuple[float, int]]  # (lr, samples) of the trials that were made
+Trials = list[tuple[float, int]]  # (lr, samples) of each trial
 
 
-def curve(best: float, made: Made, stop_after: int = 10**9) -> AtOnce:
-    """Trials as if accuracy had its peak at `best`; those made are noted in `made`."""
+def curve(best: float, trials: Trials, stop_after: int = 10**9) -> AtOnce:
+    """Trials as if accuracy had its peak at `best`; each is noted in `trials`."""
 
     def answer(task: Task, device: Device) -> Answer:
-        if len(made) == stop_after:
+        if len(trials) == stop_after:
             raise KeyboardInterrupt
         spec = task.args[0]
-        samples = round(search.length(spec.recipe).amount)
-        made.append((spec.recipe.lr, samples))
+        samples = round(length(spec.recipe).amount)
+        trials.append((spec.recipe.lr, samples))
         accuracy = max(0.0, 0.8 - 0.2 * abs(math.log10(spec.recipe.lr / best)))
-        found = {"samples": samples, "train_seconds": 1.0, "val_accuracy": accuracy, "val_loss": 1.0}
-        return Answer(Outcome("ok"), events=({"event": "trial", "n": 0, **found},))
+        done = TrialDone(samples=samples, train_seconds=1.0, val_accuracy=accuracy, val_loss=1.0)
+        return Answer(Outcome("ok"), events=(done,))
 
     return AtOnce(answer)
 
 
-def find(store: Store, engine: AtOnce) -> dict[str, Any]:
-    (found,) = find_all(store, engine, [SPEC])
-    assert not isinstance(found, str), found
-    return found
+def find(store: Store, executor: AtOnce) -> LRSearch:
+    (result,) = find_all(store, executor, [SPEC])
+    assert isinstance(result, LRSearch), result
+    return result
 
 
-def find_all(store: Store, engine: AtOnce, specs: list[RunSpec]) -> list[dict[str, Any] | str]:
-    source, display = DataSource("none", Path(), None, 1.0), Display(make_console())
-    return search.find_all([(spec, source) for spec in specs], "640samples", Home(store), engine, display, None)
+def find_all(store: Store, executor: AtOnce, specs: list[RunSpec]) -> list[LRSearch | str]:
+    context = SweepContext(store, executor, ScreenDisplay(make_console()))
+    return search.find_all([(spec, SOURCE) for spec in specs], BUDGET, context, None)
+
+
+def trial(lr: float, accuracy: float | None, **changes: object) -> Trial:
+    plain = Trial(
+        lr=lr, rung=1, status="ok", message="", samples=64, train_seconds=1.0, val_accuracy=accuracy, val_loss=1.0
+    )
+    return msgspec.structs.replace(plain, **changes)
 
 
 @pytest.mark.parametrize(
@@ -70,95 +77,111 @@ def find_all(store: Store, engine: AtOnce, specs: list[RunSpec]) -> list[dict[st
 )
 def test_the_best_of_a_known_curve_is_found(best: float, chosen: float, edge: bool, tmp_path: Path) -> None:
     """At the end of the list the next rate beyond is tried; where even that is the best, it is said."""
-    made: Made = []
-    found = find(Store(tmp_path), curve(best, made))
-    assert (found["chosen"], found["edge"]) == (pytest.approx(chosen), edge)
-    assert len(made) == len(found["trials"]) == search.trials_of(RATES) == 7
-    assert [samples for _, samples in made] == [640] * 4 + [1280] * 3
-    assert search_samples(found) == 4 * 640 + 3 * 1280
-    assert sum(trial["train_seconds"] for trial in found["trials"]) == 7.0
-    assert ("may lie beyond" in search.describe(found)) == edge
+    trials: Trials = []
+    result = find(Store(tmp_path), curve(best, trials))
+    assert (result.chosen, result.edge) == (pytest.approx(chosen), edge)
+    assert len(trials) == len(result.trials) == search.trials_of(RATES) == 7
+    assert [samples for _, samples in trials] == [640] * 4 + [1280] * 3
+    assert result.samples == 4 * 640 + 3 * 1280
+    assert sum(trial.train_seconds for trial in result.trials) == 7.0
+    assert ("a better one may lie beyond" in search.describe(result)) == edge
 
 
 def test_in_the_middle_the_last_trial_refines() -> None:
-    def trial(lr: float, accuracy: float) -> search.Trial:
-        return {"lr": lr, "rung": 1, "val_accuracy": accuracy, "val_loss": 1.0}
-
     assert search.one_more([trial(1e-3, 0.6), trial(3e-3, 0.5)], RATES) == pytest.approx(math.sqrt(3e-6), rel=0.05)
     assert search.one_more([trial(1e-2, 0.6), trial(3e-3, 0.5)], RATES) == pytest.approx(0.033)
     assert search.one_more([trial(3e-4, 0.6), trial(1e-3, 0.5)], RATES) == pytest.approx(9e-5)
 
 
-def test_stopped_after_any_trial_it_goes_on(tmp_path: Path) -> None:
+def test_stopped_after_any_trial_it_resumes(tmp_path: Path) -> None:
     whole = find(Store(tmp_path / "whole"), curve(3e-3, []))
     for after in range(7):
-        store, first, second = Store(tmp_path / str(after)), Made(), Made()
-        engine = curve(3e-3, first, stop_after=after)
+        store, first, second = Store(tmp_path / str(after)), Trials(), Trials()
+        executor = curve(3e-3, first, stop_after=after)
         with pytest.raises(KeyboardInterrupt):
-            find(store, engine)
-        assert engine.stopped
+            find(store, executor)
+        assert executor.stopped
         assert search.known(SPEC, BUDGET, store) is None
-        assert find(store, curve(3e-3, second))["trials"] == whole["trials"]
+        assert find(store, curve(3e-3, second)).trials == whole.trials
         assert (len(first), len(second)) == (after, 7 - after)
         assert search.known(SPEC, BUDGET, store) is not None
 
 
 def test_a_failed_trial_is_a_row_and_never_the_best(tmp_path: Path) -> None:
-    made: Made = []
-    fine = curve(1e-3, made)
+    fine = curve(1e-3, [])
 
     def answer(task: Task, device: Device) -> Answer:
         good = fine._answer(task, device)
         return good if task.args[0].recipe.lr <= 2e-3 else Answer(Outcome("diverged", "loss"))
 
-    found = find(Store(tmp_path), AtOnce(answer))
-    assert found["chosen"] == 1e-3
-    assert {t["status"] for t in found["trials"]} == {"ok", "diverged"}
-    assert search_samples(found) == sum(t["samples"] for t in found["trials"] if t["status"] == "ok")
-    assert Store(tmp_path).search(found["id"]) is not None, "it can be read back"
+    result = find(Store(tmp_path), AtOnce(answer))
+    assert result.chosen == 1e-3
+    assert {trial.status for trial in result.trials} == {"ok", "diverged"}
+    assert result.samples == sum(trial.samples for trial in result.trials if trial.status == "ok")
+    assert Store(tmp_path).lr_search(result.id) == result, "it can be read back"
+
+
+class Line:
+    """A RunDisplay that expects one line."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def line(self, text: str) -> None:
+        assert text == self.text
+
+    def event(self, event: object) -> None:
+        raise AssertionError(event)
+
+    def ended(self, well: bool, text: str) -> None:
+        raise AssertionError(text)
 
 
 def test_what_diverged_was_trained_too() -> None:
-    class Bar:
-        def line(self, text: str) -> None:
-            assert text == "diverged: loss"
-
-    row = search.as_trial(Answer(Outcome("diverged", "loss")), 512, cast(Events, Bar()))
-    assert (row["samples"], row["val_accuracy"], row["status"]) == (512, None, "diverged")
+    coming = search._Coming(search.search_of(SPEC, SOURCE, BUDGET), 0, 1e-3)
+    coming.on_event(StepDone(4))
+    row = search.as_trial(Answer(Outcome("diverged", "loss")), coming, 128, Line("diverged: loss"))
+    assert (row.samples, row.val_accuracy, row.status, row.lr) == (512, None, "diverged", 1e-3)
+    silent = search.as_trial(Answer(Outcome("ok", "it said nothing")), coming, 128, Line("failed: it said nothing"))
+    assert silent.status == "failed", "an end without a result is a failure"
 
 
 @pytest.mark.parametrize(("status", "sentence"), [("oom", "oom: 5 GB"), ("diverged", "diverged")])
 def test_what_says_nothing_of_a_rate_chooses_none(status: str, sentence: str, tmp_path: Path) -> None:
     """A trial that ran out of memory is not kept, and is made again; where all diverge, there is no best."""
-    (found,) = find_all(Store(tmp_path), AtOnce(lambda *_: Answer(Outcome(status, "5 GB"))), [SPEC])
-    assert isinstance(found, str)
-    assert sentence in found
+    (why,) = find_all(Store(tmp_path), AtOnce(lambda *_: Answer(Outcome(status, "5 GB"))), [SPEC])
+    assert isinstance(why, str)
+    assert sentence in why
     assert search.known(SPEC, BUDGET, Store(tmp_path)) is None
-    kept = Store(tmp_path).searches()
-    assert [t["status"] for s in kept for t in s["trials"]] == ["diverged"] * (7 if status == "diverged" else 0)
+    kept = Store(tmp_path).lr_searches()
+    assert [trial.status for one in kept for trial in one.trials] == ["diverged"] * (7 if status == "diverged" else 0)
 
 
 def test_one_model_after_the_other_on_one_device_and_side_by_side_on_two(tmp_path: Path) -> None:
     """Each model's trials stay in order either way, and the same is found."""
     specs = [SPEC, replace(SPEC, model="resnet56")]
-    orders, chosen = [], []
+    orders, rates = [], []
     for count in (1, 2):
         order: list[str] = []
-        engine = curve(3e-3, [])
-        plain = engine._answer
+        plain = curve(3e-3, [])._answer
 
-        def answer(task: Task, device: Device, order: list[str] = order, plain: Any = plain) -> Answer:
+        def answer(
+            task: Task,
+            device: Device,
+            order: list[str] = order,
+            plain: Callable[[Task, Device], Answer] = plain,
+        ) -> Answer:
             order.append(task.args[0].model)
             return plain(task, device)
 
         devices = [replace(HERE, name=f"device {n}") for n in range(count)]
-        found = find_all(Store(tmp_path / str(count)), AtOnce(answer, devices), specs)
+        results = find_all(Store(tmp_path / str(count)), AtOnce(answer, devices), specs)
         orders.append(order)
-        chosen.append([[t["lr"] for t in record["trials"]] for record in found if not isinstance(record, str)])
-        assert [len(trials) for trials in chosen[-1]] == [7, 7]
+        rates.append([[trial.lr for trial in result.trials] for result in results if isinstance(result, LRSearch)])
+        assert [len(trials) for trials in rates[-1]] == [7, 7]
     assert orders[0] == ["seresnet"] * 7 + ["resnet56"] * 7
     assert orders[1] == ["seresnet", "resnet56"] * 7
-    assert chosen[0] == chosen[1]
+    assert rates[0] == rates[1]
 
 
 def test_a_search_made_on_another_device_counts_where_any_will_do(tmp_path: Path) -> None:
@@ -179,32 +202,19 @@ def test_one_search_serves_every_budget_of_the_runs() -> None:
 
 
 def test_a_first_trial_is_a_tenth_of_a_run() -> None:
-    assert search.first_budget(SPEC, "") == Budget("epochs", 1)
+    assert search.first_budget(SPEC, None) == Budget("epochs", 1)
     for text, kind, amount in (
         ("600s", "seconds", 60),
         ("100000samples", "samples", 10_000),
         ("1PFLOP", "flops", 1e14),
     ):
         budgeted = replace(SPEC, recipe=replace(SPEC.recipe, epochs=0, budget=text))
-        assert search.first_budget(budgeted, "") == Budget(kind, pytest.approx(amount))
-    assert search.first_budget(SPEC, "5epochs") == Budget("epochs", 5)
-    for text in ("much", "100samples"):
-        with pytest.raises(UserError, match="--trial-budget"):
-            search.first_budget(SPEC, text)
-
-
-def test_a_trial_never_reads_the_test_set(tiny_npz: Path) -> None:
-    """Its dataset has none."""
-    dataset = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0).load()
-    arrays = dataset.arrays
-    blind = Arrays(**{**arrays.__dict__, "test_x": None, "test_y": None})
-    recipe = replace(shared(), epochs=0, budget="64samples", batch_size=16, precision="fp32", validations=1)
-    spec = RunSpec("resnet20", dataset.ref, recipe, Setting(), "cpu", "here", search.SEED)
-    found = run_trial(spec, replace(dataset, arrays=blind), lambda event: None)
-    assert found["samples"] == 64
-    assert 0 <= found["val_accuracy"] <= 1
-    assert np.isfinite(found["val_loss"])
-    assert torch.get_num_threads() >= 1
+        assert search.first_budget(budgeted, None) == Budget(kind, pytest.approx(amount))
+    assert search.first_budget(SPEC, Budget("epochs", 5)) == Budget("epochs", 5)
+    with pytest.raises(UserError, match="--trial-budget 100samples is less than one batch"):
+        search.first_budget(SPEC, Budget("samples", 100))
+    with pytest.raises(UserError, match="--trial-budget 'much'"):
+        parse_budget("much", "--trial-budget")
 
 
 def test_tracks_by_their_words() -> None:
@@ -224,25 +234,18 @@ def test_tracks_by_their_words() -> None:
 def test_a_track_from_the_command_line(
     here: Bench, untimed: None, tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Searched once, in a child a trial; the run has the rate that was found; a second budget finds the search done."""
+    """Searched once, in one child per trial; the run gets the chosen rate; a second budget finds the search done."""
     monkeypatch.setitem(LRS, "sgd", (1e-2, 1e-1))  # two of four: a child is started for each
-    about = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=16", "--device=cpu"]
-    words = [
-        "--models=resnet20",
-        "--track=family",
-        "--trial-budget=16samples",
-        *about,
-        "--results",
-        tmp_path,
-    ]
+    sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=16", "--device=cpu"]
+    words = ["--models=resnet20", "--track=family", "--trial-budget=16samples", *sweep, "--results", tmp_path]
     done = here(*words, "--budget=48samples")
     assert done.returncode == 0, done.stderr
     assert "trial 5 of 5" in done.stdout
     assert "Learning rates found on validation" in done.stdout
-    chosen = {s["spec"]["model"]: s["chosen"] for s in Store(tmp_path).searches()}
-    recipes = {run["spec"]["model"]: run["spec"]["recipe"] for run in Store(tmp_path).runs()}
-    assert {model: recipe["lr"] for model, recipe in recipes.items()} == chosen
-    assert {model: (r["name"], r["track"]) for model, r in recipes.items()} == {"resnet20": ("cnn", "family")}
+    chosen = {one.spec.model: one.chosen for one in Store(tmp_path).lr_searches()}
+    recipes = {run.spec.model: run.spec.recipe for run in Store(tmp_path).runs()}
+    assert {model: recipe.lr for model, recipe in recipes.items()} == chosen
+    assert {model: (recipe.name, recipe.track) for model, recipe in recipes.items()} == {"resnet20": ("cnn", "family")}
     again = here(*words, "--budget=64samples")
     assert again.returncode == 0, again.stderr
     assert "trial" not in again.stdout.replace("as many trials", "")
