@@ -1,6 +1,6 @@
 """Files that are never seen half written, JSON that is what it seems, locks that die with their owner.
 
-Example: write_atomically(path, to_json(record)); with lock(path): …
+Example: write_atomically(path, to_json(record))
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures as words. Example: significant(1234.5) == "1,234"; duration(750) == "12 min"; plural(1, "epoch") == "1 epoch" """
+"""Figures as words. Example: plural(1, "epoch") == "1 epoch" """
 
 from __future__ import annotations
 

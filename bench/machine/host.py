@@ -1,7 +1,7 @@
-"""Who is at work on this machine. Example: with alone(): … ; with at_work(): …
+"""A lock that keeps speed sessions and runs apart on one machine. Example: why_not = busy()
 
-Runs train side by side, a speed session wants the whole machine. Both say so in one lock of the machine, whatever the
-sweep, the store or the engine: a run waits until a session is over, a session is refused while a run trains.
+Runs may train side by side; a speed session needs the whole machine. Both take one lock per machine, whatever the
+sweep, store or executor: a run waits until a session is over, a session is refused while a run trains.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LOOK_SECONDS = 0.5  # at the CPU's load; between two tries for the lock
-WAIT_SECONDS = 10.0  # for runs that are just ending
-MOST_LOAD = 0.2  # of all cores, by strangers, under which a session on somebody else's machine may begin
+LOOK_SECONDS = 0.5  # to measure the CPU's load; between two attempts to lock
+WAIT_SECONDS = 10.0  # for runs that are about to end
+MOST_LOAD = 0.2  # share of all cores that other work may use when a session starts on a shared machine
 
 
 def _path() -> Path:
-    """The same for every user of the machine; SEVIT_HOST_LOCK names another, for machines that are none."""
+    """The same for every user of the machine; SEVIT_HOST_LOCK names another, for machines that are simulated."""
     return Path(os.environ.get("SEVIT_HOST_LOCK") or Path(tempfile.gettempdir()) / "sevit-bench-host.lock")
 
 
 class Over(Busy):
-    """Another session was timing here, and has ended now: it may be the one that was wanted."""
+    """Another session was timing here and has ended: its results may be the ones needed."""
 
 
 @contextlib.contextmanager
 def at_work(stop: threading.Event | None = None) -> Iterator[None]:
-    """Train here, beside other runs; waits for a session to end. Raises KeyboardInterrupt once `stop` is set."""
+    """Hold while training beside other runs; waits until no session runs. KeyboardInterrupt once `stop` is set."""
     with _opened() as handle:
         while not _locked(handle, exclusive=False):
             if stop is not None and stop.wait(LOOK_SECONDS):
@@ -49,9 +49,9 @@ def at_work(stop: threading.Event | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Time here, with no run of this tool beside.
+    """Hold while timing, with no other run of this tool on the machine.
 
-    Raises Busy where one is still at work after `seconds`; and Over, as soon as it has ended, where it was a session.
+    Raises Busy where a run still trains after `seconds`; Over once another session, for which it waited, has ended.
     """
     deadline, session = time.monotonic() + seconds, False
     with _opened() as handle:
@@ -68,7 +68,7 @@ def alone(seconds: float = WAIT_SECONDS) -> Iterator[None]:
 
 
 def busy(most_load: float = MOST_LOAD) -> str | None:
-    """Why this machine is not idle: strangers on its cores or GPUs; None where it is."""
+    """Why this machine is not idle: other work on its cores or GPUs; None where it is."""
     load = cpu_load()
     if load is not None and load > most_load:
         return f"{100 * load:.0f} % of its cores are busy with other work"
@@ -77,7 +77,7 @@ def busy(most_load: float = MOST_LOAD) -> str | None:
 
 
 def cpu_load() -> float | None:
-    """The share of all cores that others keep busy while this process sleeps; None where /proc does not say."""
+    """The share of all cores that other processes use; None where /proc does not report it."""
 
     def busy_and_all() -> tuple[int, int]:
         user, nice, system, idle, iowait, *rest = (int(x) for x in Path("/proc/stat").read_text().split()[1:9])
@@ -93,19 +93,19 @@ def cpu_load() -> float | None:
 
 
 def _gpu_processes() -> int:
-    """How many processes compute on any of this machine's GPUs; 0 where nobody can say."""
+    """How many processes compute on this machine's GPUs; 0 where that is unknown."""
     try:
         import pynvml  # the module of nvidia-ml-py
 
         pynvml.nvmlInit()
         gpus = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
         return sum(len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)) for gpu in gpus)
-    except Exception:  # no NVIDIA driver: no GPU that anybody could compute on
+    except Exception:  # no NVIDIA driver: no GPU to compute on
         return 0
 
 
-# The kernel frees the lock when its owner dies. Where there are no such locks, or is no folder for one, everybody has
-# it: it is a courtesy between sweeps, not a claim.
+# The kernel frees the lock when its owner dies. Where the lock is not available, everything proceeds without it: it is
+# advisory.
 @contextlib.contextmanager
 def _opened() -> Iterator[int | None]:
     try:
@@ -115,14 +115,14 @@ def _opened() -> Iterator[int | None]:
         return
     try:
         with contextlib.suppress(OSError):
-            os.fchmod(handle, 0o666)  # whatever the umask: other users' runs count too
+            os.fchmod(handle, 0o666)  # whatever the umask: other users' runs take it too
         yield handle
     finally:
         os.close(handle)
 
 
 def _locked(handle: int | None, exclusive: bool) -> bool:
-    """Whether the lock could be had now."""
+    """Whether the lock was taken."""
     if handle is None or fcntl is None:
         return True
     try:

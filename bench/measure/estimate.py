@@ -1,4 +1,4 @@
-"""How much work runs are, before they begin. Example: outcome = call(child_estimate, (spec, 45_000), events.append)"""
+"""Estimate runs before they start. Example: child_estimate(report, spec, train_images=45_000)"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.plan.spec import RunSpec, session_of
 def child_costs(report: Report, specs: list[RunSpec]) -> None:
     """Report the training FLOPs of one image for each model that can be counted."""
     for spec in specs:
-        with contextlib.suppress(Exception):  # the run itself will say what is wrong with it
+        with contextlib.suppress(Exception):  # the run itself will report what is wrong
             if flops := cached_count(build_model(spec), spec).train_flops_2x:
                 report(CostCounted(spec.model, spec.data.num_classes, spec.data.image_size, flops))
 

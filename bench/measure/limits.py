@@ -1,9 +1,9 @@
-"""What limits a training step: launch, bandwidth, compute or the loader. Example: bound(work, ceilings, step_seconds)
+"""What limits a training step: launch, bandwidth, compute or the loader. Example: bound(work, ceilings, batch_size, seconds)
 
-The ceilings are measured on the same device in the same session: a large matrix product, a large copy, an operator
-that does next to nothing, the loader alone. The work of a step is counted: operators, bytes in and out of each of them,
-floating-point operations. Each divided by its ceiling is a time that the step cannot beat (operators run one by one,
-unfused, as eager mode runs them); the longest of these times names the bound.
+The ceilings are measured on the same device in the same session: a large matrix product, a large copy, an operator on
+one element, the loader alone. The work of a step is counted: operators, bytes read and written by each, floating-point
+operations. Work divided by its ceiling is a lower bound on the step's time (for operators that run one by one, unfused,
+as in eager mode). The largest of the four names the limit.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from bench.measure.timing import Stopwatch
 from bench.plan.spec import Recipe
 from bench.store.records import Ceilings
 
-# Large enough that starting an operator is nothing beside it, small enough to be over in a second or two.
+# Large enough that launching an operator is negligible, small enough to end within a second or two.
 MATMUL_SIZE = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 LOADER_IMAGES = 4096
 TRIALS = 5  # the best is the ceiling
 BOUNDS = ("launch", "bandwidth", "compute", "loader")
 
-# What a reader calls the parts of a step, by pieces of operators' names, first match first.
+# Groups of operators by parts of their names; the first match counts.
 GROUPS = (
     ("attention", ("scaled_dot_product", "flash", "efficient_attention")),
     ("convolution", ("convolution", "conv2d", "conv_")),
@@ -60,7 +60,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Limit:
-    """Which limit is the nearest, the share of the step's time that it explains, and the same for all of them."""
+    """The nearest limit, the share of the step's time that it explains, and the shares of all limits."""
 
     name: str
     share: float
@@ -69,7 +69,7 @@ class Limit:
 
 
 def measure_ceilings(device: torch.device, precision: str, batches: Batches, stopwatch: Stopwatch) -> Ceilings:
-    """The four ceilings, each the best of TRIALS; a few seconds in all."""
+    """The four ceilings, each the best of TRIALS; takes a few seconds."""
     size, length = MATMUL_SIZE[device.type], COPY_BYTES[device.type] // 4
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -95,17 +95,17 @@ def measure_ceilings(device: torch.device, precision: str, batches: Batches, sto
 
 
 def random_batches(recipe: Recipe, num_classes: int, image_size: int, device: torch.device) -> Batches:
-    """A training part of random pixels, to time the recipe's loading on."""
+    """Random images, to time the recipe's loading."""
     count = max(LOADER_IMAGES // recipe.batch_size, 1) * recipe.batch_size
     images = np.random.default_rng(0).integers(0, 256, (count, image_size, image_size, 3), dtype=np.uint8)
     return Batches.create(images, np.zeros(count, np.int64), recipe, num_classes, 0, device)
 
 
-FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view")  # no kernel, no byte moved
+FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view")  # no kernel, no bytes moved
 
 
 class _Counting(TorchDispatchMode):
-    """Counts operators that compute something, and the bytes that go in and out of them; a view is neither."""
+    """Counts operators that run a kernel, and the bytes that they read and write; views do neither."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class _Counting(TorchDispatchMode):
 
 
 def count_work(step: Callable[[], object], flops_2x: int | None) -> Work:
-    """Run one step and count what it does. `flops_2x`: of the whole batch, counted elsewhere (cost.train_flops)."""
+    """Run one step and count its work. `flops_2x`: of the whole batch, counted elsewhere (cost.train_flops)."""
     with _Counting() as counting:
         step()
     return Work(counting.operators, counting.bytes, flops_2x)
@@ -140,13 +140,13 @@ def bound(work: Work, ceilings: Ceilings, batch_size: int, seconds: float) -> Li
     return Limit(name, shares[name], shares, work.flops_2x / seconds if work.flops_2x else None)
 
 
-# A limit by launches goes away with twice the batch, one by arithmetic or bytes stays. Images/s at twice the batch over
-# those at once: above the first it was mostly launches, below the second it was not.
+# Twice the batch relieves a limit by launches, but not one by arithmetic or bytes. Ratio of images/s at twice the batch
+# to the original: above the first value launches were the limit, below the second they were not.
 CONFIRMS_LAUNCH, REFUTES_LAUNCH = 1.4, 1.15
 
 
 def confirmed(name: str, twice_the_batch: float | None) -> str:
-    """What the experiment with twice the batch says of the bound: `confirmed`, `refuted`, `unclear`, `not tried`."""
+    """Whether the experiment with twice the batch supports it: `confirmed`, `refuted`, `unclear`, `not tried`."""
     if twice_the_batch is None or name == "loader":
         return "not tried"
     launches = twice_the_batch > CONFIRMS_LAUNCH
@@ -156,37 +156,37 @@ def confirmed(name: str, twice_the_batch: float | None) -> str:
 
 
 def group_of(operator: str) -> str:
-    """The part of a step that an operator belongs to."""
+    """The group that an operator belongs to."""
     plain = operator.lower().removeprefix("aten::")
     return next((group for group, pieces in GROUPS if any(piece in plain for piece in pieces)), "elementwise")
 
 
 @contextlib.contextmanager
-def _errors_unseen() -> Iterator[None]:
-    """Torch's profiler writes that it starts and stops to the terminal; what goes wrong is raised all the same."""
+def _quiet_stderr() -> Iterator[None]:
+    """Hide what torch's profiler writes to the terminal at its start and stop; errors are still raised."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def explain(step: Callable[[], object], device: torch.device, steps: int = 3) -> dict[str, float]:
-    """Seconds of one step by group of operators, the largest first, from torch's profiler.
+    """Seconds of one step by group of operators, largest first, from torch's profiler.
 
-    Self time, so that nothing is counted twice: of the kernels on CUDA, of the operators on a CPU. Python between them
-    is in neither.
+    Self time, so that nothing is counted twice: of kernels on CUDA, of operators on a CPU. Time spent in Python is not
+    included.
     """
     from torch.profiler import ProfilerActivity, profile
 
     cuda = device.type == "cuda"
     step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with _errors_unseen(), profile(activities=activities) as profiler:
+    with _quiet_stderr(), profile(activities=activities) as profiler:
         for _ in range(steps):
             step()
     seconds: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""How much training a run gets. Example: parse_budget("10min") -> Budget("seconds", 600.0)
+"""How much training a run gets. Example: parse_budget("10min") == Budget("seconds", 600.0)
 
 Epochs, samples, device-seconds or training FLOPs. All but epochs become a number of samples before the training
 begins, and the schedule ends there: a run is trained to its budget, never cut off by it.

@@ -1,4 +1,4 @@
-"""Named recipes. Example: load("shared"), or load("mine.toml") with `base = "shared"` and what differs.
+"""Named recipes. Example: load("shared").optimizer == "adamw"
 
 A recipe is a function that returns plain data; its docstring says what it costs and should reach.
 """

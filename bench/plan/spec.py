@@ -1,4 +1,4 @@
-"""What a run is. Example: RunSpec(model="seresnet", data=…, recipe=…, setting=…, device=…, seed=0).run_id
+"""What a run is. Example: RunSpec("seresnet", data, recipe, Setting(), "cpu", "AMD EPYC", seed=0).run_id
 
 Frozen plain data, standard library only. Everything that decides what is learned, and how it is executed, stands
 in a RunSpec; its hash is the run's name, so a changed recipe or changed data is a new run, never a mixed one.
