@@ -1,4 +1,4 @@
-"""What messages about names share. Example: suggest("vit_tinny", ["vit_tiny"]) == "; did you mean 'vit_tiny'?" """
+"""Errors and suggestions for names. Example: suggest("vit_tinny", ["vit_tiny"]) == "; did you mean 'vit_tiny'?" """
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Models from elsewhere. Example: build_external("timm:resnet18[in_chans=3]", num_classes=10, image_size=32)
 
 Four forms: timm:NAME[key=value,…] · torchvision:NAME · package.module:factory · path/to/file.py:factory.
-The last two run the named code: it is the user's own to trust.
+The last two run the named code: the user must trust it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.torchvision_import import ensure_torchvision
 
 
 def build_external(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Build the model that `name` points to. Raises ModelError where it does not exist or is no module."""
+    """Build the model that `name` points to. Raises ModelError where it does not exist or is not a module."""
     source, _, rest = name.partition(":")
     if source == "timm":
         return _from_timm(rest, num_classes, image_size)
@@ -74,9 +74,7 @@ def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module
     choices = zoo.list_models(module=zoo)
     if name not in choices:
         raise ModelError(f"torchvision has no classifier '{name}'{suggest(name, choices)}")
-    options = (
-        {"image_size": image_size} if name.startswith("vit_") else {}
-    )  # its positions are counted when it is built
+    options = {"image_size": image_size} if name.startswith("vit_") else {}  # decides the number of positions
     model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes, **options)
     return model
 

@@ -1,8 +1,8 @@
 """Names of models and how to build them. Example: build("vit_tiny", num_classes=10, image_size=32)
 
-This module never imports torch, so that `list models` and a misspelt name answer at once; a builder is
-imported when it is called. To add a model, write a function (num_classes, image_size) -> nn.Module and
-add a line to CATALOGUE. Without touching this repository: path/to/file.py:factory.
+This module never imports torch, so that `list models` and a misspelt name answer at once; a builder is imported when it
+is called. To add a model, write a function (num_classes, image_size) -> nn.Module and add a line to CATALOGUE. To use
+one without changing this repository, name it as path/to/file.py:factory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["CATALOGUE", "ModelError", "build", "expand_names", "family", "is_ext
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the catalogue: where the builder is, its family (cnn, vit or hybrid), and what it is."""
+    """One line of the catalogue: builder, family (cnn, vit or hybrid) and description."""
 
     builder: str  # "module:function", imported only when the model is built
     family: str
@@ -81,7 +81,7 @@ def is_external(name: str) -> bool:
 def expand_names(text: str) -> list[str]:
     """Expand a --models argument: names, globs (`vit_*`) and exclusions (`-vit_lite`), in order, without repeats.
 
-    External names pass through unchecked: looking into them needs torch. Raises ModelError otherwise.
+    External names pass unchecked: checking them needs torch. Raises ModelError for an unknown name.
     """
     chosen: list[str] = []
     excluded: set[str] = set()
@@ -108,9 +108,9 @@ def expand_names(text: str) -> list[str]:
 
 
 def source_hash(name: str) -> str:
-    """SHA-256 of the file behind an external factory, so that a changed model is a new run; "" for the others.
+    """SHA-256 of the file of an external factory, so that a changed model is a new run; "" for all other models.
 
-    Reads the file and does not import it; packages are left to their version.
+    Reads the file without importing it. A package is identified by its version.
     """
     source, _, _ = name.rpartition(":")
     path = Path(source)
@@ -127,7 +127,7 @@ def family(name: str) -> str:
 def build(name: str, num_classes: int, image_size: int) -> nn.Module:
     """Build a model that maps (B, 3, image_size, image_size) floats to (B, num_classes) logits.
 
-    Raises ModelError for an unknown name, and what a factory raises for a shape that it cannot do.
+    Raises ModelError for an unknown name, and whatever a factory raises for a shape that it does not support.
     """
     from models.tables import tables_to_buffers
 

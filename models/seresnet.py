@@ -2,7 +2,7 @@
 
 He et al. 2016 (arXiv:1512.03385), section 4.2: three stages of n basic blocks, depth 6n + 2, widths 16, 32, 64;
 shortcut by 1x1 convolution where the shape changes. Hu et al. 2018 (arXiv:1709.01507): squeeze-and-excitation
-after each block's second BatchNorm, reduction 16. With n = 9 this is the seed's network, module by module:
+after each block's second BatchNorm, reduction 16. With n = 9 this is the original project's network:
 127,105,568 flops, 545,849 activations and 861,818 parameters at 32 px and 10 classes.
 """
 
@@ -17,18 +17,18 @@ BASE_SIZE = 32  # the image size for which He et al. give the stem's stride of 1
 
 
 def stem(channels: int, image_size: int) -> nn.Conv2d:
-    """The first convolution: 3x3 up to 64 px, with stride 2 there; beyond it grows, so that every pixel is seen."""
+    """The first convolution: 3x3 up to 64 px, with stride 2 there; larger beyond, so that it covers every pixel."""
     stride = max(1, image_size // BASE_SIZE)
     kernel = max(3, 2 * stride - 1)
     return nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
 
 
 class SqueezeExcitation(nn.Module):
-    """Rescale channels by what their global averages say. (B, C, H, W) -> (B, C, H, W)."""
+    """Rescale channels by a function of their global averages. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # A pooling module, not x.mean(): FLOP counters see the one and not the other.
+        # A pooling module, not x.mean(): FLOP counters count only the module.
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Linear(channels, channels // REDUCTION, bias=False)
         self.expand = nn.Linear(channels // REDUCTION, channels, bias=False)
@@ -40,7 +40,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, SE if asked for, plus the shortcut, ReLU. (B, C, H, W) -> (B, C', H/stride, W/stride)."""
+    """conv-BN-ReLU-conv-BN, optional SE, plus the shortcut, ReLU. (B, C, H, W) -> (B, C', H/stride, W/stride)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, se: bool) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def seresnet20(num_classes: int, image_size: int) -> nn.Module:
 
 
 def seresnet56(num_classes: int, image_size: int) -> nn.Module:
-    """SE-ResNet-56, the seed's model: 861,818 parameters and 127,105,568 flops at 32 px and 10 classes."""
+    """SE-ResNet-56, the original project's model: 861,818 parameters and 127,105,568 flops at 32 px and 10 classes."""
     return ResNet(9, num_classes, image_size, se=True)
 
 
@@ -106,7 +106,7 @@ def seresnet110(num_classes: int, image_size: int) -> nn.Module:
 
 
 def resnet20(num_classes: int, image_size: int) -> nn.Module:
-    """ResNet-20: seresnet20 without SE, so that the effect of SE itself can be read."""
+    """ResNet-20: seresnet20 without SE, which isolates the effect of SE."""
     return ResNet(3, num_classes, image_size, se=False)
 
 

@@ -1,7 +1,7 @@
-"""Tables that a model keeps as plain tensors become buffers. Example: tables_to_buffers(model)
+"""Turn tables that a model keeps as plain tensors into buffers. Example: tables_to_buffers(model)
 
-A plain tensor stays on the CPU when its model moves, so the model copies it to the device at every forward pass
-(vit-pytorch's SimpleViT does so with its positions), and the device waits for the host each time.
+A plain tensor stays on the CPU when its model moves to a device. The model then copies it at every forward pass, and
+the device waits for the host each time (vit-pytorch's SimpleViT does so with its positions).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Import torchvision even where its compiled part does not load. Example: ensure_torchvision()
 
-A registry's torchvision is built against a CUDA torch. Beside a CPU torch its extension stays unloaded, and
-importing it raises `operator torchvision::nms does not exist`, because fake kernels are registered for detection
-operators that nobody declared. Declaring them here is enough: no classifier calls them. timm needs torchvision too.
+The usual torchvision package is built against a CUDA torch. With a CPU torch its extension does not load, and importing
+it raises `operator torchvision::nms does not exist`: it registers fake kernels for detection operators that were never
+declared. Declaring them here is enough, since no classifier calls them. timm needs torchvision too.
 """
 
 from __future__ import annotations

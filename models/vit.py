@@ -1,8 +1,8 @@
 """Small Vision Transformers from timm and vit-pytorch. Example: vit_tiny(num_classes=10, image_size=32)
 
-Patches grow with the image: always 8x8 of them, which at 32 px is the literature's patch 4. So 64 px does not
-mean four times the tokens. Dropout and stochastic depth are 0 everywhere: regularisation belongs to the recipe,
-and nothing may hide in a model.
+Patches grow with the image: there are always 8x8, which at 32 px is the literature's patch size of 4, so that 64 px
+does not mean four times the tokens. Dropout and stochastic depth are 0 everywhere: regularisation belongs to the
+recipe.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from models.torchvision_import import ensure_torchvision
 
 ensure_torchvision()  # timm and vit-pytorch import torchvision, each in a builder below
 
-GRID = 8  # patches a side: patch 4 at 32 px, as in the published models for CIFAR
+GRID = 8  # patches per side: patch size 4 at 32 px, as in the published models for CIFAR
 
 
 def patch_size(image_size: int) -> int:
-    """Side of a patch in pixels, so that the image is cut into 8x8. Raises ValueError where that leaves a rest."""
+    """Side of a patch in pixels, for 8x8 patches. Raises ValueError where the image does not divide evenly."""
     if image_size % GRID:
         raise ValueError(f"image size {image_size} is not a multiple of {GRID}, which this model's patches need")
     return image_size // GRID
@@ -76,7 +76,7 @@ def vit_small_data(num_classes: int, image_size: int) -> nn.Module:
 def _cct(name: str, convolutions: int, num_classes: int, image_size: int) -> nn.Module:
     from vit_pytorch import cct
 
-    # The first convolution's stride takes a larger image down to about 32 px, so that the number of tokens stays;
+    # The first convolution's stride reduces a larger image to about 32 px, so that the number of tokens stays the same;
     # vit-pytorch's own `stride` would act in every convolution.
     stride = max(1, image_size // 32)
     model: nn.Module = getattr(cct, name)(

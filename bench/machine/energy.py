@@ -1,8 +1,8 @@
 """Joules, clocks, temperature and throttling, where the machine reports them. Example: gpu_state(None) == {}
 
 NVIDIA GPUs through nvidia-ml-py, CPUs through RAPL's counters in /sys. Where neither can be read, the figure is missing
-with its reason, never zero. A failure here never costs a measurement. A GPU is named by its UUID ("GPU-…") or by its
-index as NVML counts; None is the CPU.
+and the reason given; it is never zero. A failure here never loses a measurement. A GPU is named by its UUID ("GPU-…")
+or by its index as NVML counts; None is the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WINDOW_SECONDS = 6.0  # NVML's counter moves every 20 to 100 ms: a window of sec
 
 @dataclass(frozen=True)
 class Meter:
-    """A counter of joules since some moment: where it is read (`source`), and why not where `joules` is None."""
+    """A counter of joules: its `source`, and the reason where `joules` is None."""
 
     source: str
     joules: Callable[[], float] | None
@@ -38,7 +38,7 @@ def _nvml_meter(gpu: str) -> Meter:
         pynvml, handle = _nvml(gpu)
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # Volta and newer
     except Exception as error:
-        return Meter("nvml", None, f"NVML does not say ({type(error).__name__}: {error})")
+        return Meter("nvml", None, f"NVML does not report it ({type(error).__name__}: {error})")
     return Meter("nvml", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000)
 
 
@@ -68,7 +68,7 @@ def _rapl_meter(root: Path) -> Meter:
 def joules_per_image(
     meter: Meter, call: Callable[[], object], images: int, sync: Callable[[], None], now: Callable[[], float]
 ) -> float:
-    """Joules for one image of a training step, over a window of at least WINDOW_SECONDS. The whole device's."""
+    """Joules of the whole device per image of a training step, over at least WINDOW_SECONDS."""
     assert meter.joules is not None
     sync()
     start, before, calls = now(), meter.joules(), 0
@@ -105,13 +105,13 @@ def gpu_state(gpu: str | None) -> dict[str, Any]:
     }
     state = {}
     for name, ask in asked.items():
-        with contextlib.suppress(Exception):  # not every card answers every question
+        with contextlib.suppress(Exception):  # not every card reports everything
             state[name] = ask()
     return state
 
 
 def gpu_memory(gpu: str) -> tuple[int, int] | None:
-    """Bytes of the GPU's memory in use by any process, and in all; None where NVML does not say."""
+    """Bytes of the GPU's memory in use by any process, and in all; None where NVML does not report it."""
     try:
         pynvml, handle = _nvml(gpu)
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
@@ -121,7 +121,7 @@ def gpu_memory(gpu: str) -> tuple[int, int] | None:
 
 
 def _reasons(pynvml: Any, mask: int) -> str:
-    """The names of the reasons that slow a GPU down, by commas; being idle or at the user's own clocks is none."""
+    """The reasons that slow a GPU down, separated by commas; idleness and clocks set by the user are left out."""
     harmless = ("GpuIdle", "ApplicationsClocksSetting", "None", "All")
     names = {
         name.removeprefix("nvmlClocksEventReason"): getattr(pynvml, name)

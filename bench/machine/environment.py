@@ -1,4 +1,4 @@
-"""Facts about this machine and checkout that need no torch. Example: git_state()[0], cpu_name(), driver_version()"""
+"""Facts about this machine and checkout, without torch. Example: git_state()[0], cpu_name(), driver_version()"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cpu_has_bf16() -> bool:
 
 
 def hide_other_gpus(index: int) -> None:
-    """Let child processes see one GPU only: which of several it is, is not part of a run."""
+    """Let child processes see one GPU only: which of several it is does not identify a run."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(i) for i in range(index + 1)]
     os.environ["CUDA_VISIBLE_DEVICES"] = names[index]
@@ -53,7 +53,7 @@ def git_state() -> tuple[str, bool | None]:
 
 
 def package_version(package: str) -> str:
-    """The installed version, `unknown` for a package that was built from source and put on the path."""
+    """The installed version; `unknown` for a package that was built from source and put on the path."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -61,11 +61,11 @@ def package_version(package: str) -> str:
 
 
 def driver_version() -> str:
-    """The NVIDIA driver's version, or `unknown` and why."""
+    """The NVIDIA driver's version, or `unknown` with the reason."""
     try:
         import pynvml  # the module of nvidia-ml-py
 
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception as error:  # a sidecar: no fault of it may cost a measurement
+    except Exception as error:  # optional: its failure must not lose a measurement
         return f"unknown ({type(error).__name__})"

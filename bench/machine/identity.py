@@ -1,6 +1,6 @@
 """Whether two machines run the same code and versions. Example: differences(identity(), identity()) == []
 
-A cluster's nodes have checkouts and environments of their own; a sweep over two versions of the code is no comparison.
+A cluster's nodes have their own checkouts and environments; results of two versions of the code are not comparable.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from bench.machine.environment import PACKAGES, ROOT, git_state, package_version
 
-# What decides what a training computes, below bench/.
+# Files below bench/ that determine what a training computes.
 TRAINING_CODE = ("plan/budget.py", "measure/train.py", "measure/step.py", "data/augment.py", "data/loader.py")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A checkout and what it runs on. `code`: SHA-256 over bench/ and models/, for what is not committed."""
+    """A checkout and its environment. `code`: SHA-256 over bench/ and models/, which covers uncommitted changes."""
 
     commit: str
     code: str
@@ -26,13 +26,13 @@ class Identity:
 
 
 def identity() -> Identity:
-    """This machine's, read now: from the files that a child process would load."""
+    """This machine's identity, read now from the files that a child process would load."""
     versions = [("python", platform.python_version()), *((package, package_version(package)) for package in PACKAGES)]
     return Identity(git_state()[0], code_hash(ROOT), tuple(versions))
 
 
 def training_code() -> str:
-    """SHA-256 over the source that decides what a training computes: only the same code resumes a checkpoint."""
+    """SHA-256 over the source that determines what a training computes: only the same code resumes a checkpoint."""
     files = [ROOT / "bench" / name for name in TRAINING_CODE] + sorted((ROOT / "models").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -47,7 +47,7 @@ def code_hash(root: Path) -> str:
 
 
 def differences(expected: Identity, actual: Identity) -> list[str]:
-    """How `actual` differs, a few words per difference; empty where the two run the same."""
+    """How `actual` differs, one short text per difference; empty where both run the same."""
     different = []
     if actual.commit != expected.commit:
         different.append(f"commit {actual.commit[:10] or 'unknown'}, not {expected.commit[:10] or 'unknown'}")

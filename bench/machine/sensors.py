@@ -1,7 +1,7 @@
-"""Memory and clocks while a sweep runs, as one line for people. Example: read = sensors_of("cpu"); print(read())
+"""Memory and clocks during a sweep, as one line of text. Example: read = sensors_of("cpu"); print(read())
 
-On a CPU from /proc and /sys, on a GPU from NVML. What a machine does not report is `not readable here`. Reading takes
-about a millisecond; nothing here is a measurement, and none of it goes into a record.
+On a CPU from /proc and /sys, on a GPU from NVML. A value that the machine does not report is `not readable here`.
+Reading takes about a millisecond. None of this is recorded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KILO, GIGA = 1e3, 1e9
 
 
 def sensors_of(asked: str | None) -> Sensors:
-    """The reader for a device, named as --device does. It may raise; a caller that polls it must tolerate that.
+    """The reader for a device, named as in --device. It may raise; its caller must tolerate that.
 
     None: the first GPU where NVML shows one, else the CPU.
     """
@@ -39,10 +39,10 @@ def gpu_of(device: str) -> str:
 
 def cpu_line(proc: Path = PROC, cpus: Path = CPUS, pid: int | None = None) -> str:
     """Resident memory of this process's descendants, of how much the machine has, and the clocks of its cores."""
-    return f"memory {memory_words(proc, pid or os.getpid())} · clock {clock_words(proc, cpus)}"
+    return f"memory {memory_text(proc, pid or os.getpid())} · clock {clock_text(proc, cpus)}"
 
 
-def memory_words(proc: Path, pid: int) -> str:
+def memory_text(proc: Path, pid: int) -> str:
     """Such as `1.2 of 16.0 GB`. Pages that processes share are counted in each of them."""
     try:
         used = sum(resident_bytes(proc, child) for child in descendants(proc, pid))
@@ -53,9 +53,9 @@ def memory_words(proc: Path, pid: int) -> str:
 
 
 def descendants(proc: Path, pid: int) -> list[int]:
-    """The processes that `pid` has started, and theirs. Raises OSError where the kernel keeps no such lists.
+    """All descendants of `pid`. Raises OSError where the kernel keeps no lists of children.
 
-    Linux lists the children of each thread (CONFIG_PROC_CHILDREN), so that not every process has to be asked.
+    Linux lists the children of each thread (CONFIG_PROC_CHILDREN), so that not every process has to be read.
     """
     children = [
         int(c) for task in (proc / str(pid) / "task").iterdir() for c in (task / "children").read_text().split()
@@ -77,7 +77,7 @@ def resident_bytes(proc: Path, pid: int) -> int:
         return 0
 
 
-def clock_words(proc: Path, cpus: Path) -> str:
+def clock_text(proc: Path, cpus: Path) -> str:
     """Such as `2.45 GHz`, or `1.20 to 3.40 GHz` where the cores differ."""
     try:
         mhz = [int(path.read_text()) / KILO for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
@@ -101,6 +101,6 @@ def gpu_line(gpu: str) -> str:
         "temperature_celsius": lambda celsius: f"{celsius} °C",
         "power_watts": lambda watts: f"{watts:.0f} W",
     }
-    words = [f"memory {memory[0] / GIGA:.1f} of {memory[1] / GIGA:.1f} GB"] if memory else []
-    words += [say(state[name]) for name, say in units.items() if name in state]
-    return " · ".join(words) or f"memory and clocks {UNKNOWN}"
+    parts = [f"memory {memory[0] / GIGA:.1f} of {memory[1] / GIGA:.1f} GB"] if memory else []
+    parts += [say(state[name]) for name, say in units.items() if name in state]
+    return " · ".join(parts) or f"memory and clocks {UNKNOWN}"

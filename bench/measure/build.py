@@ -17,9 +17,9 @@ from models.drop_path import set_drop_path
 
 
 def build_model(spec: RunSpec, note: Note = lambda text: None) -> nn.Module:
-    """The spec's model on the CPU, its weights decided by the seed alone; its memory format is the setting's.
+    """The spec's model on the CPU, its weights determined by the seed alone, in the setting's memory format.
 
-    `note` is told where the recipe's drop_path reaches nothing.
+    `note` gets a sentence where the model does not support the recipe's drop_path.
     """
     torch.manual_seed(spec.seed)
     random.seed(spec.seed)  # a model from a file may draw from these two
@@ -32,7 +32,7 @@ def build_model(spec: RunSpec, note: Note = lambda text: None) -> nn.Module:
 
 
 def make_batches(spec: RunSpec, dataset: Dataset, device: torch.device) -> Batches:
-    """The training part as batches on the device, augmented there as the recipe says."""
+    """The training part as batches on the device, augmented there."""
     images, labels = dataset.arrays.train_x[dataset.train_index], dataset.arrays.train_y[dataset.train_index]
     layout = spec.setting.memory_format
     return Batches.create(images, labels, spec.recipe, spec.data.num_classes, spec.seed, device, layout)

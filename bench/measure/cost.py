@@ -1,8 +1,8 @@
-"""What a model costs, counted, not timed. Example: count(model, image_size=32).flops
+"""FLOPs, parameters and activations of a model. Example: count(model, image_size=32).flops
 
-FLOPs are multiply-adds, as fvcore and the papers count them, for one image in eval mode. What fvcore does not count or
-counts wrongly (scaled_dot_product_attention, einsum, products of more than two dimensions) is counted here, exactly;
-the sum over all products is compared with torch's own counter, an independent implementation.
+FLOPs are multiply-adds, as fvcore and the papers count them, for one image in eval mode. Handles defined here count
+exactly what fvcore omits or gets wrong: scaled_dot_product_attention, einsum, products of more than two dimensions. The
+sum over all products is compared with torch's own counter, an independent implementation.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.core.events import ModulePart
 from bench.store.records import Audit
 
-# fvcore's names of what both counters count: everything that multiplies matrices or convolves.
+# fvcore's names of the operators that both counters count: matrix products and convolutions.
 PRODUCTS = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "einsum", "sdpa")
-# Operators that multiply matrices and have no handle here or in fvcore; an audit with one of them cannot be equal.
+# Operators that multiply matrices and have no handle here or in fvcore; a model with one of them fails the audit.
 UNCOUNTED = {
     "aten::_native_multi_head_attention",
     "aten::_transformer_encoder_layer_fwd",
@@ -39,8 +39,8 @@ UNCOUNTED = {
     "aten::lstm",
     "aten::mv",
 }
-# One or a few operations an element, which neither fvcore nor the papers count. Anything else without a handle is
-# reported by its name.
+# A few operations per element, which neither fvcore nor the papers count. Any other operator without a handle is
+# reported by name.
 POINTWISE = {
     f"aten::{name}"
     for names in (
@@ -52,7 +52,7 @@ POINTWISE = {
         "relu6 sigmoid sigmoid_ silu silu_ softmax softplus tanh",
         # sums, means and maxima over a window or a dimension
         "amax avg_pool2d cumsum linalg_vector_norm max max_pool2d mean std sum var var_mean",
-        # making and moving
+        # creating and moving tensors
         "constant_pad_nd copy_ expand_as eye fill_ flip im2col index index_select linspace masked_fill meshgrid",
         "one_hot ones_like pad pixel_shuffle pixel_unshuffle repeat repeat_interleave roll tile zeros_like",
     )
@@ -84,34 +84,34 @@ def _shape(value: Any) -> list[int]:
 
 
 def sdpa_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """q (…, L, E), k (…, S, E), v (…, S, V): the two products take L * S * (E + V) multiply-adds a head."""
+    """q (…, L, E), k (…, S, E), v (…, S, V): the two products take L * S * (E + V) multiply-adds per head."""
     query, key, value = (_shape(i) for i in inputs[:3])
     return Counter({"sdpa": math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
 
 
 def matmul_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """(…, n, k) @ (…, k, m): one multiply-add for each output and index of the sum, whatever is broadcast.
+    """(…, n, k) @ (…, k, m): one multiply-add per output and index of the sum, also where a shape is broadcast.
 
-    fvcore reads 105 for a (5, 7) times a (8, 7, 3), which takes 840.
+    fvcore counts 105 for (5, 7) @ (8, 7, 3), which takes 840.
     """
     return Counter({"matmul": math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]})
 
 
 def padded_convolution_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """A convolution with padding="same", which fvcore leaves out: an output takes each weight of its filter once."""
+    """A convolution with padding="same", which fvcore omits: each output uses each weight of its filter once."""
     return Counter({"conv": math.prod(_shape(outputs[0])) * math.prod(_shape(inputs[1])[1:])})
 
 
 def baddbmm_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """The product of (b, n, k) and (b, k, m); the sum with the first operand is no multiply-add of its own."""
+    """The product of (b, n, k) and (b, k, m); adding the first operand is not another multiply-add."""
     return Counter({"baddbmm": math.prod(_shape(inputs[1])) * _shape(inputs[2])[-1]})
 
 
 def einsum_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """A product of two operands takes one multiply-add for each combination of all its indices.
+    """A product of two operands takes one multiply-add per combination of all indices.
 
-    fvcore reads its count off a text that numpy rounded to four digits. Raises ValueError for more than two operands,
-    whose order of evaluation decides. `...` stands for the leading dimensions that the letters leave over.
+    fvcore parses its count from a text that numpy rounds to four digits. Raises ValueError for more than two operands,
+    whose cost depends on the order of evaluation. `...` stands for the leading dimensions without a letter.
     """
     terms = inputs[0].toIValue().replace(" ", "").split("->")[0].split(",")
     operands = [_shape(i) for i in inputs[1].node().inputs()]
@@ -130,7 +130,7 @@ def einsum_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 def sdpa_activations(inputs: list[Any], outputs: list[Any]) -> int:
-    """What the two products of the unfused form put out: the (…, L, S) scores and the (…, L, V) result."""
+    """Outputs of the two products in the unfused form: the (…, L, S) scores and the (…, L, V) result."""
     query, key = _shape(inputs[0]), _shape(inputs[1])
     return math.prod(query[:-1]) * key[-2] + math.prod(_shape(outputs[0]))
 
@@ -140,7 +140,7 @@ def sdpa_activations(inputs: list[Any], outputs: list[Any]) -> int:
 
 @contextlib.contextmanager
 def _no_fast_path() -> Iterator[None]:
-    """nn.TransformerEncoderLayer in eval mode runs as one operator, which both counters read as next to nothing."""
+    """nn.TransformerEncoderLayer in eval mode runs as one operator, of which both counters count almost nothing."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -150,7 +150,7 @@ def _no_fast_path() -> Iterator[None]:
 
 
 def _analyses(model: nn.Module, image_size: int) -> tuple[FlopCountAnalysis, ActivationCountAnalysis]:
-    # A copy: tracing must not touch the state of a model that is about to train.
+    # a copy: tracing must not change the state of a model that is about to train.
     model = copy.deepcopy(model).cpu().float().eval()
     images = torch.zeros(1, 3, image_size, image_size)
     flops = FlopCountAnalysis(model, images).set_op_handle(
@@ -174,7 +174,7 @@ def _analyses(model: nn.Module, image_size: int) -> tuple[FlopCountAnalysis, Act
 
 
 def count(model: nn.Module, image_size: int) -> Cost:
-    """Count one forward pass over one (3, image_size, image_size) image. Raises what the model's forward raises."""
+    """Count one forward pass over one (3, image_size, image_size) image. Raises whatever the forward pass raises."""
     with _no_fast_path():
         flops, activations = _analyses(model, image_size)
         total, params = int(flops.total()), sum(p.numel() for p in model.parameters())
@@ -183,42 +183,42 @@ def count(model: nn.Module, image_size: int) -> Cost:
 
 
 def audit(model: nn.Module, image_size: int, flops: FlopCountAnalysis) -> Audit:
-    """Compare fvcore's count with torch's, and name what neither can count."""
-    mine = {k: int(v) for k, v in flops.by_operator().items() if k in PRODUCTS}
+    """Compare fvcore's count with torch's; name the operators that neither can count."""
+    by_fvcore = {k: int(v) for k, v in flops.by_operator().items() if k in PRODUCTS}
     unsupported = sorted(flops.unsupported_ops().keys() - POINTWISE)
     uncalled = tuple(sorted(flops.uncalled_modules()))
     unused = tuple(name for name in uncalled if any(True for _ in model.get_submodule(name).parameters()))
-    products = sum(mine.values())
-    same: dict[str, Any] = {"unsupported": tuple(unsupported), "uncalled": uncalled, "unused": unused}
+    products = sum(by_fvcore.values())
+    common: dict[str, Any] = {"unsupported": tuple(unsupported), "uncalled": uncalled, "unused": unused}
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             meta = copy.deepcopy(model).to("meta").eval()
             meta(torch.zeros(1, 3, image_size, image_size, device="meta"))
-    except Exception as error:  # data-dependent control flow, tensors left on the CPU: whatever a model does
+    except Exception as error:  # data-dependent control flow, tensors left on the CPU: a model may do anything
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        return Audit(verdict="failed", products=products, torch=None, why=why, **same)
-    theirs = counter.get_total_flops() // 2  # two operations per multiply-add
-    if theirs == products and not UNCOUNTED & set(unsupported):
-        return Audit(verdict="equal", products=products, torch=theirs, **same)
-    by_torch = {str(op).removeprefix("aten."): v // 2 for op, v in counter.get_flop_counts()["Global"].items()}
+        return Audit(verdict="failed", products=products, torch=None, why=why, **common)
+    by_torch = counter.get_total_flops() // 2  # two operations per multiply-add
+    if by_torch == products and not UNCOUNTED & set(unsupported):
+        return Audit(verdict="equal", products=products, torch=by_torch, **common)
+    by_operator = {str(op).removeprefix("aten."): v // 2 for op, v in counter.get_flop_counts()["Global"].items()}
     differing = (
-        "fvcore " + ", ".join(f"{k} {v:,}" for k, v in sorted(mine.items())),
-        "torch " + ", ".join(f"{k} {v:,}" for k, v in sorted(by_torch.items())),
+        "fvcore " + ", ".join(f"{k} {v:,}" for k, v in sorted(by_fvcore.items())),
+        "torch " + ", ".join(f"{k} {v:,}" for k, v in sorted(by_operator.items())),
     )
-    return Audit(verdict="mismatch", products=products, torch=theirs, differing=differing, **same)
+    return Audit(verdict="mismatch", products=products, torch=by_torch, differing=differing, **common)
 
 
 def train_flops(model: nn.Module, image_size: int) -> int | None:
     """Forward and backward for one image, two operations per multiply-add, by torch's counter on the meta device.
 
-    Half of what a batch of two takes: BatchNorm refuses to train on a single value. None where the counter cannot run.
+    Counted as half of a batch of two, since BatchNorm does not train on one value. None where the counter cannot run.
     """
     try:
         with FlopCounterMode(display=False) as counter:
             meta = copy.deepcopy(model).to("meta").train()
             out = meta(torch.zeros(2, 3, image_size, image_size, device="meta"))
             F.cross_entropy(out, torch.zeros(2, dtype=torch.long, device="meta")).backward()
-    except Exception:  # as in audit, which says why
+    except Exception:  # as in audit, which reports the reason
         return None
     return int(counter.get_total_flops()) // 2
 

@@ -1,6 +1,7 @@
 """The cost of a run's model, as its record keeps it. Example: cost_of(model, spec).notes
 
-A count takes seconds, so that of a registered model is kept in the user's cache. A failing counter costs no training.
+Counting takes seconds, so the result for a registered model is kept in the user's cache. Where the counter fails, the
+run goes on without it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from models.errors import ModelError
 
 @dataclass(frozen=True)
 class CountedCost:
-    """A record's part of it: fields of its metrics, the audit and modules in full, notes."""
+    """A record's cost: fields of its metrics, audit and modules in full, notes."""
 
     metrics: dict[str, int | str | None]
     notes: list[str] = field(default_factory=list)
@@ -67,9 +68,9 @@ class _Cached(msgspec.Struct, frozen=True):
 
 
 def cached_count(model: nn.Module, spec: RunSpec) -> Cost:
-    """The model's cost, from this user's cache where the same code has counted it. Raises what counting raises.
+    """The model's cost, from this user's cache where the same code has counted it. Raises whatever counting raises.
 
-    A model from elsewhere is counted every time: what it consists of is not known.
+    An external model is counted every time, since its code may have changed.
     """
     if registry.family(spec.model) == "external":
         return count(model, spec.data.image_size)
@@ -82,7 +83,7 @@ def cached_count(model: nn.Module, spec: RunSpec) -> Cost:
         if cached.checksum == _checksum(cached.cost):
             return cached.cost
     counted = count(model, spec.data.image_size)
-    with contextlib.suppress(OSError):  # a home that cannot be written costs seconds, no more
+    with contextlib.suppress(OSError):  # without a cache the next run counts again
         write_atomically(path, msgspec.json.encode(_Cached(_checksum(counted), counted)))
     return counted
 
@@ -92,7 +93,7 @@ def _checksum(counted: Cost) -> str:
 
 
 def audit_notes(audit: Audit) -> list[str]:
-    """What a reader of a FLOP count must know, a sentence each; empty where both counters agree on everything."""
+    """Caveats of a FLOP count, one sentence each; empty where both counters agree on everything."""
     notes = []
     if audit.verdict == "mismatch":
         notes.append(
@@ -132,7 +133,7 @@ def _counted(name: str, num_classes: int, image_size: int, depth: int | None) ->
         stem, resolutions = layout(model, image_size)
         counted = count(model, image_size)
         modules = () if depth is None else tuple(by_module(model, image_size, depth))
-    except Exception as error:  # fvcore traces a stranger's model, and tracing may raise anything
+    except Exception as error:  # fvcore traces the model, and tracing may raise anything
         raise ModelError(f"the FLOPs of '{name}' cannot be counted: {one_line(error)}") from error
     return ModelCounted(
         model=name,

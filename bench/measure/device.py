@@ -1,4 +1,4 @@
-"""The device that computes, as torch sees it. Example: describe(choose_device("cpu"))["device_name"]"""
+"""Device, precision, memory and facts, as torch reports them. Example: describe(choose_device("cpu"))["device_name"]"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bench.plan.keys import Fact
 
 
 def choose_device(asked: str | None) -> torch.device:
-    """`asked`, or CUDA where there is one, else the CPU. Raises UserError for a device that is not here."""
+    """`asked`, or CUDA where there is one, else the CPU. Raises UserError for a device that is not available."""
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -47,7 +47,7 @@ def device_name(device: torch.device) -> str:
 
 
 def gpu_uuid(device: torch.device) -> str | None:
-    """The name by which NVML finds the GPU, since CUDA and NVML may number GPUs differently; None for a CPU."""
+    """The GPU's name for NVML, since CUDA and NVML may number GPUs differently; None for a CPU."""
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
 
 
@@ -74,7 +74,7 @@ def fix_numerics(deterministic: bool) -> None:
 
 
 def describe(device: torch.device) -> dict[str, Fact]:
-    """Everything about this machine and checkout that a reader of a figure may ask for."""
+    """Facts about this machine and checkout that a record keeps."""
     commit, dirty = git_state()
     facts: dict[str, Fact] = {
         "device": device.type,
@@ -89,7 +89,7 @@ def describe(device: torch.device) -> dict[str, Fact]:
         "commit": commit,
         "dirty": dirty,
     }
-    facts["torch"] = str(torch.__version__)  # a class of torch's own, which a checkpoint may not hold
+    facts["torch"] = str(torch.__version__)  # it is a subclass of str, which a checkpoint may not hold
     if device.type == "cpu":
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     else:
@@ -105,7 +105,7 @@ def describe(device: torch.device) -> dict[str, Fact]:
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:
-    """Waits until the device has finished; nothing to wait for on a CPU."""
+    """A function that waits until the device has finished; it does nothing on a CPU."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
@@ -113,7 +113,7 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak, where the system lets us; else the old one stays."""
+    """Reset the peak where the system allows it; else the old one stays."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -122,12 +122,12 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def reserved_memory_bytes(device: torch.device) -> int | None:
-    """The peak of what torch's allocator took from the GPU, its own pool included; None on a CPU."""
+    """Peak memory that torch's allocator reserved on the GPU; None on a CPU."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """The peak of this process so far: training, evaluation and the data set included; None where it is unknown.
+    """Peak memory of this process, data set included; None where it is unknown.
 
     CUDA: bytes allocated by torch. CPU: resident bytes of the whole process, Python and its libraries included.
     """
@@ -152,21 +152,21 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
 
 def child_devices(report: Report, asked: str | None) -> None:
-    """Report what can be trained on: every GPU, the one GPU that was asked for, or all cores of the CPU as one device.
+    """Report each available device: every GPU, the one GPU requested, or all cores of the CPU as one device.
 
-    `asked`: as --device. Raises UserError for a device that is not here.
+    `asked`: the value of --device. Raises UserError for a device that is not available.
     """
     chosen = choose_device(asked)
     if chosen.type == "cpu":
-        report(_found(chosen, None))
+        report(_device_event(chosen, None))
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     for index in range(torch.cuda.device_count()) if chosen.index is None else [chosen.index]:
-        report(_found(torch.device("cuda", index), names[index]))
+        report(_device_event(torch.device("cuda", index), names[index]))
 
 
-def _found(device: torch.device, visible: str | None) -> DeviceFound:
+def _device_event(device: torch.device, visible: str | None) -> DeviceFound:
     return DeviceFound(
         type=device.type,
         index=device.index,
@@ -178,5 +178,5 @@ def _found(device: torch.device, visible: str | None) -> DeviceFound:
 
 
 def child_describe(report: Report, device_type: str) -> None:
-    """Report the facts that a record made here would hold."""
+    """Report the facts that a record of this machine holds."""
     report(Described(describe(torch.device(device_type))))

@@ -1,4 +1,4 @@
-"""What a model does to an image, read off a forward pass, not off names. Example: layout(model, 32)"""
+"""A model's stem and its resolutions, observed in a forward pass. Example: layout(model, 32)"""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 
 def layout(model: nn.Module, image_size: int) -> tuple[str, str]:
-    """(stem, resolutions): what the first convolution or product does to the image, and at how many places it and all
-    others put out features. Places of an image's windows count together; what works on one feature vector is left out.
-    A product that makes weights out of coordinates, as MaxViT's position bias, reads as a resolution too.
+    """(stem, resolutions): what the first convolution or linear layer does to the image, and the number of positions at
+    which it and all later ones output features.
+
+    Positions of an image's windows are added up; layers that work on one feature vector are left out. A layer that
+    turns coordinates into weights, as MaxViT's position bias does, counts as a resolution too.
     """
     calls: list[tuple[nn.Module, int]] = []
 
@@ -22,21 +24,21 @@ def layout(model: nn.Module, image_size: int) -> tuple[str, str]:
         assert isinstance(module.weight, Tensor)  # (outputs, …) of either kind
         calls.append((module, output.numel() // module.weight.shape[0]))
 
-    watched = copy.deepcopy(model).cpu().eval()  # hooks must not stay on a model that is about to be counted
-    for module in watched.modules():
+    observed = copy.deepcopy(model).cpu().eval()  # hooks must not stay on a model that is about to be counted
+    for module in observed.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(on_call)
     with torch.no_grad():
-        watched(torch.zeros(1, 3, image_size, image_size))
+        observed(torch.zeros(1, 3, image_size, image_size))
     if not calls:
         return "–", "–"
     return stem_of(*calls[0], image_size), resolutions(places for _, places in calls)
 
 
 def stem_of(first: nn.Module, places: int, image_size: int) -> str:
-    """`3x3, stride 2` for a convolution, `patch 8` for one without overlap and for a product over cut-out patches.
+    """`3x3, stride 2` for a convolution, `patch 8` for one without overlap and for a linear layer on patches.
 
-    Channels are named where they are not the image's three: shifted copies of it, say.
+    Channels are named where they are not the image's three, such as shifted copies of it.
     """
     if isinstance(first, nn.Conv2d):
         height, width = first.kernel_size

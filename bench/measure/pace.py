@@ -1,6 +1,6 @@
-"""How long a training will be. Example: course, pace = plan_course(spec, batches, model, train_flops=None)
+"""The length of a training. Example: course, pace = plan_course(spec, batches, model, train_flops=None)
 
-A budget in seconds becomes a number of samples by the model's own pace, measured on a copy before training.
+A budget in seconds becomes a number of samples through the model's own speed, measured on a copy before training.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from bench.plan.budget import Course, samples_for
 from bench.plan.recipes import length
 from bench.plan.spec import Recipe, RunSpec
 
-SHARE, LEAST, MOST = 0.05, 1.0, 30.0  # of a budget in seconds, measured after a warm-up as long; seconds
-STEPS = 3  # before measuring, and at least while: allocation, compilation and caches are not the steady state
+SHARE, LEAST, MOST = 0.05, 1.0, 30.0  # of a budget, and limits in seconds: length of the warm-up and of the measurement
+STEPS = 3  # at least, before and during a measurement: allocation and compilation are not the steady state
 
 
 @dataclass(frozen=True)
 class Pace:
-    """A model's steady speed in its own training, measured before it, and the seconds that took."""
+    """A model's steady training speed, and how long it took to measure."""
 
     images_per_second: float
     seconds: float
 
 
 def course_of(recipe: Recipe, samples: int, steps_per_epoch: int) -> Course:
-    """A training of so many samples under a recipe. Raises ValueError for less than a batch."""
+    """A training of `samples` images under a recipe. Raises ValueError for less than one batch."""
     return Course(samples, recipe.batch_size, steps_per_epoch, recipe.validations)
 
 
 def plan_course(
     spec: RunSpec, batches: Batches, model: nn.Module, train_flops: float | None
 ) -> tuple[Course, Pace | None]:
-    """How long the run will be; for a budget in seconds by a measurement of its speed. Raises ValueError."""
+    """The run's course; a budget in seconds needs a measurement of its speed. Raises ValueError."""
     recipe, budget = spec.recipe, length(spec.recipe)
     if budget.kind == "epochs":
         return course_of(recipe, recipe.epochs * batches.steps * batches.batch_size, batches.steps), None
@@ -51,7 +51,7 @@ def plan_course(
 
 
 def measure_pace(spec: RunSpec, batches: Batches, model: nn.Module, limit: float) -> Pace:
-    """The speed of steps as the training will take them, loading included, on a copy; leaves no trace."""
+    """The speed of steps as the training will take them, loading included, on a copy; changes no state."""
     device = batches.labels.device
     begin, streams = time.perf_counter(), random_streams(device)
     trial = copy.deepcopy(model).train()
@@ -71,7 +71,7 @@ def measure_pace(spec: RunSpec, batches: Batches, model: nn.Module, limit: float
     seconds_of(STEPS)
     once = seconds_of(STEPS) / STEPS
     steps = max(STEPS, round(limit / once))
-    seconds_of(steps)  # for as long: the first seconds of a process are slower than those after them
+    seconds_of(steps)  # as long as the measurement: the first seconds of a process are slower
     speed = steps * batches.batch_size / seconds_of(steps)
     set_random_streams(streams, device)
     return Pace(speed, time.perf_counter() - begin)

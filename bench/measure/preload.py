@@ -1,4 +1,4 @@
-"""What every worker needs, imported once by the fork server that forks them. Example: begin()
+"""Import what every worker needs, once, in the server that forks them. Example: begin()
 
 Nothing here may touch CUDA or start a thread: neither survives a fork. Compilation (torch._inductor) starts processes
 when it is imported, so it stays with the child that compiles.
@@ -21,7 +21,7 @@ MODULES = (
 
 
 def begin() -> None:
-    """In a forked child, once it has its own environment: do what a fresh process does while it imports."""
+    """Call in a forked child once its environment is set: does what a new process does at import."""
     import numpy as np
     import torch
 
@@ -42,7 +42,7 @@ def _import_all() -> None:
                 importlib.import_module("models.torchvision_import").ensure_torchvision()
             importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # so that a child's collector neither looks through what the server holds nor copies it
+    gc.freeze()  # so that a child's collector neither scans nor copies the server's objects
 
 
 _import_all()

@@ -1,4 +1,4 @@
-"""Try models before anything long begins. Example: warnings = check_model("seresnet20", 10, 32)"""
+"""Try models before any long work starts. Example: warnings = check_model("seresnet20", 10, 32)"""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
     """Build and try a model on the CPU; returns warnings.
 
     Forward and backward on two images in train mode, forward on one and on two in eval mode. Raises ModelError for a
-    model that cannot be built, puts out anything but finite (B, num_classes) floats (1,000 logits for 10 classes would
-    train without a word), answers the same images differently in eval mode, or has no gradient.
+    model that cannot be built, outputs anything but finite (B, num_classes) floats (1,000 logits for 10 classes would
+    train without an error), answers the same images differently in eval mode, or has no gradient.
     """
     from models.external import tokens
 
@@ -45,7 +45,7 @@ def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
             first, second = (_logits(model(images), name, 2, num_classes) for _ in range(2))
     except ModelError:
         raise
-    except Exception as error:  # a stranger's code may raise anything
+    except Exception as error:  # external code may raise anything
         raise ModelError(f"model '{name}' fails on {image_size} px images: {one_line(error)}") from error
     if not torch.equal(first, second):
         raise ModelError(f"model '{name}' answers the same images differently in eval mode: its accuracy means nothing")
@@ -60,7 +60,7 @@ def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
 
 
 def _logits(out: object, name: str, images: int, num_classes: int) -> torch.Tensor:
-    """The output, if it is one. Raises ModelError."""
+    """The output as a tensor of logits. Raises ModelError where it is not one."""
     if not isinstance(out, torch.Tensor) or out.shape != (images, num_classes) or not out.is_floating_point():
         shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ModelError(f"model '{name}' puts out {shape} for {images} images, not ({images}, {num_classes}) logits")
@@ -70,7 +70,7 @@ def _logits(out: object, name: str, images: int, num_classes: int) -> torch.Tens
 
 
 def _gradients(model: nn.Module, out: torch.Tensor, name: str) -> int:
-    """How many trainable tensors a loss reaches. Raises ModelError where it is none, or a gradient is not finite."""
+    """How many trainable tensors get a gradient. Raises ModelError where none does, or a gradient is not finite."""
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError(f"model '{name}' has nothing to train: no parameter requires a gradient")
     if out.requires_grad:

@@ -1,7 +1,7 @@
 """One speed session: models in turns, and what limits them. Example: time_models(spec, TrialResults(), store, report)
 
-Everything here runs in child processes: `child_try_model` alone for each model (it may raise, hang or kill its CUDA
-context; it measures memory on the way), then `child_session` for all that are left. bench/drive/speed.py calls them.
+Everything here runs in child processes: `child_try_model` for each model alone, which may raise, hang or lose its CUDA
+context, and measures memory; then `child_session` for all that passed. bench/drive/speed.py calls them.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ NOT_ASKED = Energy(source="", why_not="not asked for")
 
 
 def build(spec: SessionSpec, name: str, note: Note = lambda text: None) -> tuple[nn.Module, list[Task]]:
-    """A model on the device with its tasks. `note` is told why its setting could not be had."""
+    """A model on the device with its tasks. `note` gets the reason where its setting is not available."""
     device, setting = torch.device(spec.device), spec.setting_of(name)
     if setting.compile_mode:
         keep_compiled_code()
     torch.manual_seed(0)
     model = registry.build(name, spec.num_classes, spec.image_size)
-    set_drop_path(model, spec.recipe_of(name).drop_path)  # where it reaches nothing, a run's record says so
+    set_drop_path(model, spec.recipe_of(name).drop_path)  # a run's record says where the model does not support it
     model = arrange(model, setting).to(device)
     shape = TaskShape(spec.recipe_of(name), setting, spec.num_classes, spec.image_size, spec.batch_sizes)
     return model, make_tasks(name, model, shape, device, note)
 
 
 def training_task(tasks: list[Task]) -> Task:
-    """The one that trains."""
+    """The task that trains."""
     return next(task for task in tasks if task.kind == "train")
 
 
@@ -86,9 +86,10 @@ def training_task(tasks: list[Task]) -> Task:
 
 
 def child_try_model(report: Report, spec: SessionSpec, name: str, skip: set[TaskName]) -> None:
-    """Run every task of one model twice, but those to skip, and report its peak memory.
+    """Run every task of one model twice, except those in `skip`, and report its peak memory.
 
-    Inference before training and small batches before large ones, so that one that does not fit takes no other with it.
+    Inference comes before training and small batches before large ones, so that a task that does not fit in memory
+    affects no other.
     """
     device = torch.device(spec.device)
     fix_numerics(spec.deterministic)
@@ -124,9 +125,9 @@ class Built:
 
 
 def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: Report) -> Session:
-    """One session of the models that are left; writes and returns its record. Raises what a model raises.
+    """One session of the models that passed their trial; writes and returns its record. Raises whatever a model raises.
 
-    Reports whose turn it is, "" where it is nobody's, so that a crash is blamed on a model only where one is at work.
+    Reports whose turn it is ("" for none), so that a crash is attributed to a model only while it runs.
     """
     started, device = now(), torch.device(spec.device)
     fix_numerics(spec.deterministic)
@@ -143,11 +144,11 @@ def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: R
         on_task=lambda task: report(ModelTurn(task.model)),
     )
     report(ModelTurn(""))
-    limits_found = find_limits(spec, built, timed, report) if spec.thorough else Limits()
+    thorough = find_limits(spec, built, timed, report) if spec.thorough else Limits()
     after = energy.gpu_state(gpu)
     names, key = tuple(built.models), session_key(spec, facts)
     not_as_set = [f"{name}: {text}" for name, texts in built.not_as_set.items() for text in texts]
-    warnings = [*warnings_of(timed, load), *limits_found.warnings, *not_as_set]
+    warnings = [*warnings_of(timed, load), *thorough.warnings, *not_as_set]
     session = Session(
         id=f"{slug('-'.join(names))}-{content_id([names, asdict(key), started])}",
         started=started,
@@ -175,10 +176,10 @@ def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: R
         warnings=(*warnings, *energy.warnings_of_state(before, after)),
         gpu_before=before,
         gpu_after=after,
-        ceilings=limits_found.ceilings,
-        bounds=limits_found.bounds,
-        energy=limits_found.energy,
-        groups=limits_found.groups,
+        ceilings=thorough.ceilings,
+        bounds=thorough.bounds,
+        energy=thorough.energy,
+        groups=thorough.groups,
         environment=facts,
     )
     store.write_session(session)
@@ -186,7 +187,7 @@ def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: R
 
 
 def build_all(spec: SessionSpec, trials: TrialResults, report: Report) -> Built:
-    """Every model that did not fail as a whole, with the tasks that did not fail alone."""
+    """Every model that did not fail, with its tasks that did not fail."""
     built = Built({}, [], {}, {})
     for name, _ in spec.models:
         if name in trials.failed_models():
@@ -201,7 +202,7 @@ def build_all(spec: SessionSpec, trials: TrialResults, report: Report) -> Built:
 
 
 def child_session(report: Report, spec: SessionSpec, trials: TrialResults, root: Path) -> None:
-    """One speed session, the only one in its store."""
+    """One speed session, under the store's exclusive lock for timing."""
     store = Store(root)
     with store.claim_timing():
         time_models(spec, trials, store, report)
@@ -236,7 +237,7 @@ def find_limits(spec: SessionSpec, built: Built, timed: Timed, report: Report) -
         result.bounds[task.model] = _bound(spec, built.models[task.model], task, timed, ceilings)
         report(ModelTurn(""))
     result.energy = _energy(device, training, report)
-    # last: a profiler may leave hooks behind that slow a GPU's launches down
+    # last: a profiler may leave hooks that slow a GPU's launches down
     for task in training:
         report(ModelTurn(task.model))
         report(Stage(f"where a step of {task.model} spends its time"))
@@ -245,7 +246,7 @@ def find_limits(spec: SessionSpec, built: Built, timed: Timed, report: Report) -
             groups = limits.explain(task.call, device)
             seconds = result.bounds[task.model].step_seconds
             result.groups[task.model] = OperatorGroups(step_seconds=seconds, groups=groups)
-        except Exception as error:  # a profiler that fails costs no measurement
+        except Exception as error:  # a failing profiler must not lose the measurements
             result.warnings.append(
                 f"{task.model}: the profiler did not say where a step spends its time: {one_line(error)}"
             )
@@ -257,7 +258,7 @@ def _bound(spec: SessionSpec, model: nn.Module, task: Task, timed: Timed, ceilin
     """What limits a training step, confirmed or refuted by an experiment with twice the batch."""
     one = train_flops(model, spec.image_size)
     setting, twin = spec.setting_of(task.model), task
-    if setting.compile_mode or setting.graphed:  # which do not show their operators: an eager twin does
+    if setting.compile_mode or setting.graphed:  # their operators cannot be counted: count an eager copy's
         eager = replace(setting, compile_mode="", graphed=False)
         _, twins = build(replace(spec, setting=eager, own_settings=(), batch_sizes=(1,)), task.model)
         twin = training_task(twins)
@@ -283,7 +284,7 @@ def _bound(spec: SessionSpec, model: nn.Module, task: Task, timed: Timed, ceilin
 
 
 def _twice_the_batch(spec: SessionSpec, task: Task) -> float | None:
-    """Images/s at twice the batch over those at once, in turns; None where twice does not fit."""
+    """Ratio of images/s at twice the batch to the original, timed in turns; None where twice does not fit."""
     stopwatch = stopwatch_of(torch.device(spec.device), time.perf_counter)
     recipe = replace(spec.recipe_of(task.model), batch_size=2 * task.images)
     double = replace(spec, recipe=recipe, own_recipes=(), batch_sizes=(1,))
@@ -292,7 +293,7 @@ def _twice_the_batch(spec: SessionSpec, task: Task) -> float | None:
         _, tasks = build(double, task.model, not_as_set.append)
         ratios = _ratios(task, training_task(tasks), stopwatch)
         return None if not_as_set else statistics.median(ratios)
-    except (RuntimeError, MemoryError):  # out of memory, in any of its disguises: there is no such experiment then
+    except (RuntimeError, MemoryError):  # out of memory, however it is reported: no experiment
         return None
 
 
@@ -310,7 +311,7 @@ def _ratios(once: Task, twice: Task, stopwatch: Stopwatch) -> list[float]:
 
 
 def _energy(device: torch.device, training: list[Task], report: Report) -> Energy:
-    """Joules per 1,000 training images of each model, or why there are none."""
+    """Joules per 1,000 training images of each model, or the reason why there are none."""
     meter = energy.find_meter(gpu_uuid(device))
     if meter.joules is None:
         return Energy(source=meter.source, why_not=meter.why_not)

@@ -1,7 +1,7 @@
 """Search for a model's fastest setting. Example: candidates = search(spec, "seresnet", skip, report)
 
-Every candidate of settings.space is built and tried, the simplest first; those that are not clearly slower than the
-best take turns, in rounds, in one process. bench/drive/setting_search.py starts the search and reads its record.
+Every candidate of settings.space is built and tried, simplest first. Those that are not clearly slower than the best
+then take turns, in rounds, in one process. bench/drive/setting_search.py starts the search and reads its record.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from bench.store.disk import Store, now
 from bench.store.records import Candidate, SettingSearch
 from models import registry
 
-TRIAL_SHARE = 0.6  # of the time limit, after which no further candidate is begun
-CLEARLY_SLOWER = 1.5  # times the best in its first trial: out
+TRIAL_SHARE = 0.6  # of the time limit, after which no candidate is started
+CLEARLY_SLOWER = 1.5  # times the best trial: dropped
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 15
 SAMPLE_SECONDS = {"cpu": 0.2, "cuda": 0.05}
 Failures = Mapping[int, tuple[str, str]]  # (status, message) of candidates that took a process down, by index
@@ -58,13 +58,13 @@ def child_setting_search(report: Report, spec: SessionSpec, skip: Failures, root
             chosen=candidates[choose(candidates)].setting,
             environment=facts,
         )
-        report(CandidateStarted(-1, "writing"))  # from here on no candidate is to blame
+        report(CandidateStarted(-1, "writing"))  # a crash from here on is not a candidate's
         store.write_setting_search(record)
 
 
 @dataclass
 class _Trying:
-    """A candidate while the search goes on."""
+    """A candidate during the search."""
 
     setting: Setting
     status: str = "untried"
@@ -72,7 +72,7 @@ class _Trying:
     seconds: list[float] = field(default_factory=list)
     first_seconds: float | None = None
     trial_seconds: float | None = None
-    task: Task | None = None  # where it is still in the race
+    task: Task | None = None  # while it has not been dropped
     calls: int = 0
 
     def result(self) -> Candidate:
@@ -107,7 +107,7 @@ def search(spec: SessionSpec, name: str, skip: Failures, report: Report) -> tupl
 
 
 def _try(candidate: _Trying, spec: SessionSpec, name: str, stopwatch: Stopwatch) -> None:
-    """Build the training step, and time its first call and two later ones."""
+    """Build the training step; time its first call and two later ones."""
     not_as_set: list[str] = []
     alone = replace(spec, setting=candidate.setting, own_settings=(), batch_sizes=(1,))
     try:
@@ -118,7 +118,7 @@ def _try(candidate: _Trying, spec: SessionSpec, name: str, stopwatch: Stopwatch)
         if not_as_set:
             raise RuntimeError(not_as_set[0])
         once = min(stopwatch(task.call, 1) for _ in range(2))
-    except Exception as error:  # the model has passed its probe: what fails is this way to run it
+    except Exception as error:  # the model has passed its probe, so this setting is what fails
         candidate.status, candidate.message = status_of(error), one_line(error)
         candidate.first_seconds = None
         return
@@ -127,7 +127,7 @@ def _try(candidate: _Trying, spec: SessionSpec, name: str, stopwatch: Stopwatch)
 
 
 def _drop_the_slow(candidates: list[_Trying], device: torch.device) -> None:
-    """Whatever is clearly slower than the best gives its memory back before the next one is tried; not the default."""
+    """Free what is clearly slower than the best before the next candidate is tried; the default stays."""
     trials = [c.trial_seconds for c in candidates if c.trial_seconds is not None]
     for candidate in candidates[1:]:
         if candidate.trial_seconds is not None and candidate.trial_seconds > CLEARLY_SLOWER * min(trials):
@@ -146,7 +146,7 @@ def _race(candidates: list[_Trying], stopwatch: Stopwatch, time_is_up: Callable[
             break
         title = f"{len(kept)} candidates in turns, round {number + 1}"
         for index in rng.sample(kept, len(kept)):
-            report(CandidateTurn(index, title))  # so that a crash has a culprit
+            report(CandidateTurn(index, title))  # so that a crash can be attributed
             candidate = candidates[index]
             assert candidate.task is not None
             candidate.task.prepare()

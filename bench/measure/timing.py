@@ -1,7 +1,7 @@
 """Time models in turns. Example: timed = time_blocks(tasks, rule, stopwatch, now, seed=0)
 
-On a machine whose speed drifts, timing two models one after the other says little. Here every block times each task
-once, in a fresh random order, and ratios are taken within a block. Raw samples are kept. docs/measurement.md describes
+On a machine whose speed drifts, timing one model after the other is unreliable. Here every block times each task once,
+in a new random order, and ratios are taken within a block. Raw samples are kept. docs/measurement.md describes
 the protocol.
 """
 
@@ -21,18 +21,18 @@ from bench.plan.spec import Recipe, Setting
 from bench.store.records import Sample
 
 KINDS = ("train", "inference", "latency")
-MOST_BLOCKS = 200  # an interval that is not narrow by then will not be
-FEWEST_BLOCKS = 3  # whatever the time limit: fewer have no spread worth the name
+MOST_BLOCKS = 200  # an interval that is still wide then will stay so
+FEWEST_BLOCKS = 3  # whatever the time limit: fewer give no usable spread
 # Stopwatch(call, n): seconds that n calls take, with no synchronisation between them.
 Stopwatch = Callable[[Callable[[], object], int], float]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something to time: `call` processes `images` images, asynchronously if the device likes.
+    """Something to time: `call` processes `images` images, possibly asynchronously.
 
-    `prepare` comes before each sample and is not timed: switching a model between training and evaluation visits every
-    module, which a training loop does once per epoch and not at every step.
+    `prepare` is called before each sample and not timed: switching a model between training and evaluation visits every
+    module, which a training loop does once per epoch, not at every step.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Task:
 class Rule:
     """When a session ends.
 
-    After PILOT blocks the number of blocks is fixed for good by Stein's two-stage rule (stats.blocks_needed), so that
+    After PILOT blocks, Stein's two-stage rule fixes the number of blocks (stats.blocks_needed), so that
     the ratio of every task to the same task of `reference` gets a 95 % interval of at most ± `half_width` on its
     logarithm. Looking at the interval after every block and stopping when it happens to be narrow would spoil its
     coverage; a number fixed by the pilot's spread alone does not. `seconds` is the limit, whatever the interval.
@@ -60,7 +60,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Timed:
-    """Raw samples and how they came to an end: `stopped` is narrow, limit, blocks (MOST_BLOCKS) or alone (no ratio)."""
+    """Raw samples and why sampling ended: `stopped` is narrow, limit, blocks (MOST_BLOCKS) or alone (no ratio)."""
 
     samples: tuple[Sample, ...]
     first_calls: tuple[Sample, ...]  # block 0, one call each: allocation, autotuning, compilation
@@ -71,7 +71,7 @@ class Timed:
 
 
 def wall_stopwatch(now: Callable[[], float], sync: Callable[[], None]) -> Stopwatch:
-    """A CPU's: the clock is read twice, the device has finished before each reading."""
+    """For a CPU: reads the clock twice, each time after the device has finished."""
 
     def measure(call: Callable[[], object], calls: int) -> float:
         sync()
@@ -85,7 +85,7 @@ def wall_stopwatch(now: Callable[[], float], sync: Callable[[], None]) -> Stopwa
 
 
 def event_stopwatch(device: torch.device) -> Stopwatch:
-    """A GPU's: two events in the stream around all calls, so that the host's own time is not in the figure."""
+    """For a GPU: two events in the stream around all calls, which exclude the host's own time."""
 
     def measure(call: Callable[[], object], calls: int) -> float:
         with torch.cuda.device(device):
@@ -107,7 +107,7 @@ def stopwatch_of(device: torch.device, now: Callable[[], float]) -> Stopwatch:
 
 
 def calls_for(seconds_per_call: float, at_least: float) -> int:
-    """How many calls make a sample of at least `at_least` seconds."""
+    """How many calls a sample of at least `at_least` seconds needs."""
     return max(1, -int(-at_least // max(seconds_per_call, 1e-9)))
 
 
@@ -120,11 +120,11 @@ def time_blocks(
     on_block: Callable[[int, int], None] = lambda block, of: None,
     on_task: Callable[[Task], None] = lambda task: None,
 ) -> Timed:
-    """Randomised complete blocks: each task once per block, in a fresh order, until `rule` ends them.
+    """Randomised complete blocks: each task once per block, in a new order, until `rule` ends them.
 
-    Each task is first called once, timed separately, then once more to find how many calls should make a sample of
-    rule.sample_seconds; that number stays the same for all its samples, however long they turn out. The limit counts
-    from the first block. `on_task` gets each task before it runs, so that a crash has a name.
+    Each task is called once, timed separately, then once more to find how many calls a sample of rule.sample_seconds
+    needs; that number stays the same for all its samples. The limit counts
+    from the first block. `on_task` gets each task before it runs, so that a crash can be attributed.
     """
     rng = random.Random(seed)
     calls, firsts = [], []
@@ -169,7 +169,7 @@ def _sample(task: Task, place: tuple[int, int], calls: int, seconds: float) -> S
 
 
 def _plan(pilot: list[Sample], rule: Rule) -> int:
-    """The number of blocks that the pilot calls for."""
+    """The number of blocks that the pilot requires."""
     series: dict[tuple[str, str, int], list[float]] = {}
     for sample in pilot:
         series.setdefault((sample.model, sample.kind, sample.batch_size), []).append(sample.seconds_per_call)
@@ -197,8 +197,8 @@ def make_tasks(
 ) -> list[Task]:
     """A training step at the recipe's batch size, inference at each batch size, and a single image.
 
-    On random images that are already on the device: dense arithmetic takes the same time whatever the pixels are, and
-    loading is not in these figures. `note` is told why the setting could not be had.
+    They use random images that are already on the device: dense arithmetic takes the same time whatever the pixels are,
+    and loading is not included. `note` gets the reason where the setting is not available.
     """
     recipe, setting = shape.recipe, shape.setting
     generator = torch.Generator().manual_seed(0)
@@ -208,7 +208,7 @@ def make_tasks(
     labels = torch.randint(shape.num_classes, (recipe.batch_size,), generator=generator).to(device)
     batches = {n: images[:n].contiguous(memory_format=layout(setting)) for n in {1, recipe.batch_size, *sizes}}
     del images
-    # lr 0: the arithmetic of a step is the same, and the weights stay finite for ever
+    # lr 0: the same arithmetic, and the weights stay finite
     step = make_step(model, _at_rest(make_optimizer(model, recipe, setting.graphed)), recipe, setting, device, note)
     infer = make_inference(model, recipe, setting, device, note)
 
@@ -227,15 +227,15 @@ def _at_rest(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-# --- what a reader should know before trusting a session -----------------------------------------------------------
+# --- warnings ------------------------------------------------------------------------------------------------------
 
 OUTLIER, OUTLIERS = 1.5, 0.05  # times the median; share of a series' samples
 DRIFT = 0.10  # of the machine's speed, from the first third of the blocks to the last
-SHORTEST = 1e-3  # seconds; below, reading the clock itself shows
+SHORTEST = 1e-3  # seconds; below, the clock's own overhead shows
 
 
 def warnings_of(timed: Timed, cpu_load: float | None = None) -> list[str]:
-    """Sentences as hyperfine gives them: outliers, a drifting machine, samples too short, other work on the CPU.
+    """Warnings such as hyperfine's: outliers, drift, samples that are too short, other work on the CPU.
 
     `cpu_load`: the share of the cores that was busy with other work when the session began, or None.
     """
