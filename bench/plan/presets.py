@@ -25,10 +25,15 @@ PRESETS: dict[str, Preset] = {
         "cifar10",
         "shared",
         "0",
-        "about 4 h on those cores, by their images/s; on a GPU not measured",
+        "about 4 h on the same 2 cores, by their images/s; on a GPU not measured",
         epochs=10,
     ),
-    "full": Preset("cifar10", "shared", "0-2", "about 63 h on those cores, by their images/s; on a GPU not measured"),
+    "full": Preset(
+        "cifar10",
+        "shared",
+        "0-2",
+        "about 63 h on the same 2 cores, by their images/s; on a GPU not measured",
+    ),
 }
 
 
