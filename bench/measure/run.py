@@ -23,7 +23,7 @@ from bench.data.datasets import Dataset, DataSource
 from bench.data.loader import Batches, HeldOut
 from bench.machine.identity import training_code
 from bench.measure.build import build_model, make_batches
-from bench.measure.checkpoint import SHARE, Checkpoints
+from bench.measure.checkpoint import SHARE, Checkpoints, State
 from bench.measure.counting import CountedCost, cost_of
 from bench.measure.device import describe, device_name, fix_numerics, peak_memory_bytes, synchroniser
 from bench.measure.evaluate import Evaluation, evaluate
@@ -63,7 +63,8 @@ def run_one(
     cost = cost_of(model, spec)
     model = model.to(device)
     notes.keeper = keeper = make_keeper(spec, model, store, facts, share)
-    validation, test = held_out(dataset, batches)
+    validation = validation_part(dataset, batches)
+    test = HeldOut.create(dataset.arrays.test_x, dataset.arrays.test_y, batches)
     state, course, pace = resume_or_plan(spec, model, batches, cost, notes)
     training = begin(model, batches, course, spec.setting, notes.about_setting, state, options)
     try:
@@ -103,7 +104,7 @@ def run_trial(spec: RunSpec, dataset: Dataset, report: Report) -> TrialDone:
     batches, model = make_batches(spec, dataset, device), build_model(spec)
     flops = cost_of(model, spec).train_flops if length(spec.recipe).kind == "flops" else None
     model = model.to(device)
-    validation, _ = held_out(dataset, batches)
+    validation = validation_part(dataset, batches)
     course, _ = plan_course(spec, batches, model, flops)
     report(Planned(course.steps, course.epochs))
     training = begin(model, batches, course, spec.setting)
@@ -141,7 +142,7 @@ def facts_of(device: torch.device, options: RunOptions) -> dict[str, Fact]:
 
 def make_keeper(spec: RunSpec, model: nn.Module, store: Store, facts: dict[str, Fact], share: float) -> Checkpoints:
     """The run's checkpoints, and the conditions under which one may be resumed: never by other code."""
-    conditions: dict[str, Any] = {"run_id": spec.run_id, "code": training_code(), "torch": facts["torch"]}
+    conditions: dict[str, Fact] = {"run_id": spec.run_id, "code": training_code(), "torch": facts["torch"]}
     conditions |= {"device_name": facts["device_name"]}
     if spec.device == "cpu":
         conditions["threads"] = facts["torch_threads"]  # sums are taken in another order
@@ -149,20 +150,19 @@ def make_keeper(spec: RunSpec, model: nn.Module, store: Store, facts: dict[str, 
     return Checkpoints(store.run_dir(spec) / "checkpoints", conditions, size, share=share)
 
 
-def held_out(dataset: Dataset, batches: Batches) -> tuple[HeldOut, HeldOut]:
-    """The validation and the test part."""
-    arrays = dataset.arrays
-    validation = HeldOut.create(arrays.train_x[dataset.val_index], arrays.train_y[dataset.val_index], batches)
-    return validation, HeldOut.create(arrays.test_x, arrays.test_y, batches)
+def validation_part(dataset: Dataset, batches: Batches) -> HeldOut:
+    """The validation images, on the batches' device."""
+    images, labels = dataset.arrays.train_x[dataset.val_index], dataset.arrays.train_y[dataset.val_index]
+    return HeldOut.create(images, labels, batches)
 
 
 def resume_or_plan(
     spec: RunSpec, model: nn.Module, batches: Batches, cost: CountedCost, notes: Notes
-) -> tuple[dict[str, Any] | None, Course, Pace | None]:
+) -> tuple[State | None, Course, Pace | None]:
     """(a checkpoint's state, its course, None), or (None, a new course, the pace measured for it)."""
     recipe, pace = spec.recipe, None
 
-    def fits(state: dict[str, Any]) -> None:
+    def fits(state: State) -> None:
         # Into a new model first, so that a checkpoint that fits only half leaves no trace.
         device = batches.labels.device
         streams = random_streams(device)

@@ -27,6 +27,7 @@ Plain = Callable[[Tensor, Tensor], Tensor]
 Note = Callable[[str], None]
 # Takes a call without arguments, returns another that repeats its kernels and gives the same tensor, filled anew.
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+RandomStreams = dict[str, Any]  # the state of each global random generator, as tensors and plain data
 COMPILATIONS = 4096  # of one function in a process at most: models x settings x batch sizes
 WARM_UP = 3  # calls before a capture, as torch's notes on CUDA graphs ask: workspaces, the optimizer's state
 
@@ -272,7 +273,7 @@ def remember(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.d
     return undo
 
 
-def random_streams(device: torch.device) -> dict[str, Any]:
+def random_streams(device: torch.device) -> RandomStreams:
     """The states of every global random generator, as tensors and plain data: dropout draws from them."""
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
@@ -284,7 +285,7 @@ def random_streams(device: torch.device) -> dict[str, Any]:
     return streams | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def set_random_streams(streams: dict[str, Any], device: torch.device) -> None:
+def set_random_streams(streams: RandomStreams, device: torch.device) -> None:
     """What random_streams took, put back."""
     torch.set_rng_state(streams["torch"])
     version, words, gauss = streams["python"]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from bench.core.errors import Interrupted
 from bench.core.events import Epoch, EpochDone, Report, StepDone
+from bench.measure.checkpoint import State
 from bench.measure.evaluate import Evaluation
 from bench.measure.train import Stepped, Training, Validated, snapshot, train
 
@@ -55,7 +56,7 @@ class Keeper(Protocol):
     def due(self) -> bool:
         """Whether it is time for one."""
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, step: int, state: State) -> None:
         """Keep `state`, which holds tensors and plain data only."""
 
 

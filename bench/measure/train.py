@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from bench.core.errors import Diverged
 from bench.core.events import Epoch
 from bench.data.loader import Batches
+from bench.measure.checkpoint import State
 from bench.measure.evaluate import Evaluation
 from bench.measure.step import Note, Step, make_optimizer, make_step, random_streams, set_lr, set_random_streams
 from bench.plan.budget import Course
@@ -109,7 +109,7 @@ def begin(
     course: Course,
     setting: Setting = EAGER,
     note: Note = lambda text: None,
-    state: dict[str, Any] | None = None,
+    state: State | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
 ) -> Training:
     """A training from its first step, or from `state`, a snapshot.
@@ -172,7 +172,7 @@ def _mean_loss(losses: Tensor, previous: int, mark: int) -> float:
     return float(recent.mean())
 
 
-def snapshot(training: Training) -> dict[str, Any]:
+def snapshot(training: Training) -> State:
     """A training between two steps as tensors and plain data."""
     progress = asdict(training.progress)
     return {
@@ -185,7 +185,7 @@ def snapshot(training: Training) -> dict[str, Any]:
 
 
 def restore(
-    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, course: Course
+    state: State, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, course: Course
 ) -> tuple[Progress, Tensor]:
     """Put a snapshot back; returns its progress and losses.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,20 @@ import pytest
 import torch
 
 from bench.core.errors import Diverged, Unfit
+from bench.core.events import Event
 from bench.core.status import status_of
 from bench.data.datasets import DataSource
-from bench.measure import run as runner
-from bench.measure import session
-from bench.measure.run import run_one, session_of
-from bench.measure.train import Evaluation
+from bench.measure import counting, session
+from bench.measure import run as run_module
+from bench.measure.build import build_model
+from bench.measure.evaluate import Evaluation
+from bench.measure.run import run_one
 from bench.plan.recipes import smoke
-from bench.plan.spec import RunSpec, Setting
-from bench.store import records as schema
-from bench.store.disk import Store, sessions_of
-from models.registry import ModelError
+from bench.plan.spec import RunSpec, Setting, session_of
+from bench.store.disk import Store
+from bench.store.records import Damaged, TrialResults, decode, encode
+from bench.store.views import sessions_of
+from models.errors import ModelError
 from tests import synthetic
 
 
@@ -34,7 +38,7 @@ def make_spec(source: DataSource, **changes: Any) -> RunSpec:
     return replace(RunSpec("resnet20", source.load().ref, recipe, Setting(), "cpu", "here", 0), **changes)
 
 
-def ignore(event: dict[str, Any]) -> None:
+def ignore(event: Event) -> None:
     pass
 
 
@@ -43,46 +47,49 @@ def test_the_test_set_is_read_once_at_the_end(
 ) -> None:
     """The test part has 60 images and the validation part 12, so that a look tells by its size what it was at."""
     looks: list[int] = []
-    original = runner.evaluate
+    original = run_module.evaluate
 
-    def counting(*words: Any, **named: Any) -> Evaluation:
-        found = original(*words, **named)
-        looks.append(len(found.labels))
-        return found
+    def watched(*words: Any, **named: Any) -> Evaluation:
+        evaluation = original(*words, **named)
+        looks.append(len(evaluation.labels))
+        return evaluation
 
-    monkeypatch.setattr(runner, "evaluate", counting)
+    monkeypatch.setattr(run_module, "evaluate", watched)
     record = run_one(make_spec(source), source.load(), Store(tmp_path), ignore)
     assert looks == [12, 12, 60]
-    assert record["metrics"]["test_images"] == 60
-    whole, *parts = record["modules"]
-    assert (whole["name"], parts[-1]["name"]) == ("", "fc")
+    assert record.metrics.test_images == 60
+    assert record.modules is not None
+    whole, *parts = record.modules
+    assert (whole.name, parts[-1].name) == ("", "fc")
     for figure in ("params", "flops", "activations"):
-        assert whole[figure] == record["metrics"][figure]
-        assert sum(part[figure] for part in parts) == whole[figure], "a ResNet has no parameters outside of its parts"
+        total = getattr(whole, figure)
+        assert total == getattr(record.metrics, figure)
+        assert sum(getattr(part, figure) for part in parts) == total, "a ResNet has no parameters outside of its parts"
 
 
 def test_a_model_that_cannot_be_counted_has_a_note_and_no_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise RuntimeError("cannot be traced")
 
-    monkeypatch.setattr(runner, "counted", fails)
-    of = synthetic.spec("resnet20")
-    model = runner.build_model(of)
-    figures, notes, kept = runner._cost(model, of)
-    assert figures == {"flops": None, "params": sum(p.numel() for p in model.parameters())}
-    assert notes == ["FLOPs not counted: RuntimeError: cannot be traced"]
-    assert kept == {"flops_audit": None}
+    monkeypatch.setattr(counting, "cached_count", fails)
+    spec = synthetic.spec("resnet20")
+    model = build_model(spec)
+    cost = counting.cost_of(model, spec)
+    assert cost.metrics == {"flops": None, "params": sum(p.numel() for p in model.parameters())}
+    assert cost.notes == ["FLOPs not counted: RuntimeError: cannot be traced"]
+    assert (cost.audit, cost.modules, cost.train_flops) == (None, None, None)
 
 
 @pytest.mark.parametrize(
     "modules", ["fc", [{"name": "fc"}], [{"name": "fc", "params": -1, "flops": 1, "activations": 1}]]
 )
 def test_modules_are_counts_where_given(modules: Any) -> None:
-    made = {**synthetic.record(synthetic.spec("resnet20"), 0.9), "files": {}}
+    run = synthetic.record(synthetic.spec("resnet20"), 0.9)
+    body = json.loads(encode(run))
     fine = [{"name": "fc", "params": 650, "flops": 640, "activations": 10}]
-    assert schema.validate({**made, "modules": fine}, made["run_id"])
-    with pytest.raises(schema.Damaged):
-        schema.validate({**made, "modules": modules}, made["run_id"])
+    assert decode(synthetic.sealed({**body, "modules": fine}), run.run_id)
+    with pytest.raises(Damaged):
+        decode(synthetic.sealed({**body, "modules": modules}), run.run_id)
 
 
 def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +99,7 @@ def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     spec, store = make_spec(source), Store(tmp_path)
-    monkeypatch.setattr(runner, "save_predictions", fails)
+    monkeypatch.setattr(run_module, "save_predictions", fails)
     with pytest.raises(OSError, match="No space"):
         run_one(spec, source.load(), store, ignore)
     assert not store.is_done(spec)
@@ -107,7 +114,7 @@ def test_changed_data_are_refused(source: DataSource, tmp_path: Path) -> None:
 
 def test_a_seed_decides_the_weights() -> None:
     source = DataSource("digits", Path(), None, 1.0)
-    first, same, other = (runner.build_model(make_spec(source, seed=seed)) for seed in (1, 1, 2))
+    first, same, other = (build_model(make_spec(source, seed=seed)) for seed in (1, 1, 2))
     weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -119,11 +126,11 @@ def test_a_session_is_found_again_by_the_runs_it_timed(
     monkeypatch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
     store, spec = Store(tmp_path), make_spec(source)
     record = run_one(spec, source.load(), store, ignore)
-    made = session.time_models(session_of([spec], 0.0), session.Found(), store, ignore)
-    assert [s["id"] for s in sessions_of(record, store.sessions())] == [made["id"]]
-    assert {s["kind"] for s in made["samples"]} == {"train", "inference", "latency"}
-    assert len(made["samples"]) == 3 * 3
-    assert "groups" not in made, "a session after a sweep is short"
+    timed = session.time_models(session_of([spec], 0.0), TrialResults(), store, ignore)
+    assert [s.id for s in sessions_of(record, store.sessions())] == [timed.id]
+    assert {s.kind for s in timed.samples} == {"train", "inference", "latency"}
+    assert len(timed.samples) == 3 * 3
+    assert not timed.groups, "a session after a sweep is short"
 
 
 @pytest.mark.parametrize(
@@ -143,18 +150,16 @@ def test_failures_by_name(error: BaseException, status: str) -> None:
 
 def test_a_count_is_made_once_and_believed_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the cache it is the same to the last field; a damaged file is counted anew."""
-    from bench.measure.cost import count
-
-    monkeypatch.setattr(runner, "cache_dir", lambda: tmp_path)
-    of = synthetic.spec("resnet20")
-    model = runner.build_model(of)
-    fresh = count(model, 32)
-    assert runner.counted(model, of) == fresh
+    monkeypatch.setattr(counting, "cache_dir", lambda: tmp_path)
+    spec = synthetic.spec("resnet20")
+    model = build_model(spec)
+    fresh = counting.count(model, 32)
+    assert counting.cached_count(model, spec) == fresh
     (path,) = tmp_path.glob("costs/*.json")
     calls: list[int] = []
-    monkeypatch.setattr(runner, "count", lambda *_: (calls.append(1), fresh)[1])
-    assert runner.counted(model, of) == fresh
+    monkeypatch.setattr(counting, "count", lambda *_: (calls.append(1), fresh)[1])
+    assert counting.cached_count(model, spec) == fresh
     assert not calls
     path.write_text(path.read_text().replace("272", "273"))
-    assert runner.counted(model, of) == fresh
+    assert counting.cached_count(model, spec) == fresh
     assert len(calls) == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,13 +14,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.core.errors import Diverged
+from bench.core.events import EpochDone, Event, StepDone
 from bench.data.augment import Mix, mix_labels
 from bench.data.loader import Batches, HeldOut
+from bench.measure.checkpoint import State
+from bench.measure.evaluate import Evaluation, evaluate
 from bench.measure.step import make_optimizer, make_step
-from bench.measure.train import Clock, Epoch, Evaluation, evaluate, lr_factor, train
+from bench.measure.supervise import Clock, Clocks, Keeper, Trained, supervise
+from bench.measure.train import Training, begin, lr_factor, train
 from bench.plan.budget import Course
 from bench.plan.recipes import shared
-from bench.plan.spec import Setting
+from bench.plan.spec import Colocation, Recipe, RunOptions, Setting
 
 CPU = torch.device("cpu")
 RECIPE = replace(shared(), epochs=3, batch_size=8, precision="fp32", warmup_fraction=1 / 3, crop_padding=1)
@@ -38,6 +43,20 @@ def small_batches() -> Batches:
     return Batches.create(IMAGES, LABELS, RECIPE, 3, 0, CPU)
 
 
+class Kept:
+    """A keeper that saves whenever it is asked, `limit` times."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.steps, self.state = limit, list[int](), dict[str, object]()
+
+    def due(self) -> bool:
+        return len(self.steps) < self.limit
+
+    def save(self, step: int, state: State) -> None:
+        self.steps.append(step)
+        self.state = copy.deepcopy(state)
+
+
 class FakeTime:
     """A clock that moves by one second at each reading, and counts synchronisations."""
 
@@ -52,20 +71,30 @@ class FakeTime:
         self.syncs += 1
 
 
-def run(model: nn.Module, recipe=RECIPE, validate=lambda: FINE, course: Course | None = None, **hooks):
-    clock, first = FakeTime(), FakeTime()
-    trained = train(
-        model,
-        small_batches(),
-        validate,
-        recipe,
-        course or Course(recipe.epochs * 24, 8, 3, recipe.validations),
-        CPU,
-        Clock(clock.now, clock.sync),
-        Clock(first.now, first.sync),
-        **hooks,
-    )
-    return trained, clock, first
+@dataclass
+class Observed:
+    """A training on two fake clocks, with everything it reported."""
+
+    trained: Trained
+    steady: FakeTime
+    first: FakeTime
+    events: list[Event]
+
+
+def run(
+    model: nn.Module,
+    recipe: Recipe = RECIPE,
+    validate: Callable[[], Evaluation] = lambda: FINE,
+    keeper: Keeper | None = None,
+    state: State | None = None,
+    options: RunOptions = RunOptions(),  # noqa: B008  # frozen
+) -> Observed:
+    steady, first, events = FakeTime(), FakeTime(), list[Event]()
+    batches = Batches.create(IMAGES, LABELS, recipe, 3, 0, CPU)
+    course = Course(recipe.epochs * 24, 8, 3, recipe.validations)
+    training = begin(model, batches, course, state=state, options=options)
+    clocks = Clocks(Clock(first.now, first.sync), Clock(steady.now, steady.sync))
+    return Observed(supervise(training, validate, clocks, events.append, keeper), steady, first, events)
 
 
 def test_schedule_by_its_formula() -> None:
@@ -106,25 +135,56 @@ def test_the_loop_equals_a_plain_one_bit_for_bit() -> None:
 
 
 def test_the_clock_counts_training_alone() -> None:
-    """Two readings and two synchronisations an epoch, one pair more for the first step; validation is outside."""
-    seen: list[int] = []
-    trained, clock, first = run(small_model(), validate=lambda: (seen.append(1), FINE)[1])
-    assert (clock.reads, clock.syncs) == (6, 6)
-    assert (first.reads, first.syncs) == (2, 2)
-    assert trained.train_seconds == 3.0
-    assert trained.first_step_seconds == 1.0
-    assert [row.train_seconds for row in trained.history] == [1.0, 2.0, 3.0]
-    assert len(seen) == 3
+    """Two readings and two synchronisations per epoch, one pair more for the first step; validation is outside."""
+    validations = 0
+
+    def validate() -> Evaluation:
+        nonlocal validations
+        validations += 1
+        return FINE
+
+    seen = run(small_model(), validate=validate)
+    assert (seen.steady.reads, seen.steady.syncs) == (6, 6)
+    assert (seen.first.reads, seen.first.syncs) == (2, 2)
+    assert seen.trained.train_seconds == 3.0
+    assert seen.trained.first_step_seconds == 1.0
+    assert [row.train_seconds for row in seen.trained.history] == [1.0, 2.0, 3.0]
+    assert validations == 3
+
+
+def test_checkpoints_are_not_on_the_clock() -> None:
+    """Each one splits a stretch in two; a stretch that ends an epoch, and the first step, are followed by none."""
+    keeper = Kept(limit=100)
+    seen = run(small_model(), keeper=keeper)
+    assert keeper.steps == [2, 4, 5, 7, 8]
+    assert (seen.steady.reads, seen.first.reads) == (2 * 8, 2)
 
 
 def test_steps_and_samples_are_exact() -> None:
-    steps: list[int] = []
-    epochs: list[Epoch] = []
-    trained, _, _ = run(small_model(), on_step=steps.append, on_epoch=epochs.append)
+    seen = run(small_model())
+    steps = [event.step for event in seen.events if isinstance(event, StepDone)]
+    rows = tuple(event.row for event in seen.events if isinstance(event, EpochDone))
     assert steps == list(range(1, 10))  # 30 images make 3 full batches of 8
-    assert trained.samples_seen == 3 * 3 * 8
-    assert tuple(epochs) == trained.history
-    assert [e.samples_seen for e in epochs] == [24, 48, 72]
+    assert seen.trained.samples_seen == 3 * 3 * 8
+    assert rows == seen.trained.history
+    assert [row.samples_seen for row in rows] == [24, 48, 72]
+
+
+def test_trainings_that_take_turns_are_those_that_run_alone() -> None:
+    """Round robin over three generators, step by step: the weights are the same to the last bit."""
+
+    def three() -> list[Training]:
+        parts = [Batches.create(IMAGES, LABELS, RECIPE, 3, seed, CPU) for seed in range(3)]
+        return [begin(small_model(), part, Course(72, 8, 3)) for part in parts]
+
+    alone, in_turns = three(), three()
+    for training in alone:
+        assert len(list(train(training, lambda: FINE))) == 9 + 3
+    for turn in zip(*(train(training, lambda: FINE) for training in in_turns), strict=True):
+        assert len({type(event) for event in turn}) == 1
+    for one, other in zip(alone, in_turns, strict=True):
+        weights = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in weights)
 
 
 def test_divergence_is_named_with_its_step() -> None:
@@ -190,30 +250,17 @@ def test_mixed_labels_weigh_the_losses_of_both() -> None:
 def test_bf16_runs_under_autocast() -> None:
     seen: set[torch.dtype] = set()
     model = small_model()
-    model[0].register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    next(model.children()).register_forward_hook(lambda module, args, out: seen.add(out.dtype))
     run(model, replace(RECIPE, precision="bf16", epochs=1))
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-class Kept:
-    """A keeper that takes a snapshot after the first steps, and no other."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, object] | None = None
-
-    def due(self) -> bool:
-        return self.state is None
-
-    def save(self, step: int, state: dict[str, object]) -> None:
-        self.state = copy.deepcopy(state)
-
-
-def test_a_run_that_once_shared_its_device_says_so_when_it_goes_on_alone() -> None:
-    """Its seconds hold those of the shared segment."""
-    keeper = Kept()
-    shared_run, _, _ = run(small_model(), keeper=keeper, runs_at_once=4)
-    alone, _, _ = run(small_model(), start=keeper.state)
-    never, _, _ = run(small_model())
+def test_a_run_that_once_shared_its_device_says_so_when_it_resumes_alone() -> None:
+    """Its seconds include those of the shared segment."""
+    keeper = Kept(limit=1)
+    shared_run = run(small_model(), keeper=keeper, options=RunOptions(colocation=Colocation(4))).trained
+    alone = run(small_model(), state=keeper.state).trained
+    never = run(small_model()).trained
     assert (shared_run.runs_at_once, alone.runs_at_once, never.runs_at_once) == (4, 4, 1)
     assert [epoch.val_loss for epoch in alone.history] == [epoch.val_loss for epoch in shared_run.history]
