@@ -157,13 +157,13 @@ def test_verdicts_are_held_against_the_runs(store: Store) -> None:
     edited = [content.replace(*words) for words in ((b"no verdict", b"better"), (b"0.5", b"0.6"), (b",", b"", 1))]
     for damaged in (*edited, content[:-9], content.splitlines(keepends=True)[0], b"", b"\xff", b"\0"):
         path.write_bytes(damaged)
-        assert list(problems(store)) == ["verdicts.csv is not what the records say (check --rebuild makes it anew)"]
+        assert list(problems(store)) == ["verdicts.csv differs from the records (check --rebuild writes it anew)"]
     path.unlink()
     assert list(problems(store)) == []
     assert check(store, rebuild=True)[0] == []
     assert path.read_bytes() == content
     shutil.rmtree(next(store.root.glob("runs/vit_params*")))
-    assert check(store, rebuild=True)[0] == ["verdicts.csv is of runs that are not here"]
+    assert check(store, rebuild=True)[0] == ["verdicts.csv is about runs that are not here"]
 
 
 def test_a_damaged_record_is_said_in_the_table(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,7 @@ def test_check_holds_records_against_each_other(store: Store) -> None:
     assert problems_with() == ""
     assert "another accuracy" in problems_with(metrics=metrics(accuracy=0.123))
     assert "losses give another mean" in problems_with(metrics=metrics(test_loss=9.0))
-    assert "another number of test images" in problems_with(metrics=metrics(test_images=59))
+    assert "the predictions are for 60 test images, not 59" in problems_with(metrics=metrics(test_images=59))
     assert "epochs are not 1 to" in problems_with(history=(second, first))
     assert "epochs are not 1 to" in problems_with(history=(first, first))
     assert "train_seconds falls" in problems_with(history=(slower, second))
@@ -249,7 +249,7 @@ def test_a_sidecar_that_crashes_costs_no_measurement(
 ) -> None:
     """Plots after a sweep; the FLOP count of a run; NVML while a machine is described."""
     from bench.machine import environment
-    from bench.measure import run as runner
+    from bench.measure import counting
     from bench.measure.run import run_one
     from bench.present.charts import static
 
@@ -262,8 +262,8 @@ def test_a_sidecar_that_crashes_costs_no_measurement(
     assert isinstance(Store(tmp_path / "s").runs()[0], FinishedRun)
     assert (tmp_path / "s" / "results.csv").is_file()
 
-    monkeypatch.setattr(runner, "count", breaks)
-    monkeypatch.setattr(runner, "cache_dir", lambda: tmp_path / "cache")  # where no count is known yet
+    monkeypatch.setattr(counting, "count", breaks)
+    monkeypatch.setattr(counting, "cache_dir", lambda: tmp_path / "cache")  # where no count is known yet
     source = DataSource(words[0].removeprefix("--dataset="), Path(), None, 1.0)
     record = run_one(specs_of(source)[0], source.load(), Store(tmp_path / "t"), lambda event: None)
     assert record.metrics.flops is None
@@ -271,4 +271,4 @@ def test_a_sidecar_that_crashes_costs_no_measurement(
     assert record.metrics.params
 
     monkeypatch.setitem(sys.modules, "pynvml", None)  # its import raises
-    assert environment._driver().startswith("unknown (")
+    assert environment.driver_version().startswith("unknown (")
