@@ -1,6 +1,6 @@
-"""A sweep of 24 runs on Ray clusters of two and four nodes, all on this machine; what is lost on the way is done again.
+"""A sweep of 24 runs on Ray clusters of two and four nodes, all on this machine; lost runs are retried.
 
-The runs train nothing (far_work.short_run), but go the whole way: board, Ray task, child process, record, store.
+The runs train nothing (far_work.short_run), but go all the way: board, Ray task, child process, record, store.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from typing import Any, cast
 import pytest
 
 from bench.data.datasets import DataSource
-from bench.drive.runs import Home, Manner, Plan, Views, train_all
-from bench.drive.sweep import wait_for_devices
+from bench.drive.context import SweepContext
+from bench.drive.opening import wait_for_devices
+from bench.drive.planning import Plan
+from bench.drive.runs import RunPolicy, Views, train_all
 from bench.machine.environment import cpu_name
 from bench.machine.identity import identity
-from bench.present.screen.progress import Display, make_console
+from bench.present.screen.progress import ScreenDisplay, make_console
 from bench.store.disk import Store
 from tests import synthetic
+from tests.conftest import ROOT
 
 pytest.importorskip("ray")
 
-ROOT = Path(__file__).resolve().parent.parent
 SPECS = [synthetic.spec("seresnet", seed, device_name=cpu_name()) for seed in range(24)]
 
 
@@ -55,23 +57,23 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def drive(address: str, root: Path, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, int, int]:
-    """The sweep, or the rest of it: (failures, runs that are done, devices)."""
-    from bench.executors.ray import RayEngine
+    """The sweep, or the rest of it: (failures, finished runs, devices)."""
+    from bench.executors.ray import RayExecutor
 
     store, expected = Store(root), identity()
     source, views = DataSource("none", None, None, 1.0), SimpleNamespace(rebuild_if_due=meanwhile)
     plan = Plan(SPECS, source, cast(Any, SimpleNamespace(train_index=range(1000))))
     todo = {spec.run_id for spec in SPECS if not store.is_done(spec)}
-    with store.marked() as mark:
-        engine = RayEngine(address, None, 1, expected, print)
+    with store.marked() as marker:
+        executor = RayExecutor(address, None, 1, expected, print)
         try:
-            wait_for_devices(engine)
-            home, manner = Home(store, expected, mark), Manner(function="tests.far_work:short_run")
-            display = Display(make_console())
-            failures, _ = train_all([plan], todo, home, engine, display, cast(Views, views), manner)
-            return failures, sum(map(store.is_done, SPECS)), len(engine.devices())
+            wait_for_devices(executor)
+            context = SweepContext(store, executor, ScreenDisplay(make_console()), expected, marker)
+            policy = RunPolicy(function="tests.far_work:short_run")
+            trained = train_all([plan], todo, context, cast(Views, views), policy)
+            return trained.failures, sum(map(store.is_done, SPECS)), len(executor.devices())
         finally:
-            engine.close()
+            executor.close()
 
 
 def starts(root: Path) -> Counter[str]:
@@ -87,36 +89,34 @@ def test_two_nodes_do_every_run_once(cluster: Any, tmp_path: Path, capsys: pytes
     assert len({line.rpartition(" on ")[2] for line in printed.splitlines() if ") on " in line}) == 2
 
 
-def test_a_node_dies_in_the_middle_and_nothing_is_lost(
-    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_run_is_lost_with_a_node(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four nodes; the last one goes down while every node holds a run that waits."""
-    doomed, said = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)][1:], ""
+    doomed, printed = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)][1:], ""
 
     def meanwhile() -> None:
-        nonlocal said
-        said += capsys.readouterr().out
-        begun = (tmp_path / "starts").exists() and len(starts(tmp_path)) == 16
-        if begun and doomed:  # twelve are done, four wait
+        nonlocal printed
+        printed += capsys.readouterr().out
+        all_hold_one = (tmp_path / "starts").exists() and len(starts(tmp_path)) == 16
+        if all_hold_one and doomed:  # twelve are done, four wait
             cluster.remove_node(doomed.pop(), allow_graceful=False)
-        if "again (1 of at most 3 times)" in said:
+        if "retry 1 of at most 3" in printed:
             (tmp_path / "go").touch()
 
     failures, done, devices = drive(cluster.address, tmp_path, meanwhile)
-    assert (failures, done, devices) == (0, 24, 3), said
+    assert (failures, done, devices) == (0, 24, 3), printed
     counted = starts(tmp_path)
     assert set(counted) == {spec.run_id for spec in SPECS}
-    assert sorted(counted.values()) == [1] * 23 + [2], "one was lost with its node, and begun again"
+    assert sorted(counted.values()) == [1] * 23 + [2], "one was lost with its node and retried"
     assert len(Store(tmp_path).runs()) == 24
 
 
-def test_a_killed_drivers_sweep_is_finished_by_the_next(cluster: Any, tmp_path: Path) -> None:
+def test_a_killed_drivers_sweep_is_finished_by_the_next_driver(cluster: Any, tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from tests.drive.test_cluster import drive\n"
     code += "drive(sys.argv[1], Path(sys.argv[2]))"
     driver = subprocess.Popen([sys.executable, "-c", code, cluster.address, str(tmp_path)], cwd=ROOT)
     try:
         deadline = time.monotonic() + 240
-        while not (tmp_path / "starts").exists() or len(starts(tmp_path)) < 13:  # from the 13th on they wait
+        while not (tmp_path / "starts").exists() or len(starts(tmp_path)) < 13:  # the 13th and later ones wait
             assert time.monotonic() < deadline
             assert driver.poll() is None
             time.sleep(0.05)
@@ -129,5 +129,5 @@ def test_a_killed_drivers_sweep_is_finished_by_the_next(cluster: Any, tmp_path: 
     failures, done, _ = drive(cluster.address, tmp_path)
     assert (failures, done) == (0, 24)
     counted = starts(tmp_path)
-    assert all(counted[name] == 1 for name in before), "what was done is not done again"
+    assert all(counted[name] == 1 for name in before), "finished runs are not repeated"
     assert len(Store(tmp_path).runs()) == 24
