@@ -216,7 +216,7 @@ def test_functions_take_few_parameters() -> None:
     assert {name: count for name, count in counts.items() if count > 8} == {}
 
 
-OPEN_CONTENT = 60  # content that is truly open: JSON before its types are known, a recipe file, plotly's figures
+OPEN_CONTENT = 40  # content that is truly open: JSON before its types are known, a recipe file, plotly's figures
 
 
 def test_data_between_packages_is_typed() -> None:
