@@ -1,4 +1,4 @@
-"""What limits a training step: launch, bandwidth, compute or the loader. Example: bound(work, ceilings, batch_size, seconds)
+"""What limits a training step. Example: bound(work, ceilings, batch_size, seconds)
 
 The ceilings are measured on the same device in the same session: a large matrix product, a large copy, an operator on
 one element, the loader alone. The work of a step is counted: operators, bytes read and written by each, floating-point

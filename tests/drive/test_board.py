@@ -373,7 +373,7 @@ def test_other_failures_are_not_blamed_on_the_machine(names: list[str], remote: 
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
-def test_an_error_stops_what_runs_and_hears_it_out(error: BaseException) -> None:
+def test_an_error_stops_what_runs_and_awaits_its_answers(error: BaseException) -> None:
     """Three end together; the first cannot be settled, and if the disk is full, nor can the last."""
     executor = Scripted([device("a", 4)], lambda name, device: 9.0 if name == "slow" else 1.0)
     sweep = Sweep(executor)

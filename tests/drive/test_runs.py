@@ -165,7 +165,7 @@ def test_their_seconds_stay_out_of_every_table(together: tuple[Path, str]) -> No
     assert "2 of 2 runs shared the device with others" in " ".join(render([comparison], "text").split())
 
 
-def test_ctrl_c_ends_all_and_the_same_command_goes_on(
+def test_ctrl_c_ends_all_and_the_same_command_resumes(
     here: Bench, untimed: None, tiny_npz: Path, factory: Path, tmp_path: Path
 ) -> None:
     sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]

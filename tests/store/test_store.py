@@ -185,14 +185,19 @@ def test_a_record_of_the_past_is_migrated() -> None:
     assert {r.metrics.segments for r in migrated} == {1}
 
 
-# A store of every shape that records ever had: schema 1; without provenance; with searches; with parts; from a GPU.
-STORES = ["cpu-2core", "cpu-2core/verdict", "cpu-2core/sane", "cpu-2core/digits", "h100"]
+# A store of every shape that records ever had: schema 1; without provenance; with searches; with parts; from a GPU. And
+# small ones that older commits wrote: before later fields of settings and recipes, and of the data.
+STORES = [
+    *(f"results/reference/{name}" for name in ("cpu-2core", "cpu-2core/verdict", "cpu-2core/sane", "cpu-2core/digits")),
+    "results/reference/h100",
+    *(f"tests/store/fixtures/{commit}" for commit in ("4349ea0", "364e14a", "d8801cb", "f5f6d66")),
+]
 
 
 @pytest.mark.parametrize("name", STORES)
 def test_every_committed_store_can_be_read(name: str) -> None:
     """To the last record; its CSV files are what the records give, byte for byte, or the last digit of a float."""
-    store, damaged = Store(ROOT / "results/reference" / name), list[str]()
+    store, damaged = Store(ROOT / name), list[str]()
     runs, sessions = store.runs(damaged), store.sessions(damaged)
     assert len(runs) == len(list(store.root.glob("runs/*/record.json")))
     assert len(sessions) == len(list(store.root.glob("speed/*.json")))
@@ -205,7 +210,7 @@ def test_every_committed_store_can_be_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", STORES)
 def test_what_was_read_can_be_written_and_read_again(name: str) -> None:
-    store = Store(ROOT / "results/reference" / name)
+    store = Store(ROOT / name)
     for run in store.runs():
         assert decode(encode(run), run.run_id) == run
     for timed in store.sessions():
