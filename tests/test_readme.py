@@ -16,7 +16,7 @@ import pytest
 from bench.store.disk import Store
 from bench.store.records import FinishedRun
 from tests.conftest import ROOT, make_npz
-from tests.synthetic import write_store
+from tests.synthetic import session, write_pair
 
 DOCUMENTS = ("README.md", "docs/commands.md", "docs/models.md")
 BLOCKS = [
@@ -57,9 +57,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, root / name)
     shutil.copytree(ROOT / "results" / "reference", root / "results" / "reference")
-    write_store(
-        root / "results/local", {"seresnet": 0.9, "vit_tiny": 0.8}, {"seresnet": [1, 1.1], "vit_tiny": [2, 2.1]}
-    )
+    store = Store(root / "results/local")
+    write_pair(store, {"seresnet": 0.9, "vit_tiny": 0.8}, seeds=2, images=500)
+    store.write_session(session({"seresnet": [1, 1.1], "vit_tiny": [2, 2.1]}))
+    store.rebuild_views()
     make_npz(root / "mine.npz")
     for kind, text in BLOCKS:
         first = text.splitlines()[0] if text else ""
