@@ -25,7 +25,8 @@ def sensors_of(asked: str | None) -> Sensors:
     None: the first GPU where NVML shows one, else the CPU.
     """
     gpu = gpu_of(asked or "cuda")
-    if asked == "cpu" or (asked is None and energy.gpu_memory(gpu) is None):
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # torch then computes on the CPU
+    if asked == "cpu" or (asked is None and (hidden or energy.gpu_memory(gpu) is None)):
         return cpu_line
     return lambda: gpu_line(gpu)
 
