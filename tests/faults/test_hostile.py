@@ -223,7 +223,7 @@ def test_an_npz_of_absurd_size_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("train_x", "train_y", "test_x", "test_y"):
             archive.writestr(f"{name}.npy", header.getvalue())
-    with pytest.raises(UserError, match=r"no readable \.npz file"):
+    with pytest.raises(UserError, match=r"not a readable \.npz file"):
         from_npz(path)
 
 

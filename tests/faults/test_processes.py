@@ -155,7 +155,7 @@ def test_two_commands_race_for_one_store(
         return "".join(Path(screen.name).read_text() for screen in screens)
 
     both = [start(*words, names, "--epochs=80", "--results", root, stdout=screen) for screen in screens]
-    assert eventually(lambda: "being run by process" in text()), text()
+    assert eventually(lambda: "is running it" in text()), text()
     go.touch()
     errors = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
