@@ -115,7 +115,7 @@ def test_a_killed_drivers_sweep_is_finished_by_the_next_driver(cluster: Any, tmp
     code += "drive(sys.argv[1], Path(sys.argv[2]))"
     driver = subprocess.Popen([sys.executable, "-c", code, cluster.address, str(tmp_path)], cwd=ROOT)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 500
         while not (tmp_path / "starts").exists() or len(starts(tmp_path)) < 13:  # the 13th and later ones wait
             assert time.monotonic() < deadline
             assert driver.poll() is None
