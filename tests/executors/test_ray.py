@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -97,6 +98,9 @@ def until(look: Callable[[], Any]) -> Any:
     raise AssertionError(f"not within {DEADLINE:g} s")
 
 
+TICKETS = itertools.count(1)  # never again the same one: what an earlier test started may still report
+
+
 class Sweep:
     """Tasks under tickets, and their messages."""
 
@@ -106,13 +110,15 @@ class Sweep:
         self.answers: dict[int, Answer] = {}
 
     def start(self, device: Device, function: str, *args: Any, **more: Any) -> int:
-        ticket = len(self.events) + 1
+        ticket = next(TICKETS)
         self.events[ticket] = []
         self.executor.start([(ticket, Task(function, f"tests.far_work:{function}", args, **more), device)])
         return ticket
 
     def listen(self) -> None:
         for ticket, message in self.executor.events(0.5):
+            if ticket not in self.events:
+                continue
             if isinstance(message, Answer):
                 assert ticket not in self.answers, "answered twice"
                 self.answers[ticket] = message
