@@ -2,8 +2,9 @@
 
 multiprocessing's fork server imports torch and all else that a worker needs once (bench/measure/preload.py) and forks a
 child per call; it holds no CUDA context and no thread. A forked child gets the caller's environment, working directory
-and import path, but shares what libraries read when the server loaded them. Where a task needs that otherwise, and off
-Linux (forks break macOS' own libraries, and Windows has none), the child is spawned, which takes some 3 s.
+and import path, but shares what libraries read when the server loaded them. Where a task needs that otherwise, off
+Linux (forks break macOS' own libraries, and Windows has none), and if SEVIT_START_METHOD is "spawn", the child is
+spawned, which takes some 3 s where it needs torch.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SERVER_ALONE = {
 CHANGING = threading.Lock()  # the environment is one for all threads
 
 _conditions: dict[str, str] | None = None  # what the server read at load; None: no server yet
-_spawn_only = not sys.platform.startswith("linux")
+_spawn_only = not sys.platform.startswith("linux") or os.environ.get("SEVIT_START_METHOD") == "spawn"
 
 
 def warm_up(environment: Mapping[str, str] = NOTHING) -> None:

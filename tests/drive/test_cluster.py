@@ -5,7 +5,6 @@ The runs train nothing (far_work.short_run), but go all the way: board, Ray task
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from bench.present.screen.progress import ScreenDisplay, make_console
 from bench.store.disk import Store
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.ray_nodes import two_nodes
 
 pytest.importorskip("ray")
 
@@ -38,22 +38,8 @@ SPECS = [synthetic.spec("seresnet", seed, device_name=cpu_name()) for seed in ra
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two nodes of one CPU; the third and the fourth come later."""
-    from ray.cluster_utils import Cluster
-
-    place = tmp_path_factory.mktemp("nodes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEVIT_HOST_LOCK", str(place / "host.lock"))
-        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "disabled"))
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        soon = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 300}
-        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=1)
+    with two_nodes(tmp_path_factory.mktemp("nodes")) as cluster:
         yield cluster
-        cluster.shutdown()
 
 
 def drive(address: str, root: Path, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, int, int]:

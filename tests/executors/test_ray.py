@@ -25,6 +25,7 @@ from bench.executors.ray import RayExecutor
 from bench.executors.worker import Look, as_device
 from bench.machine.identity import Identity, identity
 from tests.conftest import ROOT
+from tests.ray_nodes import two_nodes
 
 ray_exceptions = pytest.importorskip("ray.exceptions")
 
@@ -38,23 +39,8 @@ def expected() -> Identity:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two nodes of one CPU; what they share with other tests on this machine is theirs alone."""
-    from ray.cluster_utils import Cluster
-
-    place = tmp_path_factory.mktemp("nodes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEVIT_HOST_LOCK", str(place / "host.lock"))
-        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "disabled"))  # one for all, whoever has a token
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        soon = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 300}  # a node that died is missed
-        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=1)
+    with two_nodes(tmp_path_factory.mktemp("nodes")) as cluster:
         yield cluster
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -370,13 +356,17 @@ def test_a_node_may_come_and_be_lost_with_what_runs_there(
 
 @contextlib.contextmanager
 def node_without(folder: Path, cluster: Any) -> Iterator[None]:
-    """A third node that sees an empty disk where everybody else sees `folder`; skips where that takes more rights."""
+    """A third node that sees an empty disk where everybody else sees `folder`; skips where that takes more rights.
+
+    Its children are forked from a server, as on any other cluster.
+    """
     apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("needs a mount namespace")
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster.address, "--num-cpus=1"]
     command = [*apart, *start, "--block"]
-    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {name: value for name, value in os.environ.items() if name != "SEVIT_START_METHOD"}
+    node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
     finally:

@@ -170,9 +170,8 @@ def test_a_damaged_record_is_said_in_the_table(store: Store, capsys: pytest.Capt
     path = next(store.root.glob("runs/vit_params*/record.json"))
     path.write_bytes(path.read_bytes()[:500])
     assert main(["table", "--results", str(store.root)]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())  # a long path begins a line of its own
     assert "resnet20" in printed
-    assert "left out: " in printed
     assert "vit_params" in printed.split("left out: ")[1]
 
 
