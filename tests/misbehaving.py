@@ -111,7 +111,6 @@ def need_two(out: torch.Tensor) -> None:
 
 fine = linear(lambda out: out, always)
 fine_too = linear(lambda out: out, always)
-slow = linear(doze, in_training)
 gated = linear(wait, in_training)  # slow until there is a file `go` beside this one
 raises = linear(fail, in_training)
 leaves = linear(leave, in_training)

@@ -166,10 +166,11 @@ def test_their_seconds_stay_out_of_every_table(together: tuple[Path, str]) -> No
 
 
 def test_ctrl_c_ends_all_and_the_same_command_resumes(
-    here: Bench, untimed: None, tiny_npz: Path, factory: Path, tmp_path: Path
+    here: Bench, untimed: None, tiny_npz: Path, gate: tuple[str, Path], tmp_path: Path
 ) -> None:
+    model, go = gate
     sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]
-    sweep += [f"--models={factory}:slow", "--seeds=0,1", "--epochs=30", "--runs-per-device=2"]
+    sweep += [f"--models={model}", "--seeds=0,1", "--epochs=30", "--runs-per-device=2"]
     process = start(*sweep, "--results", tmp_path)
     assert process.stdout is not None
     third_epoch: set[str] = set()
@@ -185,6 +186,7 @@ def test_ctrl_c_ends_all_and_the_same_command_resumes(
     assert "Traceback" not in error
     assert gone(below)
     assert [run.status for run in Store(tmp_path).runs()] == ["interrupted"] * 2
+    go.touch()
     done = here(*sweep, "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resumes after step") == 2
