@@ -82,11 +82,6 @@ def hang(out: torch.Tensor) -> None:
     time.sleep(1e6)
 
 
-def doze(out: torch.Tensor) -> torch.Tensor:
-    time.sleep(0.02)
-    return out
-
-
 def wait(out: torch.Tensor) -> torch.Tensor:
     if not Path(__file__).with_name("go").exists():
         time.sleep(0.2)
