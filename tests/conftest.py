@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +119,25 @@ def here() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.CompletedProcess(words, code, out.getvalue(), error.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw() -> Iterator[Callable[..., list[Path]]]:
+    """Sweeps in this process end without charts, two to ten seconds each; `charts` brings them back."""
+    from bench.cli import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        original = run.draw
+        patch.setattr(run, "draw", lambda *_: [])
+        yield original
+
+
+@pytest.fixture
+def charts(draw: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps in this process draw as everywhere."""
+    from bench.cli import run
+
+    monkeypatch.setattr(run, "draw", draw)
 
 
 @pytest.fixture

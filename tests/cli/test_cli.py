@@ -301,7 +301,7 @@ def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {name.rsplit("-", 1)[1] for name in drawn} >= {"latency_vs_batch.png", "roofline.png"}
 
 
-def test_what_follows_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_what_follows_a_sweep(charts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     """Only this sweep's comparisons, by the reference asked for; a chart that fails is exit code 1, and no more."""
     store = Store(tmp_path)
     write_pair(store, {"seresnet": 0.9, "vit_tiny": 0.8})

@@ -242,6 +242,7 @@ def test_odd_paths(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_sidecar_that_crashes_costs_no_measurement(
     words: list[str],
     untimed: None,
+    charts: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
