@@ -17,15 +17,15 @@ from bench.plan.request import DEFAULT_STORE
 
 COMMANDS = {
     "run": "train, time and compare models (the default)",
-    "time": "time models in turns, say what limits them and what they take",
-    "compare": "say which of two models is better, and how sure that is",
-    "table": "print the comparisons of a store",
-    "plot": "draw the comparisons of a store",
-    "report": "write one HTML page about a store, to read and to send",
-    "data": "fetch, verify, list and look at data sets",
-    "check": "check that a store is what it claims to be",
+    "time": "time models in turns; report what limits them and what they cost",
+    "compare": "say which of two models is better, and how certain that is",
+    "table": "print the comparisons in a store",
+    "plot": "plot the comparisons in a store",
+    "report": "write a self-contained HTML report on a store",
+    "data": "list, fetch, verify and view data sets",
+    "check": "verify that a store's files are intact and agree",
     "cost": "count parameters, FLOPs and activations of models",
-    "list": "list what there is to choose from",
+    "list": "list models, data sets, recipes, presets or settings",
     "help": "show the help of a command",
 }
 STORE_READERS = ("compare", "table", "plot", "report", "check")
@@ -45,18 +45,45 @@ def path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def whole(text: str) -> int:
+    """A whole number. Raises argparse.ArgumentTypeError."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not '{text}'") from None
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1. Raises argparse.ArgumentTypeError."""
+    if (number := whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def decimal(text: str) -> float:
+    """A number. Raises argparse.ArgumentTypeError."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not '{text}'") from None
+
+
 # Flags that several commands have. A command may replace parts, such as a default of its own.
 SHARED: dict[str, dict[str, Any]] = {
     "--models": {
         "default": DEFAULT_MODELS,
         "metavar": "NAMES",
-        "help": "models by commas or spaces: names, globs (vit_*), -exclusions; see `list models`; "
+        "help": "models, separated by commas or spaces: names, globs (vit_*), exclusions (-NAME); "
         f"default {DEFAULT_MODELS}",
     },
-    "--recipe": {"metavar": "NAME", "help": "use this recipe: see `list recipes`; also a .toml file"},
-    "--batch-size": {"type": int, "metavar": "N", "help": "train with this batch size instead of the recipe's"},
-    "--image-size": {"type": int, "metavar": "PX", "help": "resize images to this; default: the data set's own size"},
-    "--num-classes": {"type": int, "default": 10, "metavar": "N", "help": "build models for N classes; default 10"},
+    "--recipe": {"metavar": "NAME", "help": "recipe: a name of `list recipes`, or a .toml file"},
+    "--batch-size": {"type": positive, "metavar": "N", "help": "train with this batch size instead of the recipe's"},
+    "--image-size": {
+        "type": whole,
+        "metavar": "PX",
+        "help": "resize images to PX × PX; default: the data set's own size",
+    },
+    "--num-classes": {"type": whole, "default": 10, "metavar": "N", "help": "build models for N classes; default 10"},
     "--data-dir": {
         "type": path,
         "metavar": "DIR",
@@ -64,10 +91,10 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "--tune-limit": {
         "metavar": "TIME",
-        "help": "time limit for the search of --setting tuned; default 3 min per model",
+        "help": "time limit for the search under --setting tuned; default 3 min per model",
     },
     "--deterministic": {"action": "store_true", "help": "use deterministic kernels only"},
-    "--device": {"metavar": "NAME", "help": "use cpu, cuda or cuda:N; default: cuda where there is one"},
+    "--device": {"metavar": "NAME", "help": "use cpu, cuda or cuda:N; default: cuda if available, else cpu"},
     "--results": {
         "type": path,
         "default": DEFAULT_STORE,
@@ -76,7 +103,7 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "--reference": {
         "metavar": "MODEL",
-        "help": "state ratios relative to this model; default: seresnet where it takes part, else the first",
+        "help": "state ratios relative to this model; default: seresnet if it is among them, else the first",
     },
 }
 
@@ -135,7 +162,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""
-        raise UserError(f"{message} ({self.prog} --help)")
+        raise UserError(f"{message.removeprefix('argument ')} ({self.prog} --help)")
 
 
 class _Version(argparse.Action):
@@ -166,7 +193,7 @@ def make_parser() -> Parser:
         prog="run_bench.py",
         usage="%(prog)s [COMMAND] [options]",
         description="Train, time and compare SE-ResNets and small Vision Transformers under\nidentical conditions. "
-        "Without a command, `run` is meant.",
+        "The default command is `run`.",
         epilog=_examples(""),
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
@@ -211,28 +238,41 @@ def _examples(command: str) -> str:
 def _run_flags(run: Parser) -> None:
     what = run.add_argument_group("what to train")
     _shared(what, "--models")
-    what.add_argument("--preset", metavar="NAME", help="set data set, recipe, seeds and length: see `list presets`")
+    what.add_argument(
+        "--preset", metavar="NAME", help="choose data set, recipe, seeds and length together: see `list presets`"
+    )
     _shared(what, "--recipe")
     what.add_argument("--seeds", metavar="LIST", help="train with these seeds, such as 0 or 0,1,2 or 0-4")
-    what.add_argument("--epochs", type=int, metavar="N", help="train for N epochs instead of the recipe's")
-    what.add_argument("--budget", metavar="AMOUNT", help="train each run for 50epochs, 10min, 2PFLOP or 1Msamples")
+    what.add_argument("--epochs", type=positive, metavar="N", help="train for N epochs instead of the recipe's")
+    what.add_argument(
+        "--budget", metavar="AMOUNT", help="length of each run, such as 50epochs, 10min, 2PFLOP or 1Msamples"
+    )
     _shared(what, "--batch-size")
-    what.add_argument("--validations", type=int, metavar="N", help="validate N times a run; default: each epoch, or 10")
-    what.add_argument("--target", type=float, metavar="SHARE", help="time to this validation accuracy, such as 0.9")
+    what.add_argument(
+        "--validations", type=whole, metavar="N", help="validate N times per run; default: every epoch, or 10 times"
+    )
+    what.add_argument(
+        "--target", type=decimal, metavar="SHARE", help="report the time to this validation accuracy, such as 0.9"
+    )
     what.add_argument(
         "--track",
         default="",
         metavar="NAME",
-        help="search the learning rate per model: under one recipe (shared), each family's own (family), or both",
+        help="search for each model's learning rate under one recipe (shared), its family's (family), or both",
     )
-    what.add_argument("--trial-budget", metavar="AMOUNT", help="budget of a first trial; default: a tenth of a run")
+    what.add_argument("--trial-budget", metavar="AMOUNT", help="length of each first trial; default: a tenth of a run")
     data = run.add_argument_group("data")
     data.add_argument(
         "--dataset",
         metavar="NAMES",
-        help="train on these data sets, by commas: see `list datasets`; also npz:FILE and folder:DIR",
+        help="data sets, separated by commas: names of `list datasets`, npz:FILE, folder:DIR",
     )
-    data.add_argument("--train-fraction", default="1", metavar="LIST", help="train on stratified shares, such as 0.1,1")
+    data.add_argument(
+        "--train-fraction",
+        default="1",
+        metavar="LIST",
+        help="train on stratified fractions of the images, such as 0.1,1",
+    )
     data.add_argument(
         "--cinic-train", choices=("train", "train+valid"), help="train on these parts of CINIC-10; default train"
     )
@@ -240,11 +280,15 @@ def _run_flags(run: Parser) -> None:
     _shared(data, "--data-dir")
     execution = run.add_argument_group("how it is executed")
     execution.add_argument(
-        "--setting", default="eager", metavar="NAME", help="execute all models like this: see `list settings`"
+        "--setting", default="eager", metavar="NAME", help="execution setting for all models: see `list settings`"
     )
     _shared(execution, "--tune-limit")
     execution.add_argument(
-        "--runs-per-device", type=int, default=1, metavar="N", help="train N runs at once, for accuracy only; default 1"
+        "--runs-per-device",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="train N runs at once; their times are not compared; default 1",
     )
     _shared(execution, "--deterministic")
     _where_and_output_flags(run)
@@ -263,7 +307,11 @@ def _where_and_output_flags(run: Parser) -> None:
         "--slurm", default="", metavar="LIST", help="options for SLURM jobs, such as partition=gpu,gres=gpu:1,time=240"
     )
     where.add_argument(
-        "--retries", type=int, default=3, metavar="N", help="retry a run whose machine was lost N times; default 3"
+        "--retries",
+        type=whole,
+        default=3,
+        metavar="N",
+        help="retry a run up to N times if its machine is lost; default 3",
     )
     output = run.add_argument_group("output")
     _shared(output, "--results")
@@ -274,9 +322,9 @@ def _where_and_output_flags(run: Parser) -> None:
     output.add_argument(
         "--timing-limit", metavar="TIME", help="time limit for the timing pass; default: 20 s per model"
     )
-    output.add_argument("--rerun", action="store_true", help="repeat runs that are done")
+    output.add_argument("--rerun", action="store_true", help="repeat finished runs")
     output.add_argument(
-        "--live", action="store_true", help="show the sweep on one screen: what runs, what is next, time left"
+        "--live", action="store_true", help="show progress on one live screen: current runs, next runs, time left"
     )
     output.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time; run nothing")
 
@@ -284,48 +332,61 @@ def _where_and_output_flags(run: Parser) -> None:
 def _time_flags(time: Parser) -> None:
     what = time.add_argument_group("what to time")
     _shared(what, "--models")
-    what.add_argument("--explain", metavar="NAMES", help="show where a training step of these models spends its time")
+    what.add_argument(
+        "--explain", metavar="NAMES", help="show how the time of a training step is spent in these models"
+    )
     _shared(what, "--recipe", default="shared", help="time this recipe's training step; default shared")
     _shared(what, "--batch-size", help="use this batch size in the training step instead of the recipe's")
     what.add_argument(
         "--batch-sizes",
         metavar="LIST",
-        help="batch sizes of inference; default 1,8,32,128, on CUDA up to 2048, and the training step's",
+        help="batch sizes for inference; default 1,8,32,128 (up to 2048 on CUDA) and the training step's",
     )
     data = time.add_argument_group("data")
     _shared(data, "--image-size", default=32, help="use random images of this size; default 32")
     _shared(data, "--num-classes")
     execution = time.add_argument_group("how it is executed")
     execution.add_argument(
-        "--setting", default="eager", metavar="NAMES", help="run a session under each, by commas: see `list settings`"
+        "--setting",
+        default="eager",
+        metavar="NAMES",
+        help="one session per setting, separated by commas: see `list settings`",
     )
     _shared(execution, "--tune-limit")
     _shared(execution, "--deterministic")
     _shared(time.add_argument_group("where"), "--device")
     output = time.add_argument_group("output")
     output.add_argument(
-        "--within", type=float, default=2.0, metavar="PERCENT", help="stop once ratios are this exact; default 2"
+        "--within",
+        type=decimal,
+        default=2.0,
+        metavar="PERCENT",
+        help="stop once ratios are known to within PERCENT; default 2",
     )
-    output.add_argument("--time-limit", metavar="TIME", help="stop at this time even so; default: one minute per model")
+    output.add_argument(
+        "--time-limit", metavar="TIME", help="stop after TIME even if they are not; default: one minute per model"
+    )
     _shared(output, "--results")
     _shared(output, "--reference")
 
 
 def _compare_flags(compare: Parser) -> None:
-    compare.add_argument("models", nargs="*", metavar="MODEL", help="two or more; one: against all others; none: all")
-    _shared(compare, "--reference", help="compare this model with the others first; default: seresnet")
+    compare.add_argument(
+        "models", nargs="*", metavar="MODEL", help="models to compare; one is compared with all others; default: all"
+    )
+    _shared(compare, "--reference", help="list this model's comparisons first; default: seresnet")
     compare.add_argument(
         "--margin",
-        type=float,
+        type=decimal,
         default=0.5,
         metavar="POINTS",
         help="accuracy difference treated as equivalent; default 0.5",
     )
     compare.add_argument(
         "--target",
-        type=float,
+        type=decimal,
         metavar="SHARE",
-        help="time to this validation accuracy; default: the runs' own",
+        help="compare times to this validation accuracy; default: the runs' target",
     )
     compare.add_argument("--format", choices=("text", "csv"), default="text", help="print text (default) or CSV")
     compare.add_argument("--out", type=path, metavar="FILE", help="write the verdicts to this file too, as CSV")
@@ -334,13 +395,15 @@ def _compare_flags(compare: Parser) -> None:
         action="append",
         default=[],
         metavar="CONDITION",
-        help="exit 1 where the whole interval of A against B meets this: 'accuracy < -0.5', 'speed < 1'; repeatable",
+        help="exit 1 if the whole interval of A against B meets this: 'accuracy < -0.5', 'speed < 1'; repeatable",
     )
 
 
 def _drawn_flags(reader: Parser) -> None:
     _shared(reader, "--reference")
-    reader.add_argument("--by-device", action="store_true", help="keep devices and comparability keys apart")
+    reader.add_argument(
+        "--by-device", action="store_true", help="make a separate table for each device and set of conditions"
+    )
 
 
 def _table_flags(table: Parser) -> None:
@@ -353,13 +416,19 @@ def _table_flags(table: Parser) -> None:
         help="print text (default), markdown, latex, csv, html or json",
     )
     table.add_argument(
-        "--columns", default="", metavar="KEYS", help="show these columns, by commas, such as accuracy,flops,params"
+        "--columns",
+        default="",
+        metavar="KEYS",
+        help="show these columns, separated by commas, such as accuracy,flops,params",
     )
     table.add_argument(
-        "--where", default="", metavar="CONDITION", help="show rows that meet this, such as \"dataset == 'cifar10'\""
+        "--where",
+        default="",
+        metavar="CONDITION",
+        help="show only rows that satisfy this, such as \"dataset == 'cifar10'\"",
     )
     table.add_argument(
-        "--sort", default="", metavar="KEY", help="sort by model, family or a column; -flops: the largest first"
+        "--sort", default="", metavar="KEY", help="sort by model, family or a column; -flops sorts in descending order"
     )
     table.add_argument("--out", type=path, metavar="FILE", help="write to this file instead of printing")
 
@@ -367,7 +436,9 @@ def _table_flags(table: Parser) -> None:
 def _plot_flags(plot: Parser) -> None:
     _drawn_flags(plot)
     plot.add_argument("--out", type=path, metavar="DIR", help="write to this folder; default plots/ in the first store")
-    plot.add_argument("--formats", default="png", metavar="LIST", help="write png, svg and pdf, by commas; default png")
+    plot.add_argument(
+        "--formats", default="png", metavar="LIST", help="formats, separated by commas: png, svg, pdf; default png"
+    )
     plot.add_argument("--widths", default="2", metavar="LIST", help="draw 1 or 2 columns wide, or 1,2; default 2")
     plot.add_argument(
         "--style", default="", metavar="STYLE", help="draw in a style of matplotlib, or that of an .mplstyle file"
@@ -385,34 +456,46 @@ def _report_flags(report: Parser) -> None:
 
 
 def _check_flags(check: Parser) -> None:
-    check.add_argument("--rebuild", action="store_true", help="write the CSV files anew from the records first")
+    check.add_argument("--rebuild", action="store_true", help="first regenerate the CSV files from the records")
 
 
 def _data_flags(data: Parser) -> None:
     data.add_argument("action", choices=("list", "fetch", "verify", "show"), help="what to do")
     data.add_argument(
-        "names", nargs="*", metavar="NAME", help="data sets of `data list`; show takes npz:FILE and folder:DIR too"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="data sets named by `data list`; show also accepts npz:FILE and folder:DIR",
     )
     _shared(data, "--data-dir")
-    _shared(data, "--image-size", help="resize images to this (fetch, show); default: the data set's own size")
+    _shared(data, "--image-size", help="resize images to PX × PX (fetch, show); default: the data set's own size")
     data.add_argument(
         "--out", type=path, metavar="FILE", help="write the contact sheet here (show); default in results/local/data"
     )
-    data.add_argument("--format", choices=("text", "markdown"), default="text", help="print the list as this")
-    data.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the images drawn (show); default 0")
+    data.add_argument("--format", choices=("text", "markdown"), default="text", help="output format of the list")
+    data.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="random seed for choosing the images (show); default 0"
+    )
 
 
 def _cost_flags(cost: Parser) -> None:
-    cost.add_argument("models", nargs="+", metavar="MODEL", help="names, globs (vit_*), -exclusions; see `list models`")
+    cost.add_argument(
+        "models", nargs="+", metavar="MODEL", help="names, globs (vit_*), exclusions (-NAME); see `list models`"
+    )
     cost.add_argument("--by-module", action="store_true", help="print a table of modules for each model")
     cost.add_argument(
-        "--depth", type=int, default=1, metavar="N", help="show N levels of modules (--by-module); default 1"
+        "--depth", type=whole, default=1, metavar="N", help="show N levels of modules (--by-module); default 1"
     )
     _shared(cost, "--num-classes")
     cost.add_argument(
-        "--image-size", default="32", metavar="LIST", help="count at these sizes in pixels, by commas; default 32"
+        "--image-size",
+        default="32",
+        metavar="LIST",
+        help="count at these sizes in pixels, separated by commas; default 32",
     )
-    cost.add_argument("--format", choices=("text", "markdown", "csv"), help="print one row per model and size as this")
+    cost.add_argument(
+        "--format", choices=("text", "markdown", "csv"), help="output format of the table, one row per model and size"
+    )
 
 
 def _list_flags(lists: Parser) -> None:
@@ -420,7 +503,7 @@ def _list_flags(lists: Parser) -> None:
 
 
 def _help_flags(help_: Parser) -> None:
-    help_.add_argument("topic", nargs="?", metavar="COMMAND", help="the command; default: all of them in short")
+    help_.add_argument("topic", nargs="?", metavar="COMMAND", help="the command; default: a summary of all")
 
 
 def flags_of(parser: Parser, command: str) -> list[str]:

@@ -265,7 +265,9 @@ def execution_options(arguments: Namespace) -> ExecutionOptions:
     if others:
         raise UserError("--setting of run is one for all; `time` takes several")
     if not 1 <= arguments.runs_per_device <= MOST_RUNS_PER_DEVICE:
-        raise UserError(f"--runs-per-device must lie in 1..{MOST_RUNS_PER_DEVICE}, not {arguments.runs_per_device}")
+        raise UserError(
+            f"--runs-per-device must be between 1 and {MOST_RUNS_PER_DEVICE}, not {arguments.runs_per_device}"
+        )
     limit = _duration(arguments.tune_limit, "--tune-limit")
     return ExecutionOptions(setting, limit, arguments.deterministic, arguments.runs_per_device)
 
@@ -274,7 +276,7 @@ def placement_options(arguments: Namespace) -> PlacementOptions:
     """Where it is executed."""
     executor, address = parse_executor(arguments.executor)
     if not 0 <= arguments.retries <= MOST_RETRIES:
-        raise UserError(f"--retries must lie in 0..{MOST_RETRIES}, not {arguments.retries}")
+        raise UserError(f"--retries must be between 0 and {MOST_RETRIES}, not {arguments.retries}")
     return PlacementOptions(parse_device(arguments.device), executor, address, arguments.slurm, arguments.retries)
 
 
@@ -287,7 +289,7 @@ def time_request(arguments: Namespace) -> TimeRequest | ExplainRequest:
     check_image_size(arguments.image_size)
     check_count(arguments.num_classes, "--num-classes")
     if not 0.1 <= arguments.within <= 50:
-        raise UserError(f"--within must lie in 0.1..50 (per cent), not {arguments.within:g}")
+        raise UserError(f"--within must be between 0.1 and 50 percent, not {arguments.within:g}")
     request = TimeRequest(
         models,
         recipe=parse_recipe(arguments.recipe),
@@ -507,7 +509,7 @@ def check_choice(name: str, choices: Collection[str], what: str) -> None:
 def check_count(value: int, flag: str) -> None:
     """Raise UserError for a number of classes or levels that no model has."""
     if not 1 <= value <= MOST_CLASSES:
-        raise UserError(f"{flag} must lie in 1..{MOST_CLASSES}, not {value}")
+        raise UserError(f"{flag} must be between 1 and {MOST_CLASSES}, not {value}")
 
 
 def check_target(target: float | None) -> float | None:

@@ -89,6 +89,7 @@ def remote_executor(request: RunRequest, store: Store, expected: Identity, displ
         from bench.executors.ray import RayExecutor
 
         return RayExecutor(placement.address, placement.device, seats, expected, display.line)
+    assert placement.executor == "slurm", placement.executor
     from bench.executors.slurm import SlurmExecutor
     from bench.executors.slurm_queue import parse_options
 

@@ -24,7 +24,7 @@ UNITS = {
     "Msamples": ("samples", 10**6),
 }
 CANONICAL = {"seconds": "s", "flops": "GFLOP", "samples": "samples"}
-DEFAULT_VALIDATIONS = 10  # validations of a run under a budget that knows no epochs
+DEFAULT_VALIDATIONS = 10  # validations of a run under a budget not given in epochs
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def parse_budget(text: str, flag: str = "--budget") -> Budget:
             raise UserError(f"{flag} '{text}': {kind} are whole numbers")
         amount = float(round(amount))
     if not 0 < amount < 1e24 or (kind in ("epochs", "samples", "seconds") and amount > 1e12):
-        raise UserError(f"{flag} '{text}' is no amount that a training could take")
+        raise UserError(f"{flag} '{text}' is out of range")
     return Budget(kind, amount)
 
 

@@ -90,4 +90,4 @@ def default_preset(has_cuda: bool) -> str:
 def check_image_size(pixels: int | None) -> None:
     """Raise UserError for a size that no image here should have; None is the data set's own."""
     if pixels is not None and not 8 <= pixels <= 1024:
-        raise UserError(f"--image-size must lie in 8..1024, not {pixels}")
+        raise UserError(f"--image-size must be between 8 and 1024, not {pixels}")

@@ -127,7 +127,7 @@ def in_track(track: str, family: str, base: Recipe, model: str) -> Recipe:
 
 
 def under(recipe: Recipe, budget: Budget, validations: int | None = None) -> Recipe:
-    """The recipe for as long as the budget says."""
+    """The recipe, with its length set by the budget."""
     if budget.kind == "epochs":
         return replace(recipe, epochs=round(budget.amount), budget="", validations=validations or 0)
     in_all = DEFAULT_VALIDATIONS if validations is None else validations
@@ -176,9 +176,9 @@ def derive(base: Recipe, changes: dict[str, Any], origin: str) -> Recipe:
     types = {f.name: type(getattr(base, f.name)) for f in dataclasses.fields(Recipe)}
     for key, value in changes.items():
         if key == "track":
-            raise UserError(f"{origin}: a track is no part of a recipe; use --track shared, family or both")
+            raise UserError(f"{origin}: track cannot be set in a recipe; use --track shared, family or both")
         if key not in types:
-            raise UserError(f"{origin}: a recipe has no '{key}'; it has {', '.join(types)}")
+            raise UserError(f"{origin}: unknown field '{key}'; a recipe has {', '.join(types)}")
         wanted = types[key]
         if wanted is float and type(value) is int:
             changes = {**changes, key: float(value)}
@@ -187,7 +187,7 @@ def derive(base: Recipe, changes: dict[str, Any], origin: str) -> Recipe:
     recipe = replace(base, **changes)
     if changes.get("budget"):
         if "epochs" in changes:
-            raise UserError(f"{origin}: epochs and budget both say how long; give one")
+            raise UserError(f"{origin}: epochs and budget both set the length; give only one")
         recipe = under(recipe, parse_budget(recipe.budget, f"{origin}: budget"), changes.get("validations"))
     check(recipe, origin)
     return recipe
@@ -199,21 +199,21 @@ def check(recipe: Recipe, origin: str) -> None:
         parse_budget(recipe.budget, f"{origin}: budget")
     rules = [
         (recipe.epochs >= 1 or (recipe.budget and recipe.epochs == 0), "epochs must be at least 1"),
-        (0 <= recipe.validations <= 10_000, "validations must lie in 0..10000"),
+        (0 <= recipe.validations <= 10_000, "validations must be between 0 and 10,000"),
         (recipe.track in ("", *TRACKS), f"track must be one of {', '.join(TRACKS)}"),
         (recipe.batch_size >= 1, "batch size must be at least 1"),
         (0 < recipe.lr < float("inf"), "lr must be above 0"),
         (0 <= recipe.weight_decay < float("inf"), "weight_decay must not be negative"),
-        (0 <= recipe.momentum < 1, "momentum must lie in [0, 1)"),
-        (0 <= recipe.warmup_fraction < 1, "warmup_fraction must lie in [0, 1)"),
-        (0 <= recipe.label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
-        (0 <= recipe.crop_padding <= 64, "crop_padding must lie in 0..64"),
-        (0 <= recipe.cutout <= 1024, "cutout must lie in 0..1024"),
-        (0 <= recipe.mixup <= 100, "mixup must lie in 0..100"),
-        (0 <= recipe.cutmix <= 100, "cutmix must lie in 0..100"),
+        (0 <= recipe.momentum < 1, "momentum must be at least 0 and below 1"),
+        (0 <= recipe.warmup_fraction < 1, "warmup_fraction must be at least 0 and below 1"),
+        (0 <= recipe.label_smoothing < 1, "label_smoothing must be at least 0 and below 1"),
+        (0 <= recipe.crop_padding <= 64, "crop_padding must be between 0 and 64"),
+        (0 <= recipe.cutout <= 1024, "cutout must be between 0 and 1,024"),
+        (0 <= recipe.mixup <= 100, "mixup must be between 0 and 100"),
+        (0 <= recipe.cutmix <= 100, "cutmix must be between 0 and 100"),
         (recipe.policy in POLICIES, f"policy must be empty or one of {', '.join(POLICIES[1:])}"),
-        (0 <= recipe.random_erasing <= 1, "random_erasing must lie in [0, 1]"),
-        (0 <= recipe.drop_path < 1, "drop_path must lie in [0, 1)"),
+        (0 <= recipe.random_erasing <= 1, "random_erasing must be between 0 and 1"),
+        (0 <= recipe.drop_path < 1, "drop_path must be at least 0 and below 1"),
         (0 <= recipe.clip_grad_norm < float("inf"), "clip_grad_norm must not be negative"),
         (recipe.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
         (recipe.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}"),

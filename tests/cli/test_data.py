@@ -138,7 +138,7 @@ def test_show_has_numbers_balance_and_a_sheet(cifar: Path, capsys: Captured, tmp
         (["show"], "data show needs one name"),
         (["show", "digits", "svhn"], "data show needs one name"),
         (["show", "tiny-imagenet"], "did you mean 'tiny_imagenet'"),
-        (["show", "digits", "--image-size", "4"], "must lie in 8..1024"),
+        (["show", "digits", "--image-size", "4"], "must be between 8 and 1024"),
         (["show", "digits", "--seed", "-1"], "--seed must be at least 0"),
         (["show", "digits", "--out", "x.foo"], "must name a file that ends in .png"),
         (["show", "digits", "--out", "."], "must name a file that ends in .png"),

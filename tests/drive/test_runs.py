@@ -26,7 +26,7 @@ from bench.plan.spec import ALONE, Colocation
 from bench.present.table_formats import render
 from bench.store.disk import Store
 from tests.engines import HERE
-from tests.faults.processes import descendants, gone, learned, start
+from tests.faults.processes import PATIENCE_SECONDS, descendants, gone, learned, start
 
 Bench = Callable[..., "CompletedProcess[str]"]
 
@@ -180,7 +180,7 @@ def test_ctrl_c_ends_all_and_the_same_command_resumes(
             break
     below = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=45)
+    _, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "finished runs are kept" in error
     assert "Traceback" not in error

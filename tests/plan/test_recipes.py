@@ -49,7 +49,7 @@ def test_a_file_derives(tmp_path: Path) -> None:
     [
         ("epochs = ", "cannot be read"),
         ('base = "sharde"', "choose from shared, smoke"),
-        ("epocs = 3", "a recipe has no 'epocs'"),
+        ("epocs = 3", "unknown field 'epocs'"),
         ("epochs = 0", "epochs must be at least 1"),
         ("epochs = 2.5", "epochs must be int"),
         ("epochs = true", "epochs must be int"),
@@ -59,12 +59,12 @@ def test_a_file_derives(tmp_path: Path) -> None:
         ('optimizer = "adam"', "optimizer must be one of adamw, sgd"),
         ('precision = "fp16"', "precision must be one of"),
         ('policy = "autoaugment"', "policy must be empty or one of trivialaugment, randaugment"),
-        ("random_erasing = 1.5", r"random_erasing must lie in \[0, 1\]"),
-        ("random_erasing = -0.1", r"random_erasing must lie in \[0, 1\]"),
-        ("random_erasing = nan", r"random_erasing must lie in \[0, 1\]"),
-        ("drop_path = 1.0", r"drop_path must lie in \[0, 1\)"),
-        ("drop_path = -0.1", r"drop_path must lie in \[0, 1\)"),
-        ("label_smoothing = 1.0", r"label_smoothing must lie in \[0, 1\)"),
+        ("random_erasing = 1.5", "random_erasing must be between 0 and 1"),
+        ("random_erasing = -0.1", "random_erasing must be between 0 and 1"),
+        ("random_erasing = nan", "random_erasing must be between 0 and 1"),
+        ("drop_path = 1.0", "drop_path must be at least 0 and below 1"),
+        ("drop_path = -0.1", "drop_path must be at least 0 and below 1"),
+        ("label_smoothing = 1.0", "label_smoothing must be at least 0 and below 1"),
     ],
 )
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
@@ -96,7 +96,7 @@ def test_a_budget_in_a_file(tmp_path: Path) -> None:
     recipe = recipes.load(str(path))
     assert (recipe.epochs, recipe.budget, recipe.validations) == (0, "2000000samples", 10)
     for text, sentence in (
-        ('budget = "2Msamples"\nepochs = 3', "give one"),
+        ('budget = "2Msamples"\nepochs = 3', "give only one"),
         ('budget = "soon"', "budget"),
         ('track = "shared"', "--track"),
     ):
