@@ -29,6 +29,8 @@ FailedStatus = Literal["oom", "diverged", "failed", "timeout", "killed", "interr
 STATUSES = ("ok", *get_args(FailedStatus))
 Status = Annotated[str, Meta(pattern=f"^({'|'.join(STATUSES)})$")]
 CandidateStatus = Annotated[str, Meta(pattern=f"^({'|'.join((*STATUSES, 'slower', 'untried'))})$")]
+Phase = Literal["start", "data", "build", "count", "move", "first step", "training", "validation", "test", "saving"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 FACTS = ("device", "device_name", "torch", "torch_threads")  # what the environment of a finished run must say
 
 
@@ -104,6 +106,7 @@ class FinishedRun(_Record, frozen=True, kw_only=True):
     files: dict[str, str] = {}  # SHA-256 of the files beside the record, by name
     setting_used: str | None = None  # what really ran the steps
     target: Share | None = None  # validation accuracy to be timed, named before training
+    phases: dict[Phase, Amount] = {}  # seconds of the process that finished it; together its wall_seconds
     flops_audit: Audit | None = None
     modules: tuple[ModulePart, ...] | None = None
     provenance: Provenance | None = None
