@@ -123,6 +123,8 @@ def supervise(
     except Interrupted:
         save()
         raise
+    finally:
+        events.close()  # with the thread that draws ahead
     return Trained(
         tuple(progress.history),
         evaluation,
