@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -32,6 +33,16 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return any(flag in flags for flag in NATIVE_BF16)
+
+
+def cores_given(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many of its cores the machine gives this process: by affinity, and by a container's limit on their time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit, period = quota.read_text().split()  # cgroup v2: microseconds of each period, or "max"
+        return min(cores, math.ceil(int(limit) / int(period)))
+    except (OSError, ValueError):
+        return cores
 
 
 def hide_other_gpus(index: int) -> None:

@@ -19,7 +19,7 @@ from msgspec import Meta
 from bench.core.errors import UserError
 from bench.core.events import Amount, Count, Epoch, ModulePart, Positive, Share, Whole
 from bench.core.files import from_json, inert, sha256, to_json
-from bench.plan.keys import Fact, SpeedKey
+from bench.plan.keys import Fact, SpeedKey, with_host
 from bench.plan.spec import Provenance, Recipe, RunSpec, Setting, to_dict
 
 SCHEMA = 2  # of every record; raise it, and add to MIGRATIONS, when a field changes its meaning
@@ -387,6 +387,8 @@ def decode(content: bytes, name: str, kind: Any = None) -> Any:
     record = _convert(raw, kind)
     if (record.run_id if isinstance(record, FinishedRun | FailedRun) else record.id) != name:
         raise Damaged("its id differs from its file's name")
+    if isinstance(record, Session | SettingSearch) and record.key != (key := with_host(record.key, record.environment)):
+        record = msgspec.structs.replace(record, key=key)
     return record
 
 
