@@ -35,6 +35,7 @@ class Conditions:
     device_name: str
     threads: int | None  # CPU only
     torch: str
+    host: str = ""  # its CPU, in words
 
     @property
     def data_title(self) -> str:
@@ -44,7 +45,7 @@ class Conditions:
 
 def conditions_of(run: FinishedRun) -> Conditions:
     """The conditions of a run, and so of its comparison."""
-    spec, recipe = run.spec, run.spec.recipe
+    spec, recipe, key = run.spec, run.spec.recipe, speed_key(run.spec, run.environment)
     return Conditions(
         dataset=spec.data.name,
         content=content_words(spec.data.name, run.provenance),
@@ -61,8 +62,9 @@ def conditions_of(run: FinishedRun) -> Conditions:
         setting=spec.setting.name,
         deterministic=spec.deterministic,
         device_name=spec.device_name,
-        threads=speed_key(spec, run.environment).threads,
+        threads=key.threads,
         torch=str(run.environment["torch"]),
+        host=key.host,
     )
 
 

@@ -165,6 +165,13 @@ def compare_loaded(loaded: Loaded, reference: str | None = None, by_device: bool
         own = [run for run in failed if same_plan(run.spec, group[0].spec)]
         failed = [run for run in failed if run not in own]
         comparisons.append(replace(_comparison(group, loaded.sessions, reference), failures=_failures(own)))
+    alike = Counter(c.title for c in comparisons)
+    comparisons = [
+        replace(c, title=f"{c.title} · host: {c.conditions.host}")
+        if alike[c.title] > 1 and c.conditions and c.conditions.host
+        else c
+        for c in comparisons
+    ]
     titles = [c.conditions.data_title for c in comparisons if c.conditions]
     comparisons = [
         replace(c, notes=(*c.notes, *overlap(title, titles))) for c, title in zip(comparisons, titles, strict=True)

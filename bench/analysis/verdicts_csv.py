@@ -53,7 +53,7 @@ def to_rows(made: list[Pair]) -> list[Row]:
 
 def _row(pair: Pair) -> Row:
     a, b, like, this, conditions = pair.a, pair.b, pair.like_these, pair.this_set, asdict(pair.conditions)
-    epochs = conditions.pop("epochs")
+    epochs, _ = conditions.pop("epochs"), conditions.pop("host")
     row: Row = {
         **conditions,
         # "1 epochs" too: verdicts.csv of older versions must not look edited

@@ -280,7 +280,7 @@ def _run_flags(run: Parser) -> None:
     _shared(data, "--data-dir")
     execution = run.add_argument_group("how it is executed")
     execution.add_argument(
-        "--setting", default="eager", metavar="NAME", help="execution setting for all models: see `list settings`"
+        "--setting", default="auto", metavar="NAME", help="execution setting for all models: see `list settings`"
     )
     _shared(execution, "--tune-limit")
     execution.add_argument(

@@ -1,16 +1,19 @@
 """Batches from images that stay on the device as uint8. Example: for images, labels in batches.epoch(0): …
 
 Augmentation (augment.py) runs on the device, on whole batches. Everything random comes from a CPU generator seeded by
-(seed, epoch) alone: the same for every model and device. Images too big for the device stay on the host and are
-streamed one batch ahead; the batches are the same.
+(seed, epoch) alone: the same for every model and device; a thread draws the next epoch's while this one trains. Images
+too big for the device stay on the host and are streamed one batch ahead; the batches are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -118,13 +121,32 @@ class Batches:
         erasures = augment.draw_erasures(recipe.random_erasing, uniform[:, :used], self.size)
         return Draws(order, offsets, coins, ways, centres, mixes, second_ways, erasures)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def steps_between(self, step: int, end: int) -> Generator[tuple[Tensor, Tensor]]:
+        """The batches of training steps `step` up to `end`, as `epoch` gives them, one epoch after another.
+
+        After an epoch's first step, a thread draws the next one's numbers; it has ended when the generator is closed.
+        """
+        ahead: _Ahead | None = None
+        try:
+            while step < end:
+                epoch, first = divmod(step, self.steps)
+                drawn, ahead = (self.draw(epoch) if ahead is None else ahead.result()), None
+                for batch in itertools.islice(self.epoch(epoch, first, drawn), end - step):
+                    yield batch
+                    step += 1
+                    if ahead is None and (epoch + 1) * self.steps < end:
+                        ahead = _Ahead(self.draw, epoch + 1)
+        finally:
+            if ahead is not None:
+                ahead.end()
+
+    def epoch(self, epoch: int, first: int = 0, drawn: Draws | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented, normalised (B, 3, S, S) float32 batches with their labels.
 
         Labels are (B,) int64, or (B, num_classes) float32 if the recipe mixes images. Starting at batch `first` gives
-        the same batches as starting at 0.
+        the same batches as starting at 0. `drawn`: what `draw` gave for the epoch, where that is known.
         """
-        drawn = self.draw(epoch)
+        drawn = drawn or self.draw(epoch)
         draws = drawn.to(self.labels.device)
         for step, (images, index) in enumerate(self._rows(drawn.order, draws.order, first), first):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
@@ -162,6 +184,36 @@ class Batches:
             every = torch.arange(self.batch_size, device=self.labels.device)
             for rows in streamed(self.images, [order[part] for part in parts], self.labels.device):
                 yield rows, every
+
+
+class _Ahead:
+    """A draw made by a thread of its own, which ends with it."""
+
+    under_way: ClassVar[WeakSet[_Ahead]] = WeakSet()
+
+    def __init__(self, draw: Callable[[int], Draws], epoch: int) -> None:
+        self._pool = ThreadPoolExecutor(1, "draw")
+        self._drawn = self._pool.submit(draw, epoch)
+        self.under_way.add(self)
+
+    def end(self) -> None:
+        """Wait until the thread is gone."""
+        self._pool.shutdown()
+
+    def result(self) -> Draws:
+        """What it drew. Raises what the draw raised."""
+        self.end()
+        return self._drawn.result()
+
+    @classmethod
+    def end_all(cls) -> None:
+        """A forked child would have the locks of these threads, and not the threads that free them."""
+        for ahead in list(cls.under_way):
+            ahead.end()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_Ahead.end_all)
 
 
 def streamed(images: Tensor, batches: list[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from bench.machine.environment import hide_other_gpus
 from bench.plan import presets, recipes, settings
 from bench.plan.presets import PRESETS, Preset
 from bench.plan.request import DataOptions, RunRequest
-from bench.plan.settings import SETTINGS
+from bench.plan.settings import AUTO, SETTINGS
 from bench.plan.spec import Recipe, RunSpec, expand, to_dict, work_id
 from bench.store.records import FinishedRun
 from models import registry
@@ -34,10 +34,14 @@ class Plan:
 
 
 def make_plans(request: RunRequest, context: SweepContext) -> list[Plan]:
-    """One plan per data set, share of it and track. Raises UserError and ModelError."""
+    """One plan per data set, share of it and track; under `eager` where auto_setting decides. Raises UserError and
+    ModelError.
+    """
     devices, display = context.executor.devices(), context.display
     device, data = devices[0], request.data
-    settings.check(request.execution.setting, device.type)
+    asked = request.execution.setting
+    if asked != AUTO:
+        settings.check(asked, device.type)
     preset = choose_preset(request, device.type, display)
     recipe = make_recipe(request, preset)
     if recipes.length(recipe).kind == "seconds" and request.execution.runs_per_device > 1:
@@ -52,7 +56,7 @@ def make_plans(request: RunRequest, context: SweepContext) -> list[Plan]:
             dataset = source.load(display.progress, display.line)
         for own in by_track:
             fitted = [fit_recipe(one, dataset, devices) for one in own]
-            setting, where = SETTINGS[request.execution.setting], (device.type, device.kind)
+            setting, where = SETTINGS["eager" if asked == AUTO else asked], (device.type, device.kind)
             specs = expand(models, dataset.ref, fitted, setting, where, seeds, request.execution.deterministic)
             plans.append(Plan(specs, source, dataset))
     index = (request.placement.device or "").partition(":")[2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from bench.core.display import Display, Job
 from bench.core.errors import EXIT_FAILED
-from bench.drive import lr_search, setting_search
+from bench.drive import auto_setting, lr_search, setting_search
 from bench.drive.context import SweepContext
 from bench.drive.describe import describe, devices_words, titles
 from bench.drive.dry_run import Searches, show_plans
@@ -22,6 +22,7 @@ from bench.drive.probing import probe
 from bench.drive.runs import RunPolicy, Views, train_all
 from bench.drive.timing_pass import TimingOptions, time_if_needed, timed_under
 from bench.plan.request import RunRequest
+from bench.plan.settings import AUTO
 from bench.plan.spec import RunSpec
 from bench.store.disk import Store
 from bench.store.records import FinishedRun, Session
@@ -47,6 +48,8 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
     """The sweep on an executor."""
     store, output, rerun = context.store, request.output, request.output.rerun
     plans = make_plans(request, context)
+    if request.execution.setting == AUTO:
+        plans = auto_setting.with_setting(plans, context)
     tried: list[str] = []
     setting_seconds = 0.0
     if request.execution.setting == "tuned":

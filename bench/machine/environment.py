@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +35,16 @@ def cpu_has_bf16() -> bool:
     return any(flag in flags for flag in NATIVE_BF16)
 
 
+def cores_given(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many of its cores the machine gives this process: by affinity, and by a container's limit on their time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit, period = quota.read_text().split()  # cgroup v2: microseconds of each period, or "max"
+        return min(cores, math.ceil(int(limit) / int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
 def hide_other_gpus(index: int) -> None:
     """Let child processes see one GPU only: which of several it is does not identify a run."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -58,6 +70,15 @@ def package_version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def process_age() -> float:
+    """Seconds since this process began, in steps of the kernel's clock of 0.01 s; 0 where /proc does not say."""
+    try:
+        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc(5), field 22
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
 
 
 def driver_version() -> str:

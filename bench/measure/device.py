@@ -15,6 +15,7 @@ from bench.core.errors import UserError
 from bench.core.events import Described, DeviceFound, Report
 from bench.machine.environment import (
     PACKAGES,
+    cores_given,
     cpu_has_bf16,
     cpu_name,
     driver_version,
@@ -81,6 +82,8 @@ def describe(device: torch.device) -> dict[str, Fact]:
         "device_name": device_name(device),
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
+        "cpu_cores": cores_given(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch_threads": torch.get_num_threads(),
         "os": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -90,16 +93,18 @@ def describe(device: torch.device) -> dict[str, Fact]:
         "dirty": dirty,
     }
     facts["torch"] = str(torch.__version__)  # it is a subclass of str, which a checkpoint may not hold
-    if device.type == "cpu":
-        facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    else:
+    if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts |= {
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "driver": driver_version(),
             "gpu_memory_bytes": properties.total_memory,
+            "gpu_processors": properties.multi_processor_count,
             "compute_capability": f"{properties.major}.{properties.minor}",
+            "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "mig": " MIG "
+            in device_name(device),  # CUDA names a slice by its profile: NVIDIA H100 80GB HBM3 MIG 1g.10gb
         }
     return facts
 

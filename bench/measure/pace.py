@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 import time
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def measure_pace(spec: RunSpec, batches: Batches, model: nn.Module, limit: float
     trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, spec.recipe, capturable=spec.setting.graphed)
     step = make_step(trial, optimizer, spec.recipe, spec.setting, device)
-    source = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
+    source = batches.steps_between(0, sys.maxsize)
     sync = synchroniser(device)
 
     def seconds_of(steps: int) -> float:
@@ -73,5 +74,6 @@ def measure_pace(spec: RunSpec, batches: Batches, model: nn.Module, limit: float
     steps = max(STEPS, round(limit / once))
     seconds_of(steps)  # as long as the measurement: the first seconds of a process are slower
     speed = steps * batches.batch_size / seconds_of(steps)
+    source.close()
     set_random_streams(streams, device)
     return Pace(speed, time.perf_counter() - begin)

@@ -21,6 +21,7 @@ from bench.core.events import Continued, Event, Note, Placed, Planned, Report, T
 from bench.core.files import write_atomically
 from bench.data.datasets import Dataset, DataSource
 from bench.data.loader import Batches, HeldOut
+from bench.machine.environment import process_age
 from bench.machine.identity import training_code
 from bench.measure.build import build_model, make_batches
 from bench.measure.checkpoint import SHARE, Checkpoints, State
@@ -28,6 +29,7 @@ from bench.measure.counting import CountedCost, cost_of
 from bench.measure.device import describe, device_name, fix_numerics, peak_memory_bytes, synchroniser
 from bench.measure.evaluate import Evaluation, evaluate
 from bench.measure.pace import Pace, course_of, plan_course
+from bench.measure.phases import Phases
 from bench.measure.step import make_optimizer, random_streams, set_random_streams
 from bench.measure.supervise import Clocks, Trained, supervise
 from bench.measure.train import begin, restore
@@ -45,37 +47,52 @@ DEFAULT = RunOptions()
 
 
 def run_one(
-    spec: RunSpec, dataset: Dataset, store: Store, report: Report, share: float = SHARE, options: RunOptions = DEFAULT
+    spec: RunSpec,
+    dataset: Dataset,
+    store: Store,
+    report: Report,
+    share: float = SHARE,
+    options: RunOptions = DEFAULT,
+    phases: Phases | None = None,
 ) -> FinishedRun:
     """Data, model, cost, training, one look at the test set, record; from the last checkpoint where there is one.
 
     `report` may raise Interrupted: the training is saved, and Interrupted passed on. At most `share` of the time goes
-    into checkpoints. Raises what any step raises.
+    into checkpoints. `phases` has counted since the process began. Raises what any step raises.
     """
-    started, start = now(), time.perf_counter()
+    started, phases = now(), phases or Phases()
     check_unchanged(spec, dataset)
     device = prepare_device(spec)
     facts = facts_of(device, options)  # before the work: what is on disk may change meanwhile
     store.write_spec(spec)
+    phases.enter("data")
     batches = make_batches(spec, dataset, device)
+    phases.enter("build")
     notes = Notes(report, dataset.notes, batches.resident)
     model = build_model(spec, notes.about_model.append)
+    phases.enter("count")
     cost = cost_of(model, spec)
+    phases.enter("move")
     model = model.to(device)
     notes.keeper = keeper = make_keeper(spec, model, store, facts, share)
     validation = validation_part(dataset, batches)
     test = HeldOut.create(dataset.arrays.test_x, dataset.arrays.test_y, batches)
+    phases.enter("count")  # the pace of a budget in seconds
     state, course, pace = resume_or_plan(spec, model, batches, cost, notes)
     training = begin(model, batches, course, spec.setting, notes.about_setting, state, options)
     try:
-        clocks = Clocks.of(time.perf_counter, synchroniser(device))
+        clocks = Clocks.of(time.perf_counter, synchroniser(device), phases)
         trained = supervise(training, lambda: _look(model, validation, spec, report), clocks, notes.report, keeper)
+        phases.enter("test")
         seen = _look(model, test, spec, report)  # the only time that a finished run has looked at the test set
         if not np.isfinite(seen.losses).all():
             raise Diverged(course.steps, "test loss")
     except Diverged:
         keeper.clear()  # the next attempt must not resume where this one went wrong
         raise
+    phases.enter("saving")
+    save_files(store.run_dir(spec), trained, seen)
+    seconds = phases.seconds()
     measured = Measured(course, pace, trained, seen, keeper.seconds, peak_memory_bytes(device))
     record = FinishedRun(
         run_id=spec.run_id,
@@ -83,9 +100,10 @@ def run_one(
         family=registry.family(spec.model),
         started=started,
         target=trained.target,
-        metrics=metrics_of(measured, batches, cost, time.perf_counter() - start),
+        metrics=metrics_of(measured, batches, cost, sum(seconds.values())),
         history=trained.history,
         setting_used=trained.setting_used,
+        phases=seconds,
         notes=tuple(notes.collected(cost.notes)),
         flops_audit=cost.audit,
         modules=cost.modules,
@@ -93,7 +111,7 @@ def run_one(
         provenance=dataset.provenance,
         environment=facts,
     )
-    save(record, trained.validation, seen, store)
+    store.write_record(record)  # last: then the run is done
     keeper.clear()
     return record
 
@@ -257,12 +275,10 @@ def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_sec
     )
 
 
-def save(record: FinishedRun, validation: Evaluation, test: Evaluation, store: Store) -> None:
-    """The run's files, its record last: then the run is done."""
-    folder = store.run_dir(record.spec)
-    write_atomically(folder / "history.csv", history_csv(record.history))
-    save_predictions(folder / "predictions.npz", validation, test)
-    store.write_record(record)
+def save_files(folder: Path, trained: Trained, test: Evaluation) -> None:
+    """What lies beside the run's record."""
+    write_atomically(folder / "history.csv", history_csv(trained.history))
+    save_predictions(folder / "predictions.npz", trained.validation, test)
 
 
 def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> None:
@@ -285,12 +301,14 @@ def child_run(report: Report, spec: RunSpec, source: DataSource, root: Path, opt
 
     The run belongs to the device that is here: its first event gives its name.
     """
-    store = Store(root)
+    phases, store = Phases(before=process_age()), Store(root)
     spec = replace(spec, device_name=device_name(torch.device(spec.device)))  # whatever was expected
     report(Placed(spec.run_id, spec.device_name))
     with store.claim(spec.run_id):
         if options.rerun or not store.is_done(spec):
-            run_one(spec, data_here(source), store, report, options=options)
+            with phases.of("data"):
+                dataset = data_here(source)
+            run_one(spec, dataset, store, report, options=options, phases=phases)
 
 
 def child_trial(report: Report, spec: RunSpec, source: DataSource) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.core.errors import Interrupted
 from bench.core.events import Epoch, EpochDone, Report, StepDone
 from bench.measure.checkpoint import State
 from bench.measure.evaluate import Evaluation
+from bench.measure.phases import Phases
 from bench.measure.train import Stepped, Training, Validated, snapshot, train
 
 
@@ -39,15 +40,16 @@ class Clock:
 
 @dataclass(frozen=True)
 class Clocks:
-    """`first`: the first step of this process; `steady`: all others."""
+    """`first`: the first step of this process; `steady`: all others; `phases`: the whole run, to the last second."""
 
     first: Clock
     steady: Clock
+    phases: Phases = field(default_factory=Phases)
 
     @classmethod
-    def of(cls, now: Callable[[], float], synchronize: Callable[[], None]) -> Clocks:
+    def of(cls, now: Callable[[], float], synchronize: Callable[[], None], phases: Phases | None = None) -> Clocks:
         """Both with the same source of time."""
-        return cls(Clock(now, synchronize), Clock(now, synchronize))
+        return cls(Clock(now, synchronize), Clock(now, synchronize), phases or Phases(now))
 
 
 class Keeper(Protocol):
@@ -83,7 +85,14 @@ def supervise(
     keeper: Keeper | None = None,
 ) -> Trained:
     """Train to the end. Interrupted, raised by `report` or `validate`, is passed on after a last checkpoint."""
-    progress, events = training.progress, train(training, validate)
+
+    def looked() -> Evaluation:
+        with phases.of("validation"):
+            return validate()
+
+    phases = clocks.phases
+    progress, events = training.progress, train(training, looked)
+    phases.enter("training")
     clocks.steady.seconds = progress.train_seconds
     first, evaluation = True, None
 
@@ -91,13 +100,15 @@ def supervise(
         if keeper is not None:
             progress.train_seconds = clocks.steady.seconds
             progress.first_step_seconds = progress.first_step_seconds or clocks.first.seconds
-            keeper.save(progress.step, snapshot(training))
+            with phases.of("saving"):
+                keeper.save(progress.step, snapshot(training))
 
     try:
         while (mark := training.next_mark) is not None:
             while progress.step < mark:
                 end = min(mark, (progress.step // training.batches.steps + 1) * training.batches.steps)
-                with (clocks.first if first else clocks.steady).running():
+                clock = clocks.first if first else clocks.steady
+                with phases.of("first step" if first else "training"), clock.running():
                     _steps(events, progress.step + 1 if first else end, report, keeper)
                 if progress.step < end and not first:
                     save()
@@ -108,10 +119,12 @@ def supervise(
             progress.history.append(_row(training, validated, clocks.steady.seconds))
             report(EpochDone(progress.history[-1]))
         if evaluation is None:  # interrupted after the last validation
-            evaluation = validate()
+            evaluation = looked()
     except Interrupted:
         save()
         raise
+    finally:
+        events.close()  # with the thread that draws ahead
     return Trained(
         tuple(progress.history),
         evaluation,

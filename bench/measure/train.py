@@ -7,9 +7,10 @@ Within an epoch nothing is read back from the device: losses stay there until a 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 
 import msgspec
@@ -127,7 +128,7 @@ def begin(
     return Training(model, batches, course, optimizer, step, progress, losses)
 
 
-def train(training: Training, validate: Callable[[], Evaluation]) -> Iterator[Stepped | Validated]:
+def train(training: Training, validate: Callable[[], Evaluation]) -> Generator[Stepped | Validated]:
     """Train to the end of the course; whoever drives this adds a row to the history after each validation.
 
     Raises Diverged at the first validation after a bad loss, in training or on validation.
@@ -136,31 +137,24 @@ def train(training: Training, validate: Callable[[], Evaluation]) -> Iterator[St
     total, warmup = course.steps, recipe.warmup_fraction * course.steps
     previous = [0, *course.marks]
     training.model.train()
-    for number in range(len(progress.history), len(course.marks)):
-        mark = course.marks[number]
-        for images, labels in _batches_until(mark, training):
-            step = progress.step
-            set_lr(training.optimizer, recipe.lr * lr_factor(step, total, warmup))
-            count = course.images(step)
-            if count < len(images):
-                images, labels = images[:count], labels[:count]
-            training.losses[step % batches.steps] = training.step(images, labels)
-            progress.step = step + 1
-            yield Stepped(step + 1)
-        train_loss = _mean_loss(training.losses, previous[number], mark)
-        evaluation = validate()
-        if not np.isfinite(evaluation.losses).all():
-            raise Diverged(mark, "validation loss")
-        training.model.train()
-        yield Validated(mark, train_loss, recipe.lr * lr_factor(mark - 1, total, warmup), evaluation)
-
-
-def _batches_until(mark: int, training: Training) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of the steps before a mark, epoch by epoch."""
-    progress, batches = training.progress, training.batches
-    while progress.step < mark:
-        epoch, first = divmod(progress.step, batches.steps)
-        yield from itertools.islice(batches.epoch(epoch, first), mark - progress.step)
+    with contextlib.closing(batches.steps_between(progress.step, total)) as coming:
+        for number in range(len(progress.history), len(course.marks)):
+            mark = course.marks[number]
+            for images, labels in itertools.islice(coming, mark - progress.step):
+                step = progress.step
+                set_lr(training.optimizer, recipe.lr * lr_factor(step, total, warmup))
+                count = course.images(step)
+                if count < len(images):
+                    images, labels = images[:count], labels[:count]
+                training.losses[step % batches.steps] = training.step(images, labels)
+                progress.step = step + 1
+                yield Stepped(step + 1)
+            train_loss = _mean_loss(training.losses, previous[number], mark)
+            evaluation = validate()
+            if not np.isfinite(evaluation.losses).all():
+                raise Diverged(mark, "validation loss")
+            training.model.train()
+            yield Validated(mark, train_loss, recipe.lr * lr_factor(mark - 1, total, warmup), evaluation)
 
 
 def _mean_loss(losses: Tensor, previous: int, mark: int) -> float:

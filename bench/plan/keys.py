@@ -6,13 +6,14 @@ Two runs answer one question where their data and recipes agree; two speeds shar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bench.core.text import plural
 from bench.plan.settings import policy
 from bench.plan.spec import REFERENCE, Recipe, RunSpec, SessionSpec
 
-__all__ = ["REFERENCE", "Fact", "Facts", "SpeedKey", "question", "session_key", "speed_key", "step_key"]
+__all__ = ["REFERENCE", "Fact", "Facts", "SpeedKey", "question", "session_key", "speed_key", "step_key", "with_host"]
 
 Fact = str | int | float | bool | None
 Facts = Mapping[str, Fact]
@@ -32,6 +33,15 @@ class SpeedKey:
     policy: str  # how settings were given: one for all models, or the best of each
     deterministic: bool
     threads: int | None  # CPU only
+    cpu: str | None = None  # of the host, whatever the device: the same card behind another CPU is another machine
+    cpu_cores: int | None = None
+    cpu_capability: str | None = None  # the instructions that torch uses; two CPUs of one name may differ in them
+
+    @property
+    def host(self) -> str:
+        """The host in words: `AMD EPYC, 16 cores, AVX2`; empty where a record does not say."""
+        cores = plural(self.cpu_cores, "core") if self.cpu_cores else ""
+        return ", ".join(filter(None, (self.cpu, cores, self.cpu_capability)))
 
 
 def speed_key(spec: RunSpec, environment: Facts) -> SpeedKey:
@@ -58,7 +68,20 @@ def _key(
         policy=policy(setting),
         deterministic=deterministic,
         threads=threads,
+        **_host(environment),
     )
+
+
+def with_host(key: SpeedKey, environment: Facts) -> SpeedKey:
+    """A key as recorded, with the host from its environment: older keys did not have it."""
+    return replace(key, **_host(environment))
+
+
+def _host(environment: Facts) -> dict[str, Any]:
+    facts: dict[str, Any] = {fact: environment.get(fact) for fact in ("cpu", "cpu_capability")}
+    facts["cpu_cores"] = environment.get("cpu_cores", environment.get("cpu_count"))
+    kinds = {"cpu": str, "cpu_capability": str, "cpu_cores": int}
+    return {fact: value if type(value) is kinds[fact] else None for fact, value in facts.items()}
 
 
 def step_key(recipe: Recipe) -> tuple[object, ...]:

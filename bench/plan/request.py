@@ -44,7 +44,7 @@ class DataOptions:
 class ExecutionOptions:
     """How the same computation is executed."""
 
-    setting: str = "eager"
+    setting: str = "auto"
     tune_limit: float | None = None  # seconds per model, of the search under `tuned`
     deterministic: bool = False
     runs_per_device: int = 1

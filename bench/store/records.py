@@ -19,7 +19,7 @@ from msgspec import Meta
 from bench.core.errors import UserError
 from bench.core.events import Amount, Count, Epoch, ModulePart, Positive, Share, Whole
 from bench.core.files import from_json, inert, sha256, to_json
-from bench.plan.keys import Fact, SpeedKey
+from bench.plan.keys import Fact, SpeedKey, with_host
 from bench.plan.spec import Provenance, Recipe, RunSpec, Setting, to_dict
 
 SCHEMA = 2  # of every record; raise it, and add to MIGRATIONS, when a field changes its meaning
@@ -29,6 +29,8 @@ FailedStatus = Literal["oom", "diverged", "failed", "timeout", "killed", "interr
 STATUSES = ("ok", *get_args(FailedStatus))
 Status = Annotated[str, Meta(pattern=f"^({'|'.join(STATUSES)})$")]
 CandidateStatus = Annotated[str, Meta(pattern=f"^({'|'.join((*STATUSES, 'slower', 'untried'))})$")]
+Phase = Literal["start", "data", "build", "count", "move", "first step", "training", "validation", "test", "saving"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 FACTS = ("device", "device_name", "torch", "torch_threads")  # what the environment of a finished run must say
 
 
@@ -104,6 +106,7 @@ class FinishedRun(_Record, frozen=True, kw_only=True):
     files: dict[str, str] = {}  # SHA-256 of the files beside the record, by name
     setting_used: str | None = None  # what really ran the steps
     target: Share | None = None  # validation accuracy to be timed, named before training
+    phases: dict[Phase, Amount] = {}  # seconds of the process that finished it; together its wall_seconds
     flops_audit: Audit | None = None
     modules: tuple[ModulePart, ...] | None = None
     provenance: Provenance | None = None
@@ -384,6 +387,8 @@ def decode(content: bytes, name: str, kind: Any = None) -> Any:
     record = _convert(raw, kind)
     if (record.run_id if isinstance(record, FinishedRun | FailedRun) else record.id) != name:
         raise Damaged("its id differs from its file's name")
+    if isinstance(record, Session | SettingSearch) and record.key != (key := with_host(record.key, record.environment)):
+        record = msgspec.structs.replace(record, key=key)
     return record
 
 

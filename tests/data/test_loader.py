@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from scipy import stats
 
 from bench.data import augment
-from bench.data.loader import Batches, HeldOut, channel_stats
+from bench.data.loader import Batches, Draws, HeldOut, channel_stats
 from bench.plan.recipes import shared
 from bench.plan.spec import Recipe
 from tests.data.test_augment import SIGNIFICANT, Watch, reads
@@ -125,6 +127,81 @@ def test_an_epoch_again_from_its_middle_or_streamed_is_the_same(name: str) -> No
                 assert torch.equal(x, x2)
                 assert torch.equal(y, y2)
     assert not torch.equal(whole[0][0], next(batches(recipe).epoch(4))[0])
+
+
+def drawing_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("draw")]
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_steps_are_those_of_their_epochs_though_the_draws_come_ahead(resident: bool) -> None:
+    made = batches(STRONGEST, resident=resident)
+    whole = [batch for epoch in range(4) for batch in made.epoch(epoch)]
+    for first, end in ((0, 12), (0, 1), (2, 7), (3, 9), (5, 6), (7, 7)):
+        taken = list(made.steps_between(first, end))
+        assert len(taken) == end - first
+        for (x, y), (x2, y2) in zip(whole[first:end], taken, strict=True):
+            assert torch.equal(x, x2)
+            assert torch.equal(y, y2)
+    assert not drawing_threads()
+
+
+def test_each_epoch_is_drawn_once_by_a_thread_and_none_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, plain, drawn = batches(), Batches.draw, list[tuple[int, bool]]()
+
+    def watched(self: Batches, epoch: int) -> Draws:
+        drawn.append((epoch, threading.current_thread() is threading.main_thread()))
+        return plain(self, epoch)
+
+    monkeypatch.setattr(Batches, "draw", watched)
+    assert len(list(made.steps_between(1, 9))) == 8
+    assert drawn == [(0, True), (1, False), (2, False)]
+    steps = made.steps_between(0, 9)
+    next(steps)
+    assert not drawing_threads(), "nothing is drawn beside the first step, which may compile and fork"
+    next(steps)
+    steps.close()
+    assert not drawing_threads()
+    assert drawn[3:] == [(0, True), (1, False)]
+
+
+def test_a_failed_draw_is_the_trainings_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, plain = batches(), Batches.draw
+
+    def fails(self: Batches, epoch: int) -> Draws:
+        if epoch:
+            raise MemoryError("no room")
+        return plain(self, epoch)
+
+    monkeypatch.setattr(Batches, "draw", fails)
+    steps = made.steps_between(0, 9)
+    for _ in range(3):
+        next(steps)
+    with pytest.raises(MemoryError, match="no room"):
+        next(steps)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_no_draw_is_under_way_where_a_process_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draw can end only once the fork was asked for: hooks run newest first, the loader's after the test's."""
+    made, plain, release, alive = batches(), Batches.draw, threading.Event(), list[int]()
+
+    def waits(self: Batches, epoch: int) -> Draws:
+        assert epoch == 0 or release.wait(60)
+        return plain(self, epoch)
+
+    monkeypatch.setattr(Batches, "draw", waits)
+    steps = made.steps_between(0, 9)
+    next(steps)
+    next(steps)
+    assert drawing_threads()
+    os.register_at_fork(before=release.set, after_in_parent=lambda: alive.append(len(drawing_threads())))
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert alive == [0]
+    assert len(list(steps)) == 7
 
 
 def test_a_streamed_batch_stays_as_it_was_put_out() -> None:

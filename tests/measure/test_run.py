@@ -7,22 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from bench.core.errors import Diverged, Unfit
-from bench.core.events import Event
+from bench.core.events import Event, StepDone
 from bench.core.status import status_of
 from bench.data.datasets import DataSource
 from bench.measure import counting, session
 from bench.measure import run as run_module
 from bench.measure.build import build_model
 from bench.measure.evaluate import Evaluation
+from bench.measure.phases import Phases
 from bench.measure.run import run_one
 from bench.plan.recipes import smoke
 from bench.plan.spec import RunSpec, Setting, session_of
 from bench.store.disk import Store
-from bench.store.records import Damaged, TrialResults, decode, encode
+from bench.store.records import PHASES, Damaged, TrialResults, decode, encode
 from bench.store.views import sessions_of
 from models.errors import ModelError
 from tests import synthetic
@@ -65,6 +67,40 @@ def test_the_test_set_is_read_once_at_the_end(
         total = getattr(whole, figure)
         assert total == getattr(record.metrics, figure)
         assert sum(getattr(part, figure) for part in parts) == total, "a ResNet has no parameters outside of its parts"
+
+
+def test_phases_add_up_to_the_wall_clock(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only the work moves, each part by seconds of its own."""
+    clock, spec = [100.0], make_spec(source)
+
+    def takes(seconds: float, name: str) -> None:
+        original = getattr(run_module, name)
+
+        def slow(*words: Any, **named: Any) -> Any:
+            clock[0] += seconds
+            return original(*words, **named)
+
+        monkeypatch.setattr(run_module, name, slow)
+
+    for seconds, name in enumerate(("prepare_device", "make_batches", "build_model", "cost_of", "validation_part"), 1):
+        takes(seconds, name)
+    takes(10, "evaluate")
+    takes(20, "save_predictions")
+
+    def report(event: Event) -> None:
+        clock[0] += 0.25 if isinstance(event, StepDone) else 0.0
+
+    phases = Phases(lambda: clock[0], before=7.0)
+    record = run_one(spec, source.load(), Store(tmp_path), report, phases=phases)
+    steps = record.metrics.samples_seen // 20
+    expected = {"start": 8, "data": 2, "build": 3, "count": 4, "move": 5, "first step": 0.25}
+    expected |= {"training": 0.25 * (steps - 1), "validation": 20, "test": 10, "saving": 20}
+    assert record.phases == expected
+    assert tuple(record.phases) == PHASES
+    assert record.metrics.wall_seconds == sum(expected.values()) == clock[0] - 100 + 7
+    assert decode(encode(record), record.run_id) == record
+    older = {k: v for k, v in json.loads(encode(record)).items() if k != "phases"}
+    assert decode(synthetic.sealed(older), record.run_id) == msgspec.structs.replace(record, phases={})
 
 
 def test_a_model_that_cannot_be_counted_has_a_note_and_no_modules(monkeypatch: pytest.MonkeyPatch) -> None:

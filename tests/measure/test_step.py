@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.measure.step import arrange, has_attention_choice, make_inference, make_optimizer, make_step, set_lr
 from bench.plan.recipes import shared
-from bench.plan.settings import SETTINGS, check, parse_settings, policy, space, words
+from bench.plan.settings import AUTO, SETTINGS, SUMMARIES, check, parse_settings, policy, space, words
 from bench.plan.spec import Setting
 from models.registry import build
 from models.seresnet import BasicBlock, stem
@@ -219,7 +219,10 @@ def test_names_and_choices() -> None:
         parse_settings("graph")
     with pytest.raises(UserError, match="needs a CUDA device"):
         check("graphed", "cpu")
+    with pytest.raises(UserError, match="setting 'fused' needs a CUDA device"):
+        check("fused", "cpu")
     check("graphed", "cuda")
+    assert set(SUMMARIES) == {AUTO, *SETTINGS}
     assert policy("eager") == "identical:eager"
     assert policy("tuned") == "tuned"
     assert words(Setting("tuned", "contiguous", "default", "explicit", True)) == (
@@ -232,6 +235,8 @@ def test_without_a_compiler_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler, and none of c\+\+, g\+\+, clang\+\+ is on the PATH"):
         check("compiled", "cpu")
+    with pytest.raises(UserError, match="setting 'fused' needs a C"):
+        check("fused", "cuda")
     assert not [s for s in space("cpu", True) if s.compile_mode]
 
 

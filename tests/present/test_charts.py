@@ -21,7 +21,7 @@ from bench.present.charts.build import KINDS, charts_of
 from bench.present.charts.model import LONGEST_NAME, Chart, Mark, Missing, Series
 from bench.present.charts.parts import names_of
 from bench.store.disk import Store
-from bench.store.records import Session
+from bench.store.records import PHASES, Session
 from tests.conftest import ROOT
 from tests.synthetic import (
     DATA,
@@ -335,7 +335,7 @@ def test_speed_and_latency_by_batch_size(thorough: Store) -> None:
                 wanted = [1000 * t for t in seconds] if per_batch else [size / t for t in reversed(seconds)]
                 assert (mark.y_low, mark.y, mark.y_high) == pytest.approx(wanted)
             assert [mark.label for mark in marks] == ["", "", model]
-    assert {m.key for m in missing} == {"time_to_target", "data_efficiency", "differences"}
+    assert {m.key for m in missing} == {"time_to_target", "phases", "data_efficiency", "differences"}
 
 
 def test_a_single_image_is_in_the_latency_where_no_batch_of_one_was_timed(tmp_path: Path) -> None:
@@ -443,6 +443,26 @@ def test_both_tracks_stand_in_one_chart_of_differences(tmp_path: Path) -> None:
     assert heights[0] == heights[1] < 0 < heights[2] == heights[3] < 0.5
     assert "recipe" not in chart.facets
     assert "track" not in chart.facets
+
+
+# --- phases ----------------------------------------------------------------------------------------------------------
+
+
+def test_phases_are_means_of_a_models_runs_and_add_up_to_them(tmp_path: Path) -> None:
+    store = write_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8})
+    assert "phases" not in {chart.key for chart in charts_of([store])[0]}, "older records have none"
+    seconds = dict(zip(PHASES, (1.0, 2.0, 0.5, 0.25, 0.25, 3.0, 40.0, 5.0, 1.0, 0.5), strict=True))
+    for model, times in (("seresnet", (1, 3)), ("vit_tiny", (1,))):
+        for seed, factor in enumerate(times):
+            phases = {phase: factor * value for phase, value in seconds.items()}
+            store.write_record(record(replace(spec(model), seed=seed), 0.9, "cnn", phases=phases))
+    chart = of(charts_of([store])[0], "phases")
+    assert chart.stacked
+    by_model = {model: {s.shade: s.marks[0].x for s in chart.series if s.model == model} for model in chart.looks}
+    assert sum(by_model["seresnet"].values()) == pytest.approx(2 * sum(seconds.values()))
+    assert list(by_model["vit_tiny"].values()) == [40.0, 3.0, 5.0, 1.0, 3.0, 1.0, 0.5]
+    assert next(s.name for s in chart.series if s.name) == "training"
+    assert "1 to 2 runs per model" in chart.caption
 
 
 # --- any store -------------------------------------------------------------------------------------------------------

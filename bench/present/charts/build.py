@@ -48,6 +48,7 @@ KINDS = {
         "Time to a target", f"{TRAIN} --target 0.5 --seeds 0-4 times a validation accuracy named before the runs."
     ),
     "throughput": KindOfChart("Training and inference speed", f"{TRAIN} trains both and times them together."),
+    "phases": KindOfChart("Where a run spends its time", f"{TRAIN} trains both and records the seconds of each phase."),
     "data_efficiency": KindOfChart(
         "Accuracy against training images", f"{TRAIN} --train-fraction 0.1,0.3,1 trains on more and more images."
     ),

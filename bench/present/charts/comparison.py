@@ -9,6 +9,7 @@ from bench.present.charts.accuracy import MEASURES, accuracy_against, throughput
 from bench.present.charts.curves import POSITIONS, learning_curves
 from bench.present.charts.model import Chart
 from bench.present.charts.parts import Common, Scope, facets_of
+from bench.present.charts.phases import phases_of_runs
 from bench.present.charts.target import times_to_target
 from bench.store.records import FailedRun, FinishedRun, RunRecord
 
@@ -25,7 +26,7 @@ def charts_of_comparison(
     charts = [accuracy_against(comparison, measure, runs, scope) for measure in MEASURES]
     charts += [learning_curves(runs, position, scope) for position in POSITIONS]
     charts += times_to_target(runs, diverged, scope)
-    charts.append(throughput(comparison, scope))
+    charts += [throughput(comparison, scope), phases_of_runs(runs, scope)]
     return [chart for chart in charts if chart is not None]
 
 
