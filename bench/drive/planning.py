@@ -158,6 +158,12 @@ def as_done(plan: Plan, context: SweepContext) -> Plan:
     return replace(plan, specs=specs)
 
 
-def one_per_shape(plans: list[Plan]) -> list[Plan]:
-    """One plan per number of classes and image size: a model that fits one may not fit another."""
-    return list({(plan.dataset.ref.num_classes, plan.dataset.ref.image_size): plan for plan in plans}.values())
+def one_per_kind(plans: list[Plan]) -> list[Plan]:
+    """One plan for each way in which models train: a model that fits one shape or optimizer may not fit another."""
+
+    def kind(plan: Plan) -> object:
+        ref, recipes_used = plan.dataset.ref, [spec.recipe for spec in plan.specs]
+        how = frozenset((recipe.optimizer, recipe.precision, recipe.batch_size > 1) for recipe in recipes_used)
+        return ref.num_classes, ref.image_size, how
+
+    return list({kind(plan): plan for plan in plans}.values())

@@ -35,10 +35,10 @@ def probe(names: Sequence[str], plan: Plan, timeout: float | None, display: Disp
 
     if names:  # starting the first child takes seconds, in which nothing would be shown
         display.line(f"trying {plural(len(names), 'model')} before anything long begins")
-    ref, limit = plan.dataset.ref, min(timeout or SECONDS, SECONDS)
+    specs, limit = {spec.model: spec for spec in plan.specs}, min(timeout or SECONDS, SECONDS)
     while left:
         current = left[0]
-        args = (list(left), ref.num_classes, ref.image_size)
+        args = ([specs[name] for name in left],)
         outcome = call("bench.measure.probe:child_probe", args, on_event, limit, grace=0)
         if left:
             why = "called sys.exit()" if outcome.status == "ok" else f"{outcome.status}: {outcome.message}"

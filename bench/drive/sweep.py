@@ -17,7 +17,7 @@ from bench.drive.describe import describe, devices_words, titles
 from bench.drive.dry_run import Searches, show_plans
 from bench.drive.estimates import group_of, known_seconds
 from bench.drive.opening import opened
-from bench.drive.planning import Plan, as_done, make_plans, one_per_shape
+from bench.drive.planning import Plan, as_done, make_plans, one_per_kind
 from bench.drive.probing import probe
 from bench.drive.runs import RunPolicy, Views, train_all
 from bench.drive.timing_pass import TimingOptions, time_if_needed, timed_under
@@ -55,7 +55,7 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
     if request.execution.setting == "tuned":
         plans, tried, setting_seconds = setting_search.with_best_settings(plans, request, context)
     plans = [as_done(plan, context) for plan in plans]
-    for plan in one_per_shape(plans):
+    for plan in one_per_kind(plans):
         untried = [name for name in request.models if name not in tried and _is_missing(name, plans, store, rerun)]
         probe(untried, plan, output.run_timeout, context.display)
     if not output.dry_run:

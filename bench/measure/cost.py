@@ -8,7 +8,6 @@ sum over all products is compared with torch's own counter, an independent imple
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -18,10 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.events import ModulePart
+from bench.measure.switches import in_mode
 from bench.store.records import Audit
 
 # fvcore's names of the operators that both counters count: matrix products and convolutions.
@@ -150,8 +151,6 @@ def _no_fast_path() -> Iterator[None]:
 
 
 def _analyses(model: nn.Module, image_size: int) -> tuple[FlopCountAnalysis, ActivationCountAnalysis]:
-    # a copy: tracing must not change the state of a model that is about to train.
-    model = copy.deepcopy(model).cpu().float().eval()
     images = torch.zeros(1, 3, image_size, image_size)
     flops = FlopCountAnalysis(model, images).set_op_handle(
         "aten::scaled_dot_product_attention",
@@ -174,8 +173,12 @@ def _analyses(model: nn.Module, image_size: int) -> tuple[FlopCountAnalysis, Act
 
 
 def count(model: nn.Module, image_size: int) -> Cost:
-    """Count one forward pass over one (3, image_size, image_size) image. Raises whatever the forward pass raises."""
-    with _no_fast_path():
+    """Count one forward pass over one (3, image_size, image_size) image on the CPU. Raises whatever that pass raises.
+
+    Weights and buffers stay as they are. What else a model keeps of its calls may change, so one that is about to train
+    is not counted itself.
+    """
+    with _no_fast_path(), in_mode(model, training=False):
         flops, activations = _analyses(model, image_size)
         total, params = int(flops.total()), sum(p.numel() for p in model.parameters())
         checked, modules = audit(model, image_size, flops), tuple(_rows(model, flops, activations, depth=1))
@@ -192,8 +195,7 @@ def audit(model: nn.Module, image_size: int, flops: FlopCountAnalysis) -> Audit:
     common: dict[str, Any] = {"unsupported": tuple(unsupported), "uncalled": uncalled, "unused": unused}
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            meta = copy.deepcopy(model).to("meta").eval()
-            meta(torch.zeros(1, 3, image_size, image_size, device="meta"))
+            _on_meta(model, images=1, image_size=image_size)
     except Exception as error:  # data-dependent control flow, tensors left on the CPU: a model may do anything
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         return Audit(verdict="failed", products=products, torch=None, why=why, **common)
@@ -214,18 +216,26 @@ def train_flops(model: nn.Module, image_size: int) -> int | None:
     Counted as half of a batch of two, since BatchNorm does not train on one value. None where the counter cannot run.
     """
     try:
-        with FlopCounterMode(display=False) as counter:
-            meta = copy.deepcopy(model).to("meta").train()
-            out = meta(torch.zeros(2, 3, image_size, image_size, device="meta"))
+        with FlopCounterMode(display=False) as counter, in_mode(model, training=True):
+            out = _on_meta(model, images=2, image_size=image_size)
             F.cross_entropy(out, torch.zeros(2, dtype=torch.long, device="meta")).backward()
     except Exception:  # as in audit, which reports the reason
         return None
     return int(counter.get_total_flops()) // 2
 
 
+def _on_meta(model: nn.Module, images: int, image_size: int) -> Tensor:
+    """The model's output on the meta device, which computes shapes only; the model itself stays where it is."""
+    tensors: dict[str, Tensor] = {name: buffer.to("meta") for name, buffer in model.named_buffers()}
+    for name, weight in model.named_parameters():
+        tensors[name] = torch.empty_like(weight, device="meta").requires_grad_(weight.requires_grad)
+    out: Tensor = functional_call(model, tensors, (torch.zeros(images, 3, image_size, image_size, device="meta"),))
+    return out
+
+
 def by_module(model: nn.Module, image_size: int, depth: int = 1) -> list[ModulePart]:
     """The per-module table, the model itself first, down to `depth` dots."""
-    with _no_fast_path():
+    with _no_fast_path(), in_mode(model, training=False):
         return _rows(model, *_analyses(model, image_size), depth)
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import torch
 from torch import nn
 
 from bench.core.events import ModelCounted, ModulePart, Report
@@ -19,9 +20,11 @@ from bench.core.files import cache_dir, sha256, write_atomically
 from bench.core.status import one_line
 from bench.machine.identity import training_code
 from bench.measure import cost
+from bench.measure.build import build_model, build_plain
 from bench.measure.cost import Cost, by_module, count
 from bench.measure.layout import layout
 from bench.measure.probe import check_model
+from bench.measure.step import undisturbed
 from bench.plan.spec import RunSpec, content_id, slug
 from bench.store.records import Audit
 from models import registry
@@ -45,9 +48,12 @@ class CountedCost:
 
 
 def cost_of(model: nn.Module, spec: RunSpec) -> CountedCost:
-    """A model's cost; where the counter fails, empty figures and a note."""
+    """The cost of the spec's model; where the counter fails, empty figures and a note.
+
+    `model` keeps its state: another one is built to be counted.
+    """
     try:
-        counted = cached_count(model, spec)
+        counted = cached_count(spec)
     except Exception as error:  # fvcore traces the model, and tracing may raise anything
         params = sum(p.numel() for p in model.parameters())
         return CountedCost({"flops": None, "params": params}, [f"FLOPs not counted: {one_line(error)}"])
@@ -67,13 +73,15 @@ class _Cached(msgspec.Struct, frozen=True):
     cost: Cost
 
 
-def cached_count(model: nn.Module, spec: RunSpec) -> Cost:
-    """The model's cost, from this user's cache where the same code has counted it. Raises whatever counting raises.
+def cached_count(spec: RunSpec) -> Cost:
+    """The cost of the spec's model, from this user's cache where the same code has counted it.
+
+    Changes no random stream. Raises whatever building or counting raises.
 
     An external model is counted every time, since its code may have changed.
     """
     if registry.family(spec.model) == "external":
-        return count(model, spec.data.image_size)
+        return _count_anew(spec)
     code = [sha256(Path(cost.__file__).read_bytes()), training_code()]
     versions = [version(package) for package in ("torch", "fvcore", "timm", "vit-pytorch")]
     key = [spec.model, spec.data.num_classes, spec.data.image_size, code, versions]
@@ -82,10 +90,15 @@ def cached_count(model: nn.Module, spec: RunSpec) -> Cost:
         cached = msgspec.json.decode(path.read_bytes(), type=_Cached)
         if cached.checksum == _checksum(cached.cost):
             return cached.cost
-    counted = count(model, spec.data.image_size)
+    counted = _count_anew(spec)
     with contextlib.suppress(OSError):  # without a cache the next run counts again
         write_atomically(path, msgspec.json.encode(_Cached(_checksum(counted), counted)))
     return counted
+
+
+def _count_anew(spec: RunSpec) -> Cost:
+    with undisturbed(torch.device("cpu")):
+        return count(build_model(spec), spec.data.image_size)
 
 
 def _checksum(counted: Cost) -> str:
@@ -128,7 +141,7 @@ def child_models(
 
 
 def _counted(name: str, num_classes: int, image_size: int, depth: int | None) -> ModelCounted:
-    model = registry.build(name, num_classes, image_size)
+    model = build_plain(name, num_classes, image_size)
     try:
         stem, resolutions = layout(model, image_size)
         counted = count(model, image_size)

@@ -9,8 +9,6 @@ import time
 import torch
 
 from bench.core.events import CostCounted, Estimated, Report
-from bench.measure.build import build_model
-from bench.measure.cost import count
 from bench.measure.counting import cached_count
 from bench.measure.session import build
 from bench.measure.timing import stopwatch_of
@@ -23,7 +21,7 @@ def child_costs(report: Report, specs: list[RunSpec]) -> None:
     """Report the training FLOPs of one image for each model that can be counted."""
     for spec in specs:
         with contextlib.suppress(Exception):  # the run itself will report what is wrong
-            if flops := cached_count(build_model(spec), spec).train_flops_2x:
+            if flops := cached_count(spec).train_flops_2x:
                 report(CostCounted(spec.model, spec.data.num_classes, spec.data.image_size, flops))
 
 
@@ -37,6 +35,6 @@ def child_estimate(report: Report, spec: RunSpec, train_images: int) -> None:
     step = statistics.median(stopwatch(task.call, 1) for _ in range(3))
     images = training_images(spec.recipe, train_images)
     if images is None:
-        flops = count(build_model(spec), spec.data.image_size).train_flops_2x
+        flops = cached_count(spec).train_flops_2x
         images = samples_for(length(spec.recipe), spec.recipe.batch_size, flops)
     report(Estimated(step * images / spec.recipe.batch_size))

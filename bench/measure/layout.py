@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bench.measure.switches import in_mode
 
 
 def layout(model: nn.Module, image_size: int) -> tuple[str, str]:
@@ -24,12 +25,14 @@ def layout(model: nn.Module, image_size: int) -> tuple[str, str]:
         assert isinstance(module.weight, Tensor)  # (outputs, …) of either kind
         calls.append((module, output.numel() // module.weight.shape[0]))
 
-    observed = copy.deepcopy(model).cpu().eval()  # hooks must not stay on a model that is about to be counted
-    for module in observed.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(on_call)
-    with torch.no_grad():
-        observed(torch.zeros(1, 3, image_size, image_size))
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [module.register_forward_hook(on_call) for module in layers]
+    try:
+        with torch.no_grad(), in_mode(model, training=False):
+            model(torch.zeros(1, 3, image_size, image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not calls:
         return "–", "–"
     return stem_of(*calls[0], image_size), resolutions(places for _, places in calls)

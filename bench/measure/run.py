@@ -30,7 +30,7 @@ from bench.measure.device import describe, device_name, fix_numerics, peak_memor
 from bench.measure.evaluate import Evaluation, evaluate
 from bench.measure.pace import Pace, course_of, plan_course
 from bench.measure.phases import Phases
-from bench.measure.step import make_optimizer, random_streams, set_random_streams
+from bench.measure.step import make_optimizer, undisturbed
 from bench.measure.supervise import Clocks, Trained, supervise
 from bench.measure.train import begin, restore
 from bench.plan.budget import Course
@@ -63,13 +63,13 @@ def run_one(
     started, phases = now(), phases or Phases()
     check_unchanged(spec, dataset)
     device = prepare_device(spec)
-    facts = facts_of(device, options)  # before the work: what is on disk may change meanwhile
     store.write_spec(spec)
     phases.enter("data")
     batches = make_batches(spec, dataset, device)
     phases.enter("build")
     notes = Notes(report, dataset.notes, batches.resident)
     model = build_model(spec, notes.about_model.append)
+    facts = facts_of(device, options)  # the conditions of the training; soon, since what is on disk may change
     phases.enter("count")
     cost = cost_of(model, spec)
     phases.enter("move")
@@ -78,7 +78,7 @@ def run_one(
     validation = validation_part(dataset, batches)
     test = HeldOut.create(dataset.arrays.test_x, dataset.arrays.test_y, batches)
     phases.enter("count")  # the pace of a budget in seconds
-    state, course, pace = resume_or_plan(spec, model, batches, cost, notes)
+    state, course, pace = resume_or_plan(spec, batches, cost, notes)
     training = begin(model, batches, course, spec.setting, notes.about_setting, state, options)
     try:
         clocks = Clocks.of(time.perf_counter, synchroniser(device), phases)
@@ -123,7 +123,7 @@ def run_trial(spec: RunSpec, dataset: Dataset, report: Report) -> TrialDone:
     flops = cost_of(model, spec).train_flops if length(spec.recipe).kind == "flops" else None
     model = model.to(device)
     validation = validation_part(dataset, batches)
-    course, _ = plan_course(spec, batches, model, flops)
+    course, _ = plan_course(spec, batches, flops)
     report(Planned(course.steps, course.epochs))
     training = begin(model, batches, course, spec.setting)
     clocks = Clocks.of(time.perf_counter, synchroniser(device))
@@ -175,7 +175,7 @@ def validation_part(dataset: Dataset, batches: Batches) -> HeldOut:
 
 
 def resume_or_plan(
-    spec: RunSpec, model: nn.Module, batches: Batches, cost: CountedCost, notes: Notes
+    spec: RunSpec, batches: Batches, cost: CountedCost, notes: Notes
 ) -> tuple[State | None, Course, Pace | None]:
     """(a checkpoint's state, its course, None), or (None, a new course, the pace measured for it)."""
     recipe, pace = spec.recipe, None
@@ -183,20 +183,17 @@ def resume_or_plan(
     def fits(state: State) -> None:
         # Into a new model first, so that a checkpoint that fits only half leaves no trace.
         device = batches.labels.device
-        streams = random_streams(device)
-        try:
+        with undisturbed(device):
             trial = build_model(spec).to(device)
             course = course_of(recipe, state["progress"]["samples"], batches.steps)
             restore(state, trial, make_optimizer(trial, recipe), device, course)
-        finally:
-            set_random_streams(streams, device)
 
     assert notes.keeper is not None
     state = notes.keeper.load(fits)
     if state is not None:
         course = course_of(recipe, state["progress"]["samples"], batches.steps)
     else:
-        course, pace = plan_course(spec, batches, model, cost.train_flops)
+        course, pace = plan_course(spec, batches, cost.train_flops)
     notes.report(Planned(course.steps, course.epochs))
     if state is not None:
         notes.report(Continued(state["progress"]["step"]))
@@ -301,7 +298,7 @@ def child_run(report: Report, spec: RunSpec, source: DataSource, root: Path, opt
 
     The run belongs to the device that is here: its first event gives its name.
     """
-    phases, store = Phases(before=process_age()), Store(root)
+    phases, store = Phases(before=process_age()), Store(root.absolute())  # a model may change the directory
     spec = replace(spec, device_name=device_name(torch.device(spec.device)))  # whatever was expected
     report(Placed(spec.run_id, spec.device_name))
     with store.claim(spec.run_id):

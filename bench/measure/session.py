@@ -28,6 +28,7 @@ from bench.core.events import (
 from bench.core.status import one_line, status_of
 from bench.machine import energy, host
 from bench.measure import limits
+from bench.measure.build import arrange_as_far, build_plain
 from bench.measure.cost import train_flops
 from bench.measure.device import (
     describe,
@@ -38,7 +39,7 @@ from bench.measure.device import (
     reset_peak_memory,
     synchroniser,
 )
-from bench.measure.step import Note, arrange
+from bench.measure.step import Note
 from bench.measure.timing import (
     KINDS,
     Rule,
@@ -56,7 +57,6 @@ from bench.plan.settings import keep_compiled_code
 from bench.plan.spec import SessionSpec, content_id, slug
 from bench.store.disk import Store, now
 from bench.store.records import Bound, Ceilings, Energy, OperatorGroups, Session, TaskName, TrialResults
-from models import registry
 from models.drop_path import set_drop_path
 
 SAMPLE_SECONDS = {"cpu": 0.2, "cuda": 0.1}
@@ -64,15 +64,20 @@ TWICE_PAIRS = 2  # samples at the batch size and at twice that, in turns
 NOT_ASKED = Energy(source="", why_not="not asked for")
 
 
-def build(spec: SessionSpec, name: str, note: Note = lambda text: None) -> tuple[nn.Module, list[Task]]:
-    """A model on the device with its tasks. `note` gets the reason where its setting is not available."""
+def build(
+    spec: SessionSpec, name: str, note: Note = lambda text: None, warn: Note = lambda text: None
+) -> tuple[nn.Module, list[Task]]:
+    """A model on the device with its tasks.
+
+    `note` gets the reason where its setting is not available, `warn` what else its code did.
+    """
     device, setting = torch.device(spec.device), spec.setting_of(name)
     if setting.compile_mode:
         keep_compiled_code()
     torch.manual_seed(0)
-    model = registry.build(name, spec.num_classes, spec.image_size)
+    model = build_plain(name, spec.num_classes, spec.image_size, warn)
     set_drop_path(model, spec.recipe_of(name).drop_path)  # a run's record says where the model does not support it
-    model = arrange(model, setting).to(device)
+    model = arrange_as_far(model, name, setting, spec.image_size, note).to(device)
     shape = TaskShape(spec.recipe_of(name), setting, spec.num_classes, spec.image_size, spec.batch_sizes)
     return model, make_tasks(name, model, shape, device, note)
 
@@ -122,6 +127,7 @@ class Built:
     tasks: list[Task]
     seconds: dict[str, float]  # of building, by model
     not_as_set: dict[str, list[str]]  # why a model does not run under its setting
+    warnings: list[str]
 
 
 def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: Report) -> Session:
@@ -131,9 +137,10 @@ def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: R
     """
     started, device = now(), torch.device(spec.device)
     fix_numerics(spec.deterministic)
-    facts, gpu = describe(device), gpu_uuid(device)
+    gpu = gpu_uuid(device)
     load, before = host.cpu_load(), energy.gpu_state(gpu)
     built = build_all(spec, trials, report)
+    facts = describe(device)  # as it is when the models are timed
     timed = time_blocks(
         built.tasks,
         Rule(spec.reference, spec.half_width, spec.seconds, SAMPLE_SECONDS[spec.device]),
@@ -148,7 +155,7 @@ def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: R
     after = energy.gpu_state(gpu)
     names, key = tuple(built.models), session_key(spec, facts)
     not_as_set = [f"{name}: {text}" for name, texts in built.not_as_set.items() for text in texts]
-    warnings = [*warnings_of(timed, load), *thorough.warnings, *not_as_set]
+    warnings = [*warnings_of(timed, load), *thorough.warnings, *built.warnings, *not_as_set]
     session = Session(
         id=f"{slug('-'.join(names))}-{content_id([names, asdict(key), started])}",
         started=started,
@@ -188,22 +195,23 @@ def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: R
 
 def build_all(spec: SessionSpec, trials: TrialResults, report: Report) -> Built:
     """Every model that did not fail, with its tasks that did not fail."""
-    built = Built({}, [], {}, {})
+    built = Built({}, [], {}, {}, [])
     for name, _ in spec.models:
         if name in trials.failed_models():
             continue
         report(ModelTurn(name))
-        start, notes = time.perf_counter(), list[str]()
-        built.models[name], tasks = build(spec, name, notes.append)
+        start, notes, warnings = time.perf_counter(), list[str](), list[str]()
+        built.models[name], tasks = build(spec, name, notes.append, warnings.append)
         built.seconds[name] = time.perf_counter() - start
         built.not_as_set[name] = notes
+        built.warnings += [f"{name}: {text}" for text in warnings]
         built.tasks += [t for t in tasks if (t.model, t.kind, t.images) not in trials.failed_tasks()]
     return built
 
 
 def child_session(report: Report, spec: SessionSpec, trials: TrialResults, root: Path) -> None:
     """One speed session, under the store's exclusive lock for timing."""
-    store = Store(root)
+    store = Store(root.absolute())  # a model may change the directory
     with store.claim_timing():
         time_models(spec, trials, store, report)
 
@@ -234,7 +242,7 @@ def find_limits(spec: SessionSpec, built: Built, timed: Timed, report: Report) -
     for task in training:
         report(ModelTurn(task.model))
         report(Stage(f"what limits {task.model}"))
-        result.bounds[task.model] = _bound(spec, built.models[task.model], task, timed, ceilings)
+        result.bounds[task.model] = _bound(spec, task, timed, ceilings)
         report(ModelTurn(""))
     result.energy = _energy(device, training, report)
     # last: a profiler may leave hooks that slow a GPU's launches down
@@ -254,9 +262,9 @@ def find_limits(spec: SessionSpec, built: Built, timed: Timed, report: Report) -
     return result
 
 
-def _bound(spec: SessionSpec, model: nn.Module, task: Task, timed: Timed, ceilings: Ceilings) -> Bound:
+def _bound(spec: SessionSpec, task: Task, timed: Timed, ceilings: Ceilings) -> Bound:
     """What limits a training step, confirmed or refuted by an experiment with twice the batch."""
-    one = train_flops(model, spec.image_size)
+    one = train_flops(build_plain(task.model, spec.num_classes, spec.image_size), spec.image_size)
     setting, twin = spec.setting_of(task.model), task
     if setting.compile_mode or setting.graphed:  # their operators cannot be counted: count an eager copy's
         eager = replace(setting, compile_mode="", graphed=False)

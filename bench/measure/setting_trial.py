@@ -17,6 +17,7 @@ import torch
 
 from bench.core.events import CandidateStarted, CandidateTurn, Report
 from bench.core.status import one_line, status_of
+from bench.measure.build import build_plain
 from bench.measure.device import describe, fix_numerics
 from bench.measure.session import build, training_task
 from bench.measure.setting_choice import choose, setting_search_id
@@ -27,7 +28,6 @@ from bench.plan.settings import space, words
 from bench.plan.spec import SessionSpec, Setting
 from bench.store.disk import Store, now
 from bench.store.records import Candidate, SettingSearch
-from models import registry
 
 TRIAL_SHARE = 0.6  # of the time limit, after which no candidate is started
 CLEARLY_SLOWER = 1.5  # times the best trial: dropped
@@ -39,7 +39,7 @@ Failures = Mapping[int, tuple[str, str]]  # (status, message) of candidates that
 def child_setting_search(report: Report, spec: SessionSpec, skip: Failures, root: Path) -> None:
     """Search for one model and write the record. `skip`: candidates that took an earlier process down."""
     ((name, source),) = spec.models
-    store = Store(root)
+    store = Store(root.absolute())  # a model may change the directory
     with store.claim_timing():
         started = now()
         fix_numerics(spec.deterministic)
@@ -90,7 +90,7 @@ def search(spec: SessionSpec, name: str, skip: Failures, report: Report) -> tupl
     """All candidates: each with its status, first call, and the seconds of a call in each round."""
     device, start = torch.device(spec.device), time.perf_counter()
     stopwatch = stopwatch_of(device, time.perf_counter)
-    choice = has_attention_choice(registry.build(name, spec.num_classes, spec.image_size))
+    choice = has_attention_choice(build_plain(name, spec.num_classes, spec.image_size))
     candidates = [_Trying(setting) for setting in space(spec.device, choice)]
     for index, candidate in enumerate(candidates):
         if index in skip:

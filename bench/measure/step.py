@@ -48,20 +48,22 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, capturable: bool = False) -> torch.optim.Optimizer:
-    """The recipe's optimizer, fused; biases, norms and other vectors are not decayed, in every model alike.
+    """The recipe's optimizer; biases, norms and other vectors are not decayed, in every model alike.
 
-    `capturable`: for a CUDA graph, the learning rate is a tensor on the device, which replays read anew.
+    Fused, unless a weight is complex. `capturable`: for a CUDA graph, the learning rate is a tensor on the device,
+    which replays read anew.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    fused = not any(p.is_complex() for p in trainable)
     lr = torch.tensor(recipe.lr, device=trainable[0].device) if capturable else recipe.lr
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
     assert recipe.optimizer == "adamw"
-    return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999), fused=True, capturable=capturable)
+    return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999), fused=fused, capturable=capturable)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -294,6 +296,16 @@ def set_random_streams(streams: RandomStreams, device: torch.device) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))
     if device.type == "cuda":
         torch.cuda.set_rng_state(streams["cuda"], device)
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn within, the random streams go on from where they were."""
+    streams = random_streams(device)
+    try:
+        yield
+    finally:
+        set_random_streams(streams, device)
 
 
 def graphed(step: Plain, images: Tensor, targets: Tensor, capture: Capture) -> Plain:
