@@ -7,6 +7,7 @@ The last two run the named code: the user must trust it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -19,9 +20,16 @@ from torch import nn
 from models.errors import ModelError, suggest
 from models.torchvision_import import ensure_torchvision
 
+TRAINED = ("pretrained", "checkpoint_path")  # starts of timm's options that load weights
+# Without the outputs for auxiliary losses, which a plain training loop has no use for; the weights as by default.
+ONE_OUTPUT = {"aux_logits": False, "init_weights": True}
+TORCHVISION_OPTIONS = {"googlenet": ONE_OUTPUT, "inception_v3": ONE_OUTPUT}
+
 
 def build_external(name: str, num_classes: int, image_size: int) -> nn.Module:
     """Build the model that `name` points to. Raises ModelError where it does not exist or is not a module."""
+    with contextlib.suppress(ImportError):  # whoever builds on it without having it says so
+        ensure_torchvision()  # a user's file or package may import it, as timm does
     source, _, rest = name.partition(":")
     if source == "timm":
         return _from_timm(rest, num_classes, image_size)
@@ -34,9 +42,20 @@ def build_external(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 
 def parse_options(text: str, name: str) -> dict[str, Any]:
-    """`depth=2,act=gelu` -> {"depth": 2, "act": "gelu"}; values are Python literals or plain words."""
+    """`depths=(2, 2),act=gelu` -> {"depths": (2, 2), "act": "gelu"}; values are Python literals or plain words.
+
+    Raises ModelError for what is no such list, and for options that ask for trained weights.
+    """
+    parts: list[str] = []
+    for piece in text.split(","):
+        if parts and not _closed(parts[-1]):
+            parts[-1] += f",{piece}"
+        else:
+            parts.append(piece)
+    if not _closed(parts[-1]):
+        raise ModelError(f"'{parts[-1]}' in {name} opens a bracket or a quote that is not closed")
     options: dict[str, Any] = {}
-    for part in text.split(","):
+    for part in parts:
         key, equals, value = part.partition("=")
         if not (equals and key.strip().isidentifier()):
             raise ModelError(f"'{part}' in {name} is not key=value")
@@ -44,11 +63,18 @@ def parse_options(text: str, name: str) -> dict[str, Any]:
             options[key.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key.strip()] = value.strip()
+        if options[key.strip()] and key.strip().startswith(TRAINED):
+            raise ModelError(f"'{part}' in {name} asks for trained weights; every model here starts from its seed")
     return options
 
 
+def _closed(text: str) -> bool:
+    """Whether every bracket and quote in it is closed."""
+    brackets = all(text.count(opening) == text.count(closing) for opening, closing in ("()", "[]", "{}"))
+    return brackets and not any(text.count(quote) % 2 for quote in "'\"")
+
+
 def _from_timm(rest: str, num_classes: int, image_size: int) -> nn.Module:
-    ensure_torchvision()
     import timm
 
     name, bracket, tail = rest.partition("[")
@@ -68,13 +94,14 @@ def _from_timm(rest: str, num_classes: int, image_size: int) -> nn.Module:
 
 
 def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
-    ensure_torchvision()
     from torchvision import models as zoo
 
     choices = zoo.list_models(module=zoo)
     if name not in choices:
         raise ModelError(f"torchvision has no classifier '{name}'{suggest(name, choices)}")
-    options = {"image_size": image_size} if name.startswith("vit_") else {}  # decides the number of positions
+    options: dict[str, Any] = dict(TORCHVISION_OPTIONS.get(name, {}))
+    if name.startswith("vit_"):
+        options["image_size"] = image_size  # decides the number of positions
     model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes, **options)
     return model
 

@@ -6,6 +6,7 @@ an event by adding a class and listing it in `Event`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Annotated
 
@@ -291,8 +292,11 @@ class Numbered(msgspec.Struct, frozen=True):
 
 
 def encode(event: Event | Numbered) -> bytes:
-    """One line of JSON, without the line break."""
-    return msgspec.json.encode(event)
+    """One line of JSON, without the line break; `?` for what is no UTF-8, as in an exception that names a file."""
+    try:
+        return msgspec.json.encode(event)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(event), ensure_ascii=False).encode(errors="replace")
 
 
 _DECODE_EVENT = msgspec.json.Decoder(Event)

@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import Busy, Interrupted
-from bench.core.events import FREQUENT, Event, Failed, Numbered, Report, decode, encode
+from bench.core.events import FREQUENT, Event, Failed, Note, Numbered, Report, decode, encode
 from bench.executors.processes import NOTHING, Surroundings, blocked, start
 
 # From a polite request to the end: a step and a checkpoint fit in; a compilation or a hang is abandoned.
 GRACE_SECONDS = 20.0
 EVERY_SECONDS = 0.2  # between two frequent events: a GPU makes thousands of steps a second
 LOOK_SECONDS = 1.0  # between two checks whether the child is alive
+EXIT_SECONDS = 10.0  # from a child's last word to its end: freeing a GPU, stopping a compiler's processes
 EXIT_ORPHANED = 70
+STAYS = "its work was done, but a thread or an atexit function of the model's code went on"
 DONE = b""  # the child's last word, where its function returned
 
 
@@ -73,7 +75,9 @@ def call(
         try:
             in_time = listener.listen(timeout, stop)
             if in_time:
-                process.join()
+                process.join(EXIT_SECONDS)
+                if stays := process.is_alive():
+                    on_event(Note(f"its process did not end within {EXIT_SECONDS:g} s and was ended: {STAYS}"))
             else:
                 _stop(process, listener, grace)
         except BaseException:
@@ -83,7 +87,8 @@ def call(
             _kill(process)
     if not in_time:
         return Outcome("timeout", f"not done after {timeout:g} s")
-    return listener.outcome or _exit_outcome(process.exitcode or 0, oom=_oom_kills() > oom_kills)
+    exit_code = 0 if stays else process.exitcode or 0
+    return listener.outcome or _exit_outcome(exit_code, oom=_oom_kills() > oom_kills)
 
 
 def _pipe(closing: contextlib.ExitStack) -> tuple[Connection, Connection]:
@@ -101,7 +106,7 @@ class _Listener:
         self._process, self._receiver, self._on_event = process, receiver, on_event
 
     def listen(self, seconds: float | None, stop: threading.Event | None = None) -> bool:
-        """Until the child closes its end, or dies; False if the time is over first."""
+        """Until the child's last word, or its death; False if the time is over first."""
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if stop is not None and stop.is_set():
@@ -117,23 +122,26 @@ class _Listener:
                     return True
             except (EOFError, OSError):
                 return True
-            self._take(content)
+            if self._take(content):
+                return True
         return False
 
-    def _take(self, content: bytes) -> None:
+    def _take(self, content: bytes) -> bool:
+        """Pass an event on; whether it was the last word."""
         if content == DONE:
             self.outcome = self.outcome or Outcome("ok")
-            return
+            return True
         try:
             event = decode(content)
         except ValueError as error:  # not a finite number, say
             self.outcome = Outcome("failed", f"its process reported nonsense: {error}")
-            return
+            return False
         assert not isinstance(event, Numbered)
         if isinstance(event, Failed):
             self.outcome = Outcome(event.status, event.message, event.traceback)
-        else:
-            self._on_event(event)
+            return True
+        self._on_event(event)
+        return False
 
 
 def _exit_outcome(code: int, oom: bool) -> Outcome:
@@ -151,7 +159,7 @@ def _stop(process: BaseProcess, listener: _Listener, grace: float) -> None:
     try:
         process.terminate()
         if listener.listen(grace):
-            process.join(grace)
+            process.join(min(grace, EXIT_SECONDS))
     finally:
         _kill(process)
 

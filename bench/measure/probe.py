@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bench.core.events import Probed, ProbeFailed, ProbeStarted, Report
+from bench.core.files import inert
 from bench.core.status import one_line
 from bench.core.text import plural
 from bench.measure.build import CONTIGUOUS, build_model, build_plain
@@ -28,7 +29,7 @@ def child_probe(report: Report, specs: Sequence[RunSpec]) -> None:
         try:
             report(Probed(spec.model, tuple(check_run(spec))))
         except ModelError as error:
-            report(ProbeFailed(spec.model, str(error)))
+            report(ProbeFailed(spec.model, inert(str(error))))
 
 
 def check_run(spec: RunSpec) -> list[str]:

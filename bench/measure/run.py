@@ -31,7 +31,7 @@ from bench.measure.evaluate import Evaluation, evaluate
 from bench.measure.pace import Pace, course_of, plan_course
 from bench.measure.phases import Phases
 from bench.measure.step import make_optimizer, undisturbed
-from bench.measure.supervise import Clocks, Trained, supervise
+from bench.measure.supervise import Clocks, Trained, noticing_pauses, supervise
 from bench.measure.train import begin, restore
 from bench.plan.budget import Course
 from bench.plan.keys import Fact
@@ -79,10 +79,11 @@ def run_one(
     test = HeldOut.create(dataset.arrays.test_x, dataset.arrays.test_y, batches)
     phases.enter("count")  # the pace of a budget in seconds
     state, course, pace = resume_or_plan(spec, batches, cost, notes)
-    training = begin(model, batches, course, spec.setting, notes.about_setting, state, options)
+    training = begin(model, batches, course, spec.setting, notes.about_run, state, options)
     try:
         clocks = Clocks.of(time.perf_counter, synchroniser(device), phases)
-        trained = supervise(training, lambda: _look(model, validation, spec, report), clocks, notes.report, keeper)
+        with noticing_pauses(notes.about_run):
+            trained = supervise(training, lambda: _look(model, validation, spec, report), clocks, notes.report, keeper)
         phases.enter("test")
         seen = _look(model, test, spec, report)  # the only time that a finished run has looked at the test set
         if not np.isfinite(seen.losses).all():
@@ -212,7 +213,7 @@ class Notes:
     def __init__(self, report: Report, of_data: tuple[str, ...], resident: bool) -> None:
         self._report, self._of_data = report, list(of_data)
         self._streaming = [] if resident else ["training images do not fit on the device: they were streamed to it"]
-        self._of_setting: list[str] = []
+        self._of_run: list[str] = []
         self.about_model: list[str] = []
         self.keeper: Checkpoints | None = None  # its notes go to the screen only
 
@@ -222,14 +223,14 @@ class Notes:
             self._report(Note(self.keeper.notes.pop(0)))
         self._report(event)
 
-    def about_setting(self, text: str) -> None:
-        """Why the setting could not be had."""
-        self._of_setting.append(text)
+    def about_run(self, text: str) -> None:
+        """Why the setting could not be had, or what disturbed the run."""
+        self._of_run.append(text)
         self.report(Note(text))
 
     def collected(self, of_cost: list[str]) -> list[str]:
         """All notes of the record."""
-        return [*self._of_data, *self.about_model, *of_cost, *self._streaming, *self._of_setting]
+        return [*self._of_data, *self.about_model, *of_cost, *self._streaming, *self._of_run]
 
 
 @dataclass(frozen=True)

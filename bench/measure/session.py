@@ -40,6 +40,7 @@ from bench.measure.device import (
     synchroniser,
 )
 from bench.measure.step import Note
+from bench.measure.supervise import noticing_pauses
 from bench.measure.timing import (
     KINDS,
     Rule,
@@ -141,15 +142,16 @@ def time_models(spec: SessionSpec, trials: TrialResults, store: Store, report: R
     load, before = host.cpu_load(), energy.gpu_state(gpu)
     built = build_all(spec, trials, report)
     facts = describe(device)  # as it is when the models are timed
-    timed = time_blocks(
-        built.tasks,
-        Rule(spec.reference, spec.half_width, spec.seconds, SAMPLE_SECONDS[spec.device]),
-        stopwatch_of(device, time.perf_counter),
-        time.perf_counter,
-        seed=0,
-        on_block=lambda block, blocks: report(BlockDone(block, blocks)),
-        on_task=lambda task: report(ModelTurn(task.model)),
-    )
+    with noticing_pauses(built.warnings.append):
+        timed = time_blocks(
+            built.tasks,
+            Rule(spec.reference, spec.half_width, spec.seconds, SAMPLE_SECONDS[spec.device]),
+            stopwatch_of(device, time.perf_counter),
+            time.perf_counter,
+            seed=0,
+            on_block=lambda block, blocks: report(BlockDone(block, blocks)),
+            on_task=lambda task: report(ModelTurn(task.model)),
+        )
     report(ModelTurn(""))
     thorough = find_limits(spec, built, timed, report) if spec.thorough else Limits()
     after = energy.gpu_state(gpu)

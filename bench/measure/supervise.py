@@ -7,12 +7,15 @@ autotunes and compiles, is counted by another.
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.core.errors import Interrupted
 from bench.core.events import Epoch, EpochDone, Report, StepDone
+from bench.core.text import plural
 from bench.measure.checkpoint import State
 from bench.measure.evaluate import Evaluation
 from bench.measure.phases import Phases
@@ -50,6 +53,32 @@ class Clocks:
     def of(cls, now: Callable[[], float], synchronize: Callable[[], None], phases: Phases | None = None) -> Clocks:
         """Both with the same source of time."""
         return cls(Clock(now, synchronize), Clock(now, synchronize), phases or Phases(now))
+
+
+@contextlib.contextmanager
+def noticing_pauses(note: Callable[[str], None]) -> Iterator[None]:
+    """Notes, at the end, that this process was stopped and continued meanwhile: its clocks went on.
+
+    A batch system suspends jobs so, and so does a debugger. Does nothing outside the main thread, which alone may
+    handle signals.
+    """
+    continued = 0
+
+    def count(number: int, frame: object) -> None:
+        nonlocal continued
+        continued += 1
+
+    if not hasattr(signal, "SIGCONT") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCONT, count)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, before)
+        if continued:
+            times = plural(continued, "time")
+            note(f"the process was continued after a stop {times} (SIGCONT): the seconds measured include the pause")
 
 
 class Keeper(Protocol):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.events import Described, Event, Note
+from bench.executors import child
 from bench.executors.child import Outcome, call
 from tests.conftest import ROOT
 from tests.faults.processes import eventually, gone
@@ -211,3 +212,23 @@ def test_ctrl_c_while_the_server_still_imports_ends_at_once(tmp_path: Path) -> N
     _, error = driver.communicate(timeout=PATIENCE_SECONDS)  # once the server, too, has ended
     assert error.count("Traceback") == 1, error  # the driver's own; no child's, no server's
     assert error.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("how", ["thread", "atexit", "exits"])
+def test_what_a_child_leaves_behind_does_not_keep_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last word counts; then it is ended, with a note."""
+    monkeypatch.setattr(child, "EXIT_SECONDS", 0.5)
+    events: list[Event] = []
+    environment = SPAWNED if how == "atexit" else {}  # a forked child runs no such functions
+    assert call("tests.executors.work:stays", (how,), events.append, environment=environment) == Outcome("ok")
+    (note,) = events
+    assert isinstance(note, Note)
+    assert "did not end within 0.5 s and was ended: its work was done" in note.text
+
+
+def test_texts_that_are_no_utf_8_come_through_with_replacements() -> None:
+    events: list[Event] = []
+    outcome = call("tests.executors.work:fails", (), events.append)
+    assert events == [Note("on ?")]
+    assert (outcome.status, outcome.message) == ("failed", "ValueError: bad \ufffd name")
+    assert outcome.traceback.encode().endswith(b"bad ? name\n")

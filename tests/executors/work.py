@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -113,3 +115,19 @@ def sleeps(report: Report, path: Path) -> None:
 
 def lies(report: Report) -> None:
     report(EpochDone(None))  # type: ignore[arg-type]
+
+
+def stays(report: Report, how: str) -> None:
+    """Leaves something behind that never ends."""
+    if how == "atexit":
+        atexit.register(time.sleep, 1e6)
+        return
+    threading.Thread(target=time.sleep, args=(1e6,)).start()
+    if how == "exits":
+        sys.exit()
+
+
+def fails(report: Report) -> None:
+    """With a text that is no UTF-8."""
+    report(Note("on \udcff"))
+    raise ValueError("bad \udcff name")

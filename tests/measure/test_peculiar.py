@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -203,3 +205,15 @@ def test_a_run_and_a_session_are_measured_under_the_usual_switches(
     timed = session.time_models(session_of(pair, 0.0), TrialResults(), Store(tmp_path), ignore)
     assert [text for text in timed.warnings if "default dtype" in text and text.startswith(pair[0].model)]
     assert not timed.not_as_set[pair[0].model]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="no such signal")
+def test_seconds_of_a_stopped_process_are_named(source: DataSource, tmp_path: Path) -> None:
+    def continued(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            os.kill(os.getpid(), signal.SIGCONT)
+
+    before = signal.getsignal(signal.SIGCONT)
+    record = run_one(make_spec(source, "plain", epochs=2), source.load(), Store(tmp_path), continued)
+    assert [note for note in record.notes if "continued after a stop 2 times (SIGCONT)" in note]
+    assert signal.getsignal(signal.SIGCONT) == before

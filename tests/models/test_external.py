@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 from bench.measure.probe import check_model
 from models.errors import ModelError
 from models.external import parse_options
-from models.registry import build
+from models.registry import build, split_names
 from tests.conftest import ROOT
 
 
@@ -84,3 +87,59 @@ def test_options() -> None:
     for bad in ("depth", "=2", "a b=1"):
         with pytest.raises(ModelError, match="not key=value"):
             parse_options(bad, "x")
+
+
+def test_options_that_are_tuples_lists_and_texts() -> None:
+    text = "depths=(2, 2,2),layers=[1,1],args={'a': 1, 'b': (2, 3)},name='x, y',act=gelu"
+    expected = {"depths": (2, 2, 2), "layers": [1, 1], "args": {"a": 1, "b": (2, 3)}, "name": "x, y", "act": "gelu"}
+    assert parse_options(text, "x") == expected
+    with pytest.raises(ModelError, match=r"'depths=\(2,act=gelu' in x opens a bracket"):
+        parse_options("depths=(2,act=gelu", "x")
+    (name, other) = split_names("timm:resnet26[layers=[1,1,1,1]],resnet20")
+    assert other == "resnet20"
+    assert [len(getattr(build(name, 5, 32), f"layer{i}")) for i in (1, 2, 3, 4)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("option", ["pretrained=True", "checkpoint_path=x.pt", "pretrained_cfg={'file': 'x'}"])
+def test_trained_weights_are_refused_without_a_connection(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("tried to connect"))
+    with pytest.raises(ModelError, match="asks for trained weights; every model here starts from its seed"):
+        build(f"timm:resnet10t[{option}]", 5, 32)
+    build("timm:resnet10t[pretrained=False]", 5, 32)
+
+
+def test_classifiers_with_auxiliary_outputs_have_one(recwarn: pytest.WarningsRecorder) -> None:
+    model = build("torchvision:googlenet", 5, 32)
+    assert model.train()(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
+    assert not [warning for warning in recwarn if "torchvision" in warning.filename]
+    with torch.device("meta"):
+        assert build("torchvision:inception_v3", 5, 75).train()(torch.zeros(2, 3, 75, 75)).shape == (2, 5)
+
+
+ZOO_FILE = """
+def from_torchvision(classes, size):
+    import torchvision
+    return torchvision.models.squeezenet1_1(num_classes=classes)
+
+def from_timm(classes, size):
+    import timm
+    return timm.create_model("resnet10t", num_classes=classes)
+
+def from_vit_pytorch(classes, size):
+    from vit_pytorch import SimpleViT
+    return SimpleViT(image_size=size, patch_size=8, num_classes=classes, dim=32, depth=1, heads=2, mlp_dim=32)
+"""
+BUILD = """
+import sys
+from models.registry import build, split_names
+for function in ("from_torchvision", "from_timm", "from_vit_pytorch"):
+    print(type(build(f"{sys.argv[1]}:{function}", 3, 32)).__name__)
+"""
+
+
+def test_files_that_build_on_the_zoos(tmp_path: Path) -> None:
+    """In a new process: with a CPU torch, `import torchvision` alone may fail."""
+    (tmp_path / "zoo.py").write_text(ZOO_FILE)
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "zoo.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.stdout.split() == ["SqueezeNet", "ResNet", "SimpleViT"], done.stderr
