@@ -37,8 +37,8 @@ SUMMARIES = {
 ATTENTION = ("fused", "explicit", "math")
 LAYOUTS = ("channels_last", "contiguous")
 COMPILERS = ("c++", "g++", "clang++")
-# One H100 at batch 128, 2026-11-28: compiling took 50 to 92 s a model and 11 s from its cache; fused steps are 1.37 times as
-# fast as graphed ones for seresnet, 1.74 times for vit_tiny. The rule takes of each the end that speaks for graphed.
+# One H100 at batch 128, 2026-11-28: compiling took 50 to 92 s a model and 11 s from its cache; fused steps are 1.37
+# times as fast as graphed ones for seresnet, 1.74 times for vit_tiny. Of each, the end that speaks for graphed.
 COMPILE_SECONDS, CACHED_SECONDS, FUSED_GAIN = 92.0, 11.0, 1.37
 GRAPHED_IMAGES_PER_SECOND = (14_000.0, 87_000.0)  # of the slowest and the fastest of nine models
 
