@@ -68,6 +68,7 @@ class DeviceFound(_Event, frozen=True, tag="device"):
     native_bf16: bool
     threads: int
     visible: str | None = None
+    note: str = ""  # why it is not the GPU that one would expect here
 
 
 class Described(_Event, frozen=True, tag="described"):

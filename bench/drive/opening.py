@@ -18,7 +18,7 @@ from bench.executors.local import LocalExecutor
 from bench.executors.processes import warm_up
 from bench.executors.protocol import Device, Executor
 from bench.executors.worker import as_device
-from bench.machine.environment import driver_version
+from bench.machine.environment import nvidia_driver
 from bench.machine.identity import Identity, identity
 from bench.plan.request import RunRequest
 from bench.store.disk import Store
@@ -49,10 +49,12 @@ def opened(request: RunRequest, store: Store, display: Display) -> Iterator[Swee
 @contextlib.contextmanager
 def _local(request: RunRequest, store: Store, display: Display) -> Iterator[SweepContext]:
     seats, asked = request.execution.runs_per_device, request.placement.device
-    on_cpu = asked == "cpu" or (asked is None and not driver_version())
+    on_cpu = asked == "cpu" or (asked is None and nvidia_driver() is None)
     if seats > 1 and on_cpu:  # the server must start with the variables that the runs will have
         warm_up(SHARED_CPU)
     devices = [replace(device, seats=seats) for device in local_devices(asked)]
+    for note in filter(None, dict.fromkeys(device.note for device in devices)):
+        display.line(note)
     shared_gpu = seats > 1 and devices[0].type == "cuda"
     with mps() if shared_gpu else contextlib.nullcontext():
         executor = LocalExecutor(devices)

@@ -34,6 +34,7 @@ class Device:
     seats: int = 1
     environment: tuple[tuple[str, str], ...] = ()  # variables by which a process on the node finds it
     queued: bool = False  # a queue: every seat becomes a job with a device of its own, and nothing is shared
+    note: str = ""  # a sentence for the user before anything long begins
 
     @property
     def runs_at_once(self) -> int:

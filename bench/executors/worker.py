@@ -174,4 +174,5 @@ def as_device(row: DeviceFound, node: str, name: str) -> Device:
         native_bf16=row.native_bf16,
         threads=row.threads,
         environment=() if row.visible is None else (("CUDA_VISIBLE_DEVICES", row.visible),),
+        note=row.note,
     )

@@ -81,6 +81,13 @@ def process_age() -> float:
         return 0.0
 
 
+def nvidia_driver() -> str | None:
+    """The version of this machine's NVIDIA driver; None where there is none, or it is hidden from this process."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    version = driver_version()
+    return None if hidden or version.startswith("unknown") else version
+
+
 def driver_version() -> str:
     """The NVIDIA driver's version, or `unknown` with the reason."""
     try:

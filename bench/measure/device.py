@@ -20,9 +20,12 @@ from bench.machine.environment import (
     cpu_name,
     driver_version,
     git_state,
+    nvidia_driver,
     package_version,
 )
 from bench.plan.keys import Fact
+
+DRIVERS = {11: 450, 12: 525, 13: 580}  # by major version of CUDA: the oldest driver (CUDA's release notes, Linux)
 
 
 def choose_device(asked: str | None) -> torch.device:
@@ -36,10 +39,29 @@ def choose_device(asked: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device '{asked}' is not supported; choices: cpu, cuda, cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch sees no CUDA device here; use --device cpu")
+        why = why_no_gpu(nvidia_driver(), torch.version.cuda)
+        raise UserError(f"torch sees no CUDA device here{f': {why}' if why else ''}; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"there is no {asked}; torch sees {torch.cuda.device_count()} CUDA device(s)")
     return device
+
+
+def why_no_gpu(driver: str | None, cuda: str | None) -> str:
+    """Why torch, built for CUDA `cuda` or None, sees no GPU although there is this NVIDIA driver; "" for no driver."""
+    if driver is None:
+        return ""
+    if cuda is None:
+        return (
+            f"torch here is a CPU build, so this machine's NVIDIA GPU (driver {driver}) is not used; "
+            "install a build for CUDA: pip install --force-reinstall torch"
+        )
+    least, have = DRIVERS.get(int(cuda.partition(".")[0])), driver.partition(".")[0]
+    if least and have.isdecimal() and int(have) < least:
+        return (
+            f"torch here is built for CUDA {cuda}, which needs NVIDIA driver {least} or newer; this machine has "
+            f"{driver}, so its GPU is not used; update the driver, or install a torch for an older CUDA"
+        )
+    return f"there is an NVIDIA driver ({driver}), but torch for CUDA {cuda} finds no GPU; see what nvidia-smi says"
 
 
 def device_name(device: torch.device) -> str:
@@ -163,7 +185,8 @@ def child_devices(report: Report, asked: str | None) -> None:
     """
     chosen = choose_device(asked)
     if chosen.type == "cpu":
-        report(_device_event(chosen, None))
+        note = why_no_gpu(nvidia_driver(), torch.version.cuda) if asked is None else ""
+        report(_device_event(chosen, None, note))
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
@@ -171,7 +194,7 @@ def child_devices(report: Report, asked: str | None) -> None:
         report(_device_event(torch.device("cuda", index), names[index]))
 
 
-def _device_event(device: torch.device, visible: str | None) -> DeviceFound:
+def _device_event(device: torch.device, visible: str | None, note: str = "") -> DeviceFound:
     return DeviceFound(
         type=device.type,
         index=device.index,
@@ -179,6 +202,7 @@ def _device_event(device: torch.device, visible: str | None) -> DeviceFound:
         native_bf16=has_native_bf16(device),
         threads=torch.get_num_threads(),
         visible=visible,
+        note=note,
     )
 
 
