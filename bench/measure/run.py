@@ -18,7 +18,6 @@ from torch import nn
 
 from bench.core.errors import Diverged, Unfit, UserError
 from bench.core.events import Continued, Event, Note, Placed, Planned, Report, Tick, TrialDone
-from bench.core.files import write_atomically
 from bench.data.datasets import Dataset, DataSource
 from bench.data.loader import Batches, HeldOut
 from bench.machine.identity import training_code
@@ -249,6 +248,7 @@ def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_sec
         pace_images_per_second=pace.images_per_second if pace else None,
         train_images=len(batches.labels),
         test_images=len(test.labels),
+        val_images=len(trained.validation.labels),
         checkpoint_seconds=measured.checkpoint_seconds,
         runs_at_once=trained.runs_at_once,
         peak_memory_bytes=measured.peak_memory_bytes,
@@ -259,13 +259,11 @@ def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_sec
 
 def save(record: FinishedRun, validation: Evaluation, test: Evaluation, store: Store) -> None:
     """The run's files, its record last: then the run is done."""
-    folder = store.run_dir(record.spec)
-    write_atomically(folder / "history.csv", history_csv(record.history))
-    save_predictions(folder / "predictions.npz", validation, test)
-    store.write_record(record)
+    files = {"history.csv": history_csv(record.history), "predictions.npz": predictions_npz(validation, test)}
+    store.write_record(record, files)
 
 
-def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> None:
+def predictions_npz(validation: Evaluation, test: Evaluation) -> bytes:
     """Per image the predicted class, the true one and the loss, of the validation and the test part, in data order."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {}
@@ -274,7 +272,7 @@ def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> No
         arrays[f"{part}_label"] = seen.labels.astype(np.int16)
         arrays[f"{part}_loss"] = seen.losses.astype(np.float32)
     np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 # --- in a child process ------------------------------------------------------------------------------------------

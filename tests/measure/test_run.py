@@ -99,7 +99,7 @@ def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     spec, store = make_spec(source), Store(tmp_path)
-    monkeypatch.setattr(run_module, "save_predictions", fails)
+    monkeypatch.setattr(run_module, "predictions_npz", fails)
     with pytest.raises(OSError, match="No space"):
         run_one(spec, source.load(), store, ignore)
     assert not store.is_done(spec)
