@@ -54,13 +54,17 @@ def comparison_problems(runs: list[RunRecord], sessions: list[Session]) -> Itera
 
 def verdict_problems(store: Store) -> Iterator[str]:
     """Verdicts that differ from what the runs give. No file is no fault: it is written at the end of a sweep."""
-    path = store.root / VERDICTS
-    if not path.is_file():
+    try:
+        stored = store.read(VERDICTS)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        yield f"{VERDICTS} cannot be read ({error})"
         return
     content = verdicts_csv(store)
     if content is None:  # a rebuild leaves them: they may be all that is left of runs that were deleted
         yield f"{VERDICTS} is about runs that are not here"
-    elif not same_figures(path.read_bytes(), content):
+    elif not same_figures(stored, content):
         yield f"{VERDICTS} differs from the records (check --rebuild writes it anew)"
 
 

@@ -6,13 +6,12 @@ under equal conditions in one track; its figures are of A against B. The words c
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from bench.core.stats import Interval, mean_interval, ratio_interval
 from bench.plan.keys import REFERENCE, question, speed_key
 from bench.plan.recipes import TRACKS
 from bench.store.disk import Store
+from bench.store.predictions import Arrays, read_arrays
 from bench.store.records import FailedRun, FinishedRun, LRSearch, Session, finished
 from bench.store.views import sessions_of
 
@@ -258,23 +258,21 @@ def predictions(run: FinishedRun, stores: list[Store]) -> Right | None:
     return None if arrays is None else np.asarray(arrays["test_predicted"] == arrays["test_label"])
 
 
-def read_predictions(run: FinishedRun, stores: list[Store]) -> dict[str, npt.NDArray[Any]] | None:
+def read_predictions(run: FinishedRun, stores: list[Store]) -> Arrays | None:
     """TEST_ARRAYS of a run's predictions.npz, for as many test images as its record says; None where none fit.
 
     The predicted and the true classes are always there, losses only where they were written.
     """
     for store in stores:
         try:
-            content = (store.root / "runs" / run.run_id / "predictions.npz").read_bytes()
+            content = store.read(f"runs/{run.run_id}/predictions.npz")
             checksum = run.files.get("predictions.npz")
             if checksum and sha256(content) != checksum:  # damaged, or from another attempt at this run
                 continue
-            with np.load(io.BytesIO(content), allow_pickle=False) as data:
-                arrays = {name: np.asarray(data[name]) for name in data.files if name in TEST_ARRAYS}
-            shapes = {arrays[name].shape for name in TEST_ARRAYS[:2]}
-        except Exception:  # numpy, zipfile and zlib each have their own ways to say that a file is broken
+            arrays = read_arrays(content, TEST_ARRAYS, run.metrics.test_images)
+        except (OSError, ValueError):
             continue
-        if shapes == {(run.metrics.test_images,)}:
+        if {*TEST_ARRAYS[:2]} <= arrays.keys():
             return arrays
     return None
 

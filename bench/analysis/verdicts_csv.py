@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 from bench.analysis.compare import Pair, Reached, Side, across_tracks, median_seconds, pairs
 from bench.analysis.crossed import mcnemar
-from bench.core.errors import UserError
-from bench.core.files import to_csv, write_atomically
+from bench.core.errors import Busy, UserError
+from bench.core.files import to_csv
 from bench.core.stats import Interval
 from bench.store.disk import Store
 
@@ -133,9 +134,12 @@ def verdicts_csv(store: Store) -> bytes | None:
 
 
 def write_verdicts(store: Store) -> Path | None:
-    """Write verdicts.csv and return its path; None where there is nothing to write."""
-    if (content := verdicts_csv(store)) is None:
-        return None
-    path = store.root / VERDICTS
-    write_atomically(path, content)
-    return path
+    """Write verdicts.csv and return its path; None where there is nothing to write.
+
+    Reads and writes under one lock: of two sweeps that end at once, the later one has all runs.
+    """
+    with contextlib.suppress(Busy), store.claim_views():
+        if (content := verdicts_csv(store)) is not None:
+            store.write({VERDICTS: content})
+            return store.root / VERDICTS
+    return None

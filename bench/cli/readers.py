@@ -110,7 +110,7 @@ def plot(request: PlotRequest) -> int:
     from bench.present.charts.build import charts_of
 
     styles.check_style(request.style)
-    folder, formats = request.out or stores[0].root / "plots", [f for f in static.FORMATS if f in request.formats]
+    folder, formats = request.out or stores[0].place("plots"), [f for f in static.FORMATS if f in request.formats]
     if folder.is_file():
         raise UserError(f"'{folder}' is a file; --out of plot names a folder")
     charts, missing = charts_of(stores, request.by_device, request.reference)

@@ -36,6 +36,7 @@ from bench.plan.request import (
     TrainingOptions,
 )
 from bench.plan.settings import AUTO, parse_settings
+from bench.plan.spec import MOST_CLASSES
 from models import registry
 from models.errors import suggest
 
@@ -47,7 +48,6 @@ SLURM_FLAVOURS = ("local", "debug")  # submitit's stand-ins for a cluster, on th
 OWN_DATA = ("npz", "folder")
 MOST_RUNS_PER_DEVICE = 64
 MOST_RETRIES = 100
-MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)

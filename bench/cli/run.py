@@ -75,7 +75,7 @@ def draw(store: Store, reference: str | None) -> list[Path]:
     from bench.present.charts import build, static  # a second of matplotlib, which no refusal needs
 
     charts = build.at_a_glance(build.charts_of([store], reference=reference)[0])
-    return [path for path in static.save_all(charts, store.root / "plots") if path.suffix == ".png"]
+    return [path for path in static.save_all(charts, store.place("plots")) if path.suffix == ".png"]
 
 
 def write_verdicts(store: Store, display: Display) -> list[Path]:

@@ -53,7 +53,7 @@ def draw(sessions: Sequence[Session], store: Store) -> list[Path]:
     loaded, ids = load([store]), {session.id for session in sessions}
     own = [session for session in loaded.sessions if session.id in ids]
     charts = build.of_sessions(own, build.common_of(loaded, [store]))
-    return [path for path in static.save_all(charts, store.root / "plots") if path.suffix == ".png"]
+    return [path for path in static.save_all(charts, store.place("plots")) if path.suffix == ".png"]
 
 
 def explain(request: ExplainRequest) -> int:

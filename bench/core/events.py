@@ -15,8 +15,9 @@ from msgspec import Meta
 
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
-Amount = Annotated[float, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
+# Bounds that no measurement meets, within which sums, squares and ratios are finite; a float32 ends at 3.4e38.
+Amount = Annotated[float, Meta(ge=0, le=1e40)]
+Positive = Annotated[float, Meta(ge=1e-40, le=1e40)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 

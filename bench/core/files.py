@@ -6,16 +6,15 @@ Example: write_atomically(path, to_json(record))
 from __future__ import annotations
 
 import contextlib
-import csv
+import errno
 import hashlib
-import io
 import json
-import math
 import os
 import platform
 import re
+import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,37 +24,87 @@ from filelock import FileLock, Timeout
 from bench.core.errors import Busy, UserError
 
 TEMPORARY = ".tmp-"  # in the names of files that a crash may leave behind; remove_leftovers removes them
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+MOST_BYTES = 1 << 28  # of a file that is read whole: more than any record takes, less than a machine's memory
+# Where a spreadsheet would begin to compute: at a cell's start, and after what another locale takes for its end. East
+# Asian spreadsheets take the full-width signs, too (OWASP, CSV injection).
+FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])")
 # Control characters, and those that turn the direction of what follows (Unicode's Trojan Source, CVE-2021-42574).
 NOT_PRINTED = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]|[\ud800-\udfff]"
 )
 
 
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a file that a stranger may have put there: a pipe or a device in its place would have no end.
+
+    Raises OSError as opening does, and ValueError for a link, for whatever else is no regular file, and for more than
+    `most` bytes.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise ValueError(f"{path.name} is a link or a socket, not a regular file") from None
+        raise
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError(f"{path.name} is not a regular file")
+        if about.st_size > most:
+            raise ValueError(f"{path.name} is larger than the {most:,} bytes that are read")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
+
+
+def link_within(path: Path, root: Path) -> Path | None:
+    """The first link found on the way from `path` up to `root`, which itself may be one: it may lead anywhere."""
+    way = (path, *path.parents)
+    return next((place for place in way[: way.index(root)] if place.is_symlink()), None)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside `path`, flush to disk, rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Replace several files of one folder as one; the last of them says that the others belong to it.
+
+    All are on disk before any is replaced, so that a full disk changes nothing. The last one is removed first and comes
+    last: whoever is killed between leaves a folder without it, never one in which it describes other files.
+    """
+    staged: dict[Path, str] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock colleagues out of a shared store
-        os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # where a directory can be flushed, the new name survives a power cut too
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, staged[path] = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(staged[path], 0o644)  # mkstemp's 0600 would lock colleagues out of a shared store
+        if len(staged) > 1:
+            path.unlink(missing_ok=True)
+            _flush_directory(path.parent)
+        for path, temporary in staged.items():
+            os.replace(temporary, path)
             _flush_directory(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        for temporary in staged.values():
+            Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def _flush_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """So that new names survive a power cut too; not every file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def cache_dir() -> Path:
@@ -64,9 +113,10 @@ def cache_dir() -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a crash left half written; only the folder's owner may call this."""
-    for path in folder.rglob(f"{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+    """Remove what a crash left half written in a folder, not below it; only the folder's owner may call this."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if path.is_symlink() or path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def sha256(content: bytes) -> str:
@@ -80,14 +130,20 @@ def to_json(data: Any) -> bytes:
 
 
 def from_json(content: bytes) -> Any:
-    """Strict JSON: no repeated key, no nan or infinity under any spelling. Raises ValueError."""
-    return json.loads(
-        content.decode("utf-8"),
-        object_pairs_hook=_once,
-        parse_float=_finite,
-        parse_int=_short_integer,
-        parse_constant=_no_constant,
-    )
+    """Strict JSON: no repeated key, no nan or infinity under any spelling, no number that nothing measures.
+
+    Raises ValueError.
+    """
+    try:
+        return json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_float=_plausible,
+            parse_int=_short_integer,
+            parse_constant=_no_constant,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -97,9 +153,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:20]} is no finite number")
+def _plausible(text: str) -> float:
+    # far from where a ratio or a square of two such numbers is infinite or 0, or a logarithm fails
+    if not 1e-70 < abs(value := float(text)) < 1e70 and value != 0:
+        raise ValueError(f"{text[:20]} is no plausible number")
     return value
 
 
@@ -113,18 +170,26 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-def to_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> bytes:
+def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     """CSV with exactly `columns`; None becomes an empty cell. Raises ValueError for a key that is no column."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="raise", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: "" if v is None else no_formula(v) for k, v in row.items()} for row in rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    known, lines = {*columns}, [",".join(map(_cell, columns))]
+    for row in rows:
+        if unknown := row.keys() - known:
+            raise ValueError(f"no columns: {', '.join(sorted(unknown))}")
+        lines.append(",".join([_cell(row.get(column)) for column in columns]))
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
 
 
-def no_formula(value: Any) -> Any:
-    """A text that a spreadsheet would compute gets an apostrophe before it (OWASP, CSV injection); numbers stay."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+def _cell(value: Any) -> str:
+    return _text_cell(value) if isinstance(value, str) else "" if value is None else str(value)
+
+
+@lru_cache(maxsize=4096)
+def _text_cell(text: str) -> str:
+    """A text, with an apostrophe before whatever a spreadsheet would compute, and in quotes where it needs them."""
+    guarded = FORMULA.sub("'", text)
+    needed = guarded != text or any(sign in text for sign in ',"\r\n')
+    return '"' + guarded.replace('"', '""') + '"' if needed else guarded
 
 
 @lru_cache(maxsize=4096)  # records repeat their few names a thousand times
@@ -149,8 +214,11 @@ def lock(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
     try:
         with _file_lock(path).acquire(timeout=wait_seconds, poll_interval=0.2):
             # Who, for those who have to wait. Only a courtesy: a full disk must not keep anybody from working.
+            # A new file each time: an old one may be a link, in a store that a stranger made.
             with contextlib.suppress(OSError):
-                about.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+                about.unlink(missing_ok=True)
+                with about.open("x", encoding="utf-8") as file:
+                    file.write(f"process {os.getpid()} on {platform.node()}")
             yield
     except Timeout:
         raise Busy(_owner(about)) from None
@@ -184,11 +252,13 @@ def holder(path: Path) -> str | None:
 def _file_lock(path: Path) -> FileLock:
     # Where a file system has no flock, filelock would fall back to a file that its owner must delete, and a dead
     # owner's would stay for ever: better an error that says so.
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"'{path}' is in the place of a lock, and is a link or no file; remove it")
     return FileLock(path, mode=0o666, fallback_to_soft=False)
 
 
 def _owner(about: Path) -> str:
     try:
-        return inert(about.read_text(encoding="utf-8", errors="replace"))[:120]
-    except OSError:
+        return inert(read_file(about, most=1000).decode("utf-8", "replace"))[:120]
+    except (OSError, ValueError):
         return "another process"

@@ -25,14 +25,13 @@ from bench.data.convert import DEFAULT_SIZE, FILTER, convert, own_size
 from bench.data.decode import Allocate, decode_images, first_of, in_memory, mode_notes
 from bench.data.fetch import Progress, silent
 from bench.data.identity import identify
-from bench.plan.spec import content_id, slug
+from bench.plan.spec import MOST_CLASSES, content_id, slug
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 2  # of a copy: raise it when conversion or identity.py would give another result
 KEPT_SECONDS = 30 * 86400.0  # copies that nobody has used for as long are removed
-MOST_CLASSES = 100_000  # a larger label is a mistake, and a list of all class names would fill the memory
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 

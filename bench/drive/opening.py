@@ -95,7 +95,7 @@ def remote_executor(request: RunRequest, store: Store, expected: Identity, displ
     from bench.executors.slurm import SlurmExecutor
     from bench.executors.slurm_queue import parse_options
 
-    options, folder = parse_options(placement.slurm), store.root / "slurm"
+    options, folder = parse_options(placement.slurm), store.place("slurm")
     address = placement.address or "slurm"
     asked = (placement.device, seats, expected, placement.retries, display.line)
     return SlurmExecutor(address, options, folder, *asked)

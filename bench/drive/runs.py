@@ -20,7 +20,6 @@ from typing import get_args
 
 from bench.core.display import RunDisplay
 from bench.core.events import Placed
-from bench.core.files import write_atomically
 from bench.drive.board import ELSEWHERE, RETRIES, Board, Work
 from bench.drive.context import SweepContext, surroundings
 from bench.drive.describe import titles
@@ -184,7 +183,7 @@ def settle_run(attempt: Attempt, store: Store, display: RunDisplay) -> bool:
         return True
     where = ""
     if outcome.traceback:
-        where = f" (traceback: {save_traceback(store.run_dir(spec), outcome.traceback)})"
+        where = f" (traceback: {save_traceback(store, spec, outcome.traceback)})"
     store.write_failure(failure_record(spec, outcome, attempt.started))
     display.ended(False, f"{outcome.status}: {outcome.message}{where}")
     return False
@@ -199,11 +198,10 @@ def failure_record(spec: RunSpec, outcome: Outcome, started: str) -> FailedRun:
     )
 
 
-def save_traceback(folder: Path, text: str) -> Path:
+def save_traceback(store: Store, spec: RunSpec, text: str) -> Path:
     """Keep a failed run's traceback beside its record."""
-    path = folder / "traceback.txt"
-    write_atomically(path, text.encode())
-    return path
+    store.write({f"runs/{spec.run_id}/traceback.txt": text.encode()})
+    return store.run_dir(spec) / "traceback.txt"
 
 
 def result_line(record: FinishedRun) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED, UserError
 from bench.core.events import Event, Explained, MemoryMeasured, ModelTurn, TaskFailed, TaskStarted
-from bench.core.files import write_atomically
 from bench.drive import setting_search
 from bench.drive.opening import local_devices
 from bench.executors.child import Outcome
@@ -257,9 +256,9 @@ def failure(model: str, kind: str, batch_size: int | None, outcome: Outcome) -> 
 
 def save_trace(store: Store, outcome: Outcome) -> str:
     """Keep a traceback; returns where, for the line on the screen, or "" where there is none or no room for it."""
-    path = store.root / "speed" / "traceback.txt"
+    name = "speed/traceback.txt"
     if outcome.traceback:
         with contextlib.suppress(OSError):  # a full disk may be the very failure
-            write_atomically(path, outcome.traceback.encode())
-            return f" (traceback: {path})"
+            store.write({name: outcome.traceback.encode()})
+            return f" (traceback: {store.root / name})"
     return ""

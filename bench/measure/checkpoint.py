@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from bench.core.files import inert, sha256, write_atomically
+from bench.core.files import inert, read_file, sha256, write_atomically
 from bench.plan.keys import Fact
 
 State = dict[str, Any]  # tensors and plain data, by name
 
 SHARE = 0.01  # of the time may go into saving
 KEEP = 2
+MOST_BYTES = 1 << 36  # of a checkpoint that is read
 # Until the first save has been timed: the throughput of a slow disk, and the time of a flush to it.
 GUESSED_BYTES_PER_SECOND, GUESSED_SECONDS = 50e6, 0.02
 NAME = re.compile(r"(\d{9})-([0-9a-f]{64})\.pt")
@@ -100,7 +101,7 @@ class Checkpoints:
 
     def _read(self, path: Path) -> State:
         """The state in a file. Raises ValueError that says why it cannot be used."""
-        content = path.read_bytes()
+        content = read_file(path, MOST_BYTES)
         if sha256(content) != path.stem.partition("-")[2]:
             raise ValueError("its checksum does not match")
         try:

@@ -18,7 +18,6 @@ from torch import nn
 
 from bench.core.errors import Diverged, Unfit, UserError
 from bench.core.events import Continued, Event, Note, Placed, Planned, Report, Tick, TrialDone
-from bench.core.files import write_atomically
 from bench.data.datasets import Dataset, DataSource
 from bench.data.loader import Batches, HeldOut
 from bench.machine.environment import process_age
@@ -92,7 +91,7 @@ def run_one(
         keeper.clear()  # the next attempt must not resume where this one went wrong
         raise
     phases.enter("saving")
-    save_files(store.run_dir(spec), trained, seen)
+    files = files_of(trained, seen)
     seconds = phases.seconds()
     measured = Measured(course, pace, trained, seen, keeper.seconds, peak_memory_bytes(device))
     record = FinishedRun(
@@ -112,7 +111,7 @@ def run_one(
         provenance=dataset.provenance,
         environment=facts,
     )
-    store.write_record(record)  # last: then the run is done
+    store.write_record(record, files)  # the record last: then the run is done
     keeper.clear()
     return record
 
@@ -265,6 +264,7 @@ def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_sec
         pace_images_per_second=pace.images_per_second if pace else None,
         train_images=len(batches.labels),
         test_images=len(test.labels),
+        val_images=len(trained.validation.labels),
         checkpoint_seconds=measured.checkpoint_seconds,
         runs_at_once=trained.runs_at_once,
         peak_memory_bytes=measured.peak_memory_bytes,
@@ -273,13 +273,13 @@ def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_sec
     )
 
 
-def save_files(folder: Path, trained: Trained, test: Evaluation) -> None:
-    """What lies beside the run's record."""
-    write_atomically(folder / "history.csv", history_csv(trained.history))
-    save_predictions(folder / "predictions.npz", trained.validation, test)
+def files_of(trained: Trained, test: Evaluation) -> dict[str, bytes]:
+    """What lies beside the run's record, by name."""
+    predictions = predictions_npz(trained.validation, test)
+    return {"history.csv": history_csv(trained.history), "predictions.npz": predictions}
 
 
-def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> None:
+def predictions_npz(validation: Evaluation, test: Evaluation) -> bytes:
     """Per image the predicted class, the true one and the loss, of the validation and the test part, in data order."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {}
@@ -288,7 +288,7 @@ def save_predictions(path: Path, validation: Evaluation, test: Evaluation) -> No
         arrays[f"{part}_label"] = seen.labels.astype(np.int16)
         arrays[f"{part}_loss"] = seen.losses.astype(np.float32)
     np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 # --- in a child process ------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 REFERENCE = "seresnet"  # the model that ratios refer to, where it takes part
+MOST_CLASSES = 100_000  # a larger label is a mistake, and a list of all class names would fill the memory
 SPEC_SCHEMA = 1  # part of every run_id: raise it only when a field changes its meaning; a record's is in schema.py
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis.tables import ABOUT, COLUMNS, FACTS, Column, Comparison, Row, best_row, why_missing
-from bench.core.files import no_formula, to_json
+from bench.core.files import to_csv, to_json
 from bench.core.stats import Interval
 from bench.core.text import significant
 from bench.present.grid import grid, notes_text, wrap
@@ -35,7 +35,9 @@ def render(comparisons: list[Comparison], style: str, width: int = 140, columns:
     `columns`: these in this order, even if empty; by default all that have a figure. `width`: of the terminal.
     """
     if style == "csv":
-        return to_frame(comparisons, columns).map(no_formula).to_csv(index=False, lineterminator="\n")
+        frame = to_frame(comparisons, columns)
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        return to_csv([*map(str, frame)], [{str(k): v for k, v in row.items()} for row in rows]).decode()
     if style == "json":
         return to_json([_as_json(comparison, columns or COLUMNS) for comparison in comparisons]).decode()
     if not comparisons:

@@ -6,9 +6,7 @@ checked by bench/analysis/check.py, which the command calls.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from bench.core.text import plural
 from bench.plan.budget import parse_budget
 from bench.plan.spec import spec_id
 from bench.store.disk import RUN_FILES, VIEWS, Store
+from bench.store.predictions import read_arrays
 from bench.store.records import FinishedRun, RunRecord, decode_raw
 from bench.store.views import views_of
 
@@ -39,44 +38,49 @@ def store_problems(store: Store) -> Iterator[str]:
 
 def run_problems(store: Store, run: RunRecord) -> Iterator[str]:
     """What is wrong with one run whose record can be read."""
-    folder = store.root / "runs" / run.run_id
+    folder = f"runs/{run.run_id}"
     # from the JSON itself: decoding drops what it does not know, and turns 1 into 1.0
-    name = spec_id(decode_raw((folder / "record.json").read_bytes(), run.run_id)["spec"])
+    name = spec_id(decode_raw(store.read(f"{folder}/record.json"), run.run_id)["spec"])
     if not run.run_id.endswith(f"-{name}"):
         yield "its name is not the hash of its spec"
-    yield from spec_problems(folder / "spec.json", name, run)
+    yield from spec_problems(store, name, run)
     if not isinstance(run, FinishedRun):
         return
     for file in RUN_FILES:
-        checksum = run.files.get(file)
-        if not (folder / file).is_file():
+        try:
+            content = store.read(f"{folder}/{file}")
+        except FileNotFoundError:
             yield f"{file} is missing"
-        elif checksum and sha256((folder / file).read_bytes()) != checksum:
-            yield f"{file}: its checksum does not match"
+        except (OSError, ValueError) as error:
+            yield f"{file} cannot be read ({error})"
+        else:
+            if sha256(content) != run.files.get(file, sha256(content)):
+                yield f"{file}: its checksum does not match"
+            if file == "predictions.npz":
+                yield from prediction_problems(content, run)
     yield from history_problems(run)
-    if (folder / "predictions.npz").is_file():
-        yield from prediction_problems((folder / "predictions.npz").read_bytes(), run)
 
 
-def spec_problems(path: Path, name: str, run: RunRecord) -> Iterator[str]:
+def spec_problems(store: Store, name: str, run: RunRecord) -> Iterator[str]:
     """Whether spec.json says the same as the record's spec, whose hash is `name`."""
     try:
-        if spec_id(from_json(path.read_bytes())) != name:
+        if spec_id(from_json(store.read(f"runs/{run.run_id}/spec.json"))) != name:
             yield "spec.json and the record's spec differ"
     except FileNotFoundError:
         if isinstance(run, FinishedRun):
             yield "spec.json is missing"
-    except (OSError, ValueError) as error:
-        yield f"spec.json cannot be read ({error})"
     except (AttributeError, KeyError, TypeError):
         yield "spec.json is not a spec"
+    except (OSError, ValueError) as error:
+        yield f"spec.json cannot be read ({error})"
 
 
 def history_problems(run: FinishedRun) -> Iterator[str]:
     """Epochs in order up to the recipe's; seconds and samples never fall; the last row agrees with the metrics."""
     history, metrics, recipe = run.history, run.metrics, run.spec.recipe
     epochs = [row.epoch for row in history]
-    if not recipe.budget and not recipe.validations and epochs != list(range(1, recipe.epochs + 1)):
+    each = len(epochs) == recipe.epochs and epochs == list(range(1, len(epochs) + 1))
+    if not recipe.budget and not recipe.validations and not each:
         yield f"its epochs are not 1 to {recipe.epochs}, each once and in order"
     if epochs != sorted(set(epochs)):
         yield "its epochs are not in order, each once"
@@ -94,33 +98,37 @@ def history_problems(run: FinishedRun) -> Iterator[str]:
 
 
 def prediction_problems(content: bytes, run: FinishedRun) -> Iterator[str]:
-    """The record's accuracies and test loss, computed again from the predictions."""
+    """The record's accuracies and losses, computed again from the predictions of both parts."""
     metrics = run.metrics
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-        parts = {part: (arrays[f"{part}_predicted"], arrays[f"{part}_label"]) for part in ("val", "test")}
-        losses = arrays["test_loss"]
-    except Exception as error:  # numpy, zipfile and zlib each have their own ways to say that a file is broken
-        yield f"predictions.npz cannot be read ({type(error).__name__})"
-        return
-    for part, accuracy in (("test", metrics.accuracy), ("val", metrics.val_accuracy)):
-        predicted, labels = parts[part]
-        if predicted.shape != labels.shape or not len(labels):
-            yield f"the {part} predictions and labels differ in number"
-        elif float((predicted == labels).mean()) != accuracy:
+    parts = (
+        ("test", metrics.accuracy, metrics.test_loss, metrics.test_images),
+        ("val", metrics.val_accuracy, metrics.val_loss, metrics.val_images),
+    )
+    for part, accuracy, loss, count in parts:
+        names = predicted, labels, losses = [f"{part}_{what}" for what in ("predicted", "label", "loss")]
+        try:
+            arrays = read_arrays(content, names, count)
+        except ValueError as error:
+            yield f"predictions.npz {error}"
+            continue
+        if missing := [name for name in names if name not in arrays]:
+            yield f"predictions.npz lacks {', '.join(missing)}"
+            continue
+        if float((arrays[predicted] == arrays[labels]).mean()) != accuracy:
             yield f"the {part} predictions give another accuracy than the record's"
-    if len(parts["test"][1]) != metrics.test_images:
-        yield f"the predictions are for {plural(len(parts['test'][1]), 'test image')}, not {metrics.test_images:,}"
-    if abs(float(losses.mean()) - metrics.test_loss) > LOSS_TOLERANCE * max(1.0, metrics.test_loss):
-        yield "the test losses give another mean than the record's"
+        mean = float(arrays[losses].mean(dtype=np.float64))
+        # not the other way round, which nan would pass
+        if loss is not None and not abs(mean - loss) <= LOSS_TOLERANCE * max(1.0, loss):
+            yield f"the {part} losses give another mean than the record's"
 
 
 def view_problems(store: Store, views: dict[str, bytes]) -> Iterator[str]:
     """Views that differ from what the records give."""
     for name in VIEWS:
-        path = store.root / name
-        if not path.is_file():
+        try:
+            if store.read(name, most=len(views[name])) != views[name]:
+                raise ValueError
+        except FileNotFoundError:
             yield f"{name} is missing (check --rebuild writes it)"
-        elif path.read_bytes() != views[name]:
+        except (OSError, ValueError):
             yield f"{name} differs from the records (check --rebuild writes it anew)"

@@ -9,6 +9,9 @@
 
 A record is written to a temporary name, flushed and renamed: that is the moment a run counts as done. Many processes
 may use one store: each works on a run under the run's lock, which is released when its owner dies.
+
+A store may come from a stranger: `Store.read` and `Store.write` are the only doors to its files, and neither goes
+through a link.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +29,17 @@ from typing import TypeVar
 import msgspec
 
 from bench.core.errors import Busy, UserError
-from bench.core.files import TEMPORARY, holder, lock, remove_leftovers, sha256, to_json, write_atomically
+from bench.core.files import (
+    MOST_BYTES,
+    holder,
+    link_within,
+    lock,
+    read_file,
+    remove_leftovers,
+    sha256,
+    to_json,
+    write_together,
+)
 from bench.plan.spec import RunSpec, to_dict
 from bench.store.records import (
     Damaged,
@@ -43,6 +56,7 @@ from bench.store.views import views_of
 
 RUN_FILES = ("history.csv", "predictions.npz")  # beside the record, which holds their checksums
 VIEWS = ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv")
+FOLDERS = ("runs", "speed", "tuning", "search", "locks", "plots", "slurm")
 VIEWS_WAIT_SECONDS = 60.0
 # Files that another machine may send: none outside the store, no checkpoints, no views.
 ADOPTED = re.compile(
@@ -65,7 +79,7 @@ class Store:
         self.root = root
 
     def check_writable(self) -> None:
-        """Raise UserError where the store cannot be written; called before any work starts."""
+        """Raise UserError where the store cannot be written, or has links; called before any work starts."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe."):
@@ -74,10 +88,45 @@ class Store:
             raise UserError(
                 f"the store '{self.root}' cannot be written ({error.strerror}); choose another with --results DIR"
             ) from None
+        for folder in (*FOLDERS, *(f"runs/{path.name}" for path in self.root.glob("runs/*"))):
+            self.place(folder)
 
     def run_dir(self, spec: RunSpec) -> Path:
         """The folder of a run."""
         return self.root / "runs" / spec.run_id
+
+    # --- doors ---------------------------------------------------------------------------------------------------
+
+    def place(self, name: str) -> Path:
+        """A folder or file of the store, to write to. Raises UserError where a link is on the way to it."""
+        path = self.root / name
+        if link := link_within(path, self.root):
+            raise UserError(
+                f"'{link}' is a link, and nothing in a store is written or removed through links; put what it leads to "
+                "in its place"
+            )
+        return path
+
+    def read(self, name: str, most: int = MOST_BYTES) -> bytes:
+        """The content of a file of the store.
+
+        Raises OSError as opening does, and ValueError where there is a link on the way, no regular file, or more than
+        `most` bytes.
+        """
+        path = self.root / name
+        if (link := link_within(path.parent, self.root)) is not None:
+            raise ValueError(f"its folder '{link.name}' is a link, and nothing in a store is read through links")
+        return read_file(path, most)
+
+    def write(self, contents: Mapping[str, bytes]) -> None:
+        """Write files of one folder as one (bench.core.files.write_together). Raises UserError and OSError."""
+        paths = {name: self.place(str(Path(name).parent)) / Path(name).name for name in contents}
+        try:
+            write_together({paths[name]: content for name, content in contents.items()})
+        except IsADirectoryError as error:
+            raise UserError(
+                f"'{error.filename2 or error.filename}' is a folder in the place of a file; remove it"
+            ) from None
 
     # --- locks ---------------------------------------------------------------------------------------------------
 
@@ -85,7 +134,8 @@ class Store:
     def claim(self, run_id: str, wait_seconds: float = 0.0) -> Iterator[None]:
         """Hold a run's exclusive lock. Raises Busy where another process still has it after wait_seconds."""
         with lock(self._lock(run_id), wait_seconds):
-            remove_leftovers(self.root / "runs" / run_id)
+            for folder in (f"runs/{run_id}", f"runs/{run_id}/checkpoints"):
+                remove_leftovers(self.place(folder))
             yield
 
     def owner(self, run_id: str) -> str | None:
@@ -95,36 +145,55 @@ class Store:
     @contextlib.contextmanager
     def claim_timing(self) -> Iterator[None]:
         """Hold this store's exclusive lock for timing. Raises Busy."""
-        with lock(self.root / "locks" / "timing.lock"):
+        with lock(self._lock("timing")):
             for folder in ("speed", "tuning"):
-                remove_leftovers(self.root / folder)
+                remove_leftovers(self.place(folder))
             yield
 
     def timing_owner(self) -> str | None:
         """The process that is timing now, or None."""
-        return holder(self.root / "locks" / "timing.lock")
+        return holder(self._lock("timing"))
 
     def wait_for_timing(self) -> None:
         """Wait until no process is timing in this store: two at once would spoil both."""
         while self.timing_owner():
             time.sleep(POLL_SECONDS)
 
-    def _lock(self, run_id: str) -> Path:
-        return self.root / "locks" / f"{run_id}.lock"
+    @contextlib.contextmanager
+    def claim_views(self) -> Iterator[None]:
+        """Hold the lock of what is derived from the records, from reading them to writing it.
+
+        So an older view never replaces a newer one. Raises Busy after a minute.
+        """
+        with lock(self._lock("views"), VIEWS_WAIT_SECONDS):
+            yield
+
+    def _lock(self, name: str) -> Path:
+        return self.place("locks") / f"{name}.lock"
 
     # --- write ---------------------------------------------------------------------------------------------------
 
     def write_spec(self, spec: RunSpec) -> None:
         """Written first, so that the folder of an interrupted run says which run it is."""
-        write_atomically(self.run_dir(spec) / "spec.json", to_json(to_dict(spec)))
+        self.write({f"runs/{spec.run_id}/spec.json": to_json(to_dict(spec))})
 
-    def write_record(self, record: RunRecord) -> None:
-        """Written last, under the run's lock: the run is done. Adds the checksums of the files beside it."""
-        folder = self.run_dir(record.spec)
+    def write_record(self, record: RunRecord, files: Mapping[str, bytes] | None = None) -> None:
+        """Written last, under the run's lock: the run is done.
+
+        `files`: those beside it by name, written with it as one; None: as they are there. Adds their checksums.
+        """
+        beside = self._beside(record.run_id) if files is None else files
         if isinstance(record, FinishedRun):
-            files = {name: sha256((folder / name).read_bytes()) for name in RUN_FILES if (folder / name).is_file()}
-            record = msgspec.structs.replace(record, files=files)
-        write_atomically(folder / "record.json", encode(record))
+            record = msgspec.structs.replace(record, files={name: sha256(file) for name, file in beside.items()})
+        contents = {**(files or {}), "record.json": encode(record)}
+        self.write({f"runs/{record.run_id}/{name}": content for name, content in contents.items()})
+
+    def _beside(self, run_id: str) -> dict[str, bytes]:
+        files = {}
+        for name in RUN_FILES:
+            with contextlib.suppress(OSError):
+                files[name] = self.read(f"runs/{run_id}/{name}")
+        return files
 
     def write_failure(self, record: FailedRun) -> None:
         """Record a failed run, unless the run has finished or another process is working on it."""
@@ -153,14 +222,15 @@ class Store:
                 run_id, _, file = rest.partition("/")
                 runs.setdefault(run_id, {})[file] = content
             else:
-                write_atomically(self.root / name, content)
+                self.write({name: content})
         for run_id, contents in runs.items():
             with self.claim(run_id, RELEASE_SECONDS):
                 if isinstance(self._run(run_id), FinishedRun) and not again:
                     continue
-                # the record last: it says that the run is done
-                for file in sorted(contents, key=lambda file: file == "record.json"):
-                    write_atomically(self.root / "runs" / run_id / file, contents[file])
+                if "record.json" not in contents:  # without it nothing but the spec means anything
+                    contents = {name: content for name, content in contents.items() if name not in RUN_FILES}
+                last = sorted(contents, key=lambda name: name == "record.json")  # it says that the run is done
+                self.write({f"runs/{run_id}/{name}": contents[name] for name in last})
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[str]:
@@ -169,7 +239,7 @@ class Store:
         The name is new each time, so that a copy of this store on another machine does not look like this one.
         """
         name = f"locks/driver-{uuid.uuid4().hex}"
-        write_atomically(self.root / name, b"")
+        self.write({name: b""})
         try:
             yield name
         finally:
@@ -177,15 +247,15 @@ class Store:
 
     def write_session(self, session: Session) -> None:
         """A finished speed session."""
-        write_atomically(self.root / "speed" / f"{session.id}.json", encode(session))
+        self.write({f"speed/{session.id}.json": encode(session)})
 
     def write_setting_search(self, search: SettingSearch) -> None:
         """A finished search for a model's best setting; it replaces an earlier one with its id."""
-        write_atomically(self.root / "tuning" / f"{search.id}.json", encode(search))
+        self.write({f"tuning/{search.id}.json": encode(search)})
 
     def write_lr_search(self, search: LRSearch) -> None:
         """A search for a learning rate as far as it is; it replaces an earlier one with its id."""
-        write_atomically(self.root / "search" / f"{search.id}.json", encode(search))
+        self.write({f"search/{search.id}.json": encode(search)})
 
     # --- read ----------------------------------------------------------------------------------------------------
 
@@ -202,23 +272,18 @@ class Store:
 
     def setting_search(self, name: str) -> SettingSearch | None:
         """A search for a model's best setting, by its id."""
-        with contextlib.suppress(Damaged):
-            return _read(self.root / "tuning" / f"{name}.json", name, SettingSearch)
-        return None
+        return self._one("tuning", name, SettingSearch)
 
     def lr_search(self, name: str) -> LRSearch | None:
         """A search for a learning rate, by its id, finished or not."""
-        with contextlib.suppress(Damaged):
-            return _read(self.root / "search" / f"{name}.json", name, LRSearch)
-        return None
+        return self._one("search", name, LRSearch)
 
     def runs(self, damaged: list[str] | None = None) -> list[RunRecord]:
         """Every finished or failed run's record."""
-        paths = {path.parent.name: path for path in self.root.glob("runs/*/record.json")}
         records: list[RunRecord] = []
-        for name, path in sorted(paths.items()):
+        for path in sorted(self.root.glob("runs/*/record.json")):
             with _naming(path, damaged):
-                records += [record] if (record := _read_run(path, name)) is not None else []
+                records += [record] if (record := self._read_run(path.parent.name)) is not None else []
         return sorted(records, key=lambda r: (r.started, r.run_id))
 
     def sessions(self, damaged: list[str] | None = None) -> list[Session]:
@@ -237,51 +302,50 @@ class Store:
         records: list[S] = []
         for path in sorted(self.root.glob(f"{folder}/*.json")):
             with _naming(path, damaged):
-                records += [record] if (record := _read(path, path.stem, kind)) is not None else []
+                records += [record] if (record := self._read_one(folder, path.stem, kind)) is not None else []
         return sorted(records, key=lambda r: (r.started, r.id))
 
     def _run(self, run_id: str) -> RunRecord | None:
         with contextlib.suppress(Damaged):
-            return _read_run(self.root / "runs" / run_id / "record.json", run_id)
+            return self._read_run(run_id)
         return None
+
+    def _one(self, folder: str, name: str, kind: type[S]) -> S | None:
+        with contextlib.suppress(Damaged):
+            return self._read_one(folder, name, kind)
+        return None
+
+    def _read_run(self, run_id: str) -> RunRecord | None:
+        content = self.record_bytes(f"runs/{run_id}/record.json")
+        return None if content is None else decode(content, run_id)
+
+    def _read_one(self, folder: str, name: str, kind: type[S]) -> S | None:
+        content = self.record_bytes(f"{folder}/{name}.json")
+        return None if content is None else decode(content, name, kind)
+
+    def record_bytes(self, name: str) -> bytes | None:
+        """A record's file, or None where there is none.
+
+        Raises Damaged for what is no file, and UserError for one that this user cannot read.
+        """
+        try:
+            return self.read(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise Damaged(str(error)) from None
+        except OSError as error:
+            raise UserError(f"'{self.root / name}' cannot be read ({error.strerror})") from None
 
     # --- views ---------------------------------------------------------------------------------------------------
 
     def rebuild_views(self) -> list[Path]:
-        """Write the CSV files anew from the records; returns their paths.
-
-        Under an exclusive lock, so that an older view never replaces a newer one.
-        """
-        paths = [self.root / name for name in VIEWS]
-        try:
-            with lock(self.root / "locks" / "views.lock", VIEWS_WAIT_SECONDS):
-                for leftover in self.root.glob(f"{TEMPORARY}*"):  # half a view, from a process that was killed
-                    leftover.unlink(missing_ok=True)
-                for path, content in zip(paths, views_of(self.runs(), self.sessions()).values(), strict=True):
-                    write_atomically(path, content)
-        except Busy:  # for a minute: the other process writes them from the same records
-            pass
-        return paths
-
-
-def _read_run(path: Path, name: str) -> RunRecord | None:
-    content = _content(path)
-    return None if content is None else decode(content, name)
-
-
-def _read(path: Path, name: str, kind: type[S]) -> S | None:
-    content = _content(path)
-    return None if content is None else decode(content, name, kind)
-
-
-def _content(path: Path) -> bytes | None:
-    """A file's bytes, or None where there is no file. Raises UserError for one that cannot be read."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror})") from None
+        """Write the CSV files anew from the records; returns their paths."""
+        with contextlib.suppress(Busy), self.claim_views():  # the other process writes them from the same records
+            remove_leftovers(self.root)  # half a view, from a process that was killed
+            for name, content in views_of(self.runs(), self.sessions()).items():
+                self.write({name: content})
+        return [self.root / name for name in VIEWS]
 
 
 @contextlib.contextmanager

@@ -19,18 +19,28 @@ from msgspec import Meta
 from bench.core.errors import UserError
 from bench.core.events import Amount, Count, Epoch, ModulePart, Positive, Share, Whole
 from bench.core.files import from_json, inert, sha256, to_json
+from bench.plan.budget import parse_budget
 from bench.plan.keys import Fact, SpeedKey, with_host
-from bench.plan.spec import Provenance, Recipe, RunSpec, Setting, to_dict
+from bench.plan.spec import MOST_CLASSES, DataRef, Provenance, Recipe, RunSpec, Setting, to_dict
 
 SCHEMA = 2  # of every record; raise it, and add to MIGRATIONS, when a field changes its meaning
 Raw = dict[str, Any]  # JSON before its types are known
 Environment = dict[str, Fact]
+Classes = Annotated[int, Meta(ge=1, le=MOST_CLASSES)]
 FailedStatus = Literal["oom", "diverged", "failed", "timeout", "killed", "interrupted", "lost"]
 STATUSES = ("ok", *get_args(FailedStatus))
 Status = Annotated[str, Meta(pattern=f"^({'|'.join(STATUSES)})$")]
 CandidateStatus = Annotated[str, Meta(pattern=f"^({'|'.join((*STATUSES, 'slower', 'untried'))})$")]
 Phase = Literal["start", "data", "build", "count", "move", "first step", "training", "validation", "test", "saving"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+# Of recipes and data, which bench/plan keeps as plain dataclasses: nobody may be asked for more, or for less.
+LIMITS = {
+    "epochs": (0, 10**12),
+    "batch_size": (1, 10**9),
+    "validations": (0, 10**9),
+    "num_classes": (1, MOST_CLASSES),
+    "image_size": (1, 10**7),
+}
 FACTS = ("device", "device_name", "torch", "torch_threads")  # what the environment of a finished run must say
 
 
@@ -71,6 +81,7 @@ class Metrics(_Record, frozen=True, kw_only=True):
     segments: Count
     train_images: Count
     test_images: Count
+    val_images: Count | None = None  # older records do not say
     runs_at_once: Count | None = None  # on the same device; older records do not say
 
 
@@ -254,7 +265,7 @@ class Session(_Record, frozen=True, kw_only=True):
     key: SpeedKey
     recipe: Recipe
     recipes: dict[str, Recipe] = {}  # by model, in a track
-    num_classes: Count
+    num_classes: Classes
     stopped: Literal["narrow", "limit", "blocks", "alone"]
     blocks: Annotated[int, Meta(ge=1, le=1_000_000)]
     planned_blocks: Count | None = None
@@ -267,8 +278,8 @@ class Session(_Record, frozen=True, kw_only=True):
     failures: tuple[TimingFailure, ...]
     memory: tuple[MemoryUse, ...]
     warnings: tuple[str, ...]
-    gpu_before: dict[str, Any] = {}  # whatever NVML reports
-    gpu_after: dict[str, Any] = {}
+    gpu_before: dict[str, Fact | tuple[Fact, ...]] = {}  # whatever NVML reports
+    gpu_after: dict[str, Fact | tuple[Fact, ...]] = {}
     ceilings: Ceilings | None
     bounds: dict[str, Bound]
     energy: Energy
@@ -311,7 +322,7 @@ class SettingSearch(_Record, frozen=True, kw_only=True):
     source: str
     key: SpeedKey
     recipe: Recipe
-    num_classes: Count
+    num_classes: Classes
     limit_seconds: Positive
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
     chosen: Setting
@@ -364,7 +375,10 @@ def encode(record: AnyRecord) -> bytes:
     if isinstance(record, FinishedRun | FailedRun | LRSearch):
         plain["spec"] = to_dict(record.spec)
     plain = {"schema": SCHEMA, **plain}
-    _convert(plain, type(record))
+    try:
+        _convert(from_json(to_json(plain)), type(record))
+    except ValueError as error:
+        raise Damaged(str(error)) from None
     return to_json({**plain, "checksum": _checksum(plain)})
 
 
@@ -396,7 +410,7 @@ def decode_raw(content: bytes, name: str) -> Raw:
     """The same before its types are checked: strict JSON of today's schema with a valid checksum."""
     try:
         raw = from_json(content)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Damaged(f"not valid JSON: {inert(str(error))[:120]}") from None
     version = raw.get("schema") if isinstance(raw, dict) else None
     if type(version) is not int or version < 1:
@@ -419,11 +433,11 @@ def _convert(raw: Raw, kind: type[R]) -> R:
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         raise Damaged(_sentence(str(error))) from None
     if isinstance(record, FinishedRun | FailedRun | LRSearch):
-        recipes = [record.spec.recipe]
+        _check_limits(record.spec.recipe, record.spec.data)
+    elif isinstance(record, Session):
+        _check_limits(record.recipe, record.key, *record.recipes.values())
     else:
-        recipes = [record.recipe, *(record.recipes.values() if isinstance(record, Session) else ())]
-    if any(recipe.epochs < 0 or recipe.batch_size < 1 for recipe in recipes):
-        raise Damaged("its recipe has a negative number of epochs or an empty batch")
+        _check_limits(record.recipe, record.key)
     if isinstance(record, FinishedRun) and (missing := [fact for fact in FACTS if fact not in record.environment]):
         raise Damaged(f"its environment lacks {', '.join(missing)}")
     if isinstance(record, Session):
@@ -433,6 +447,18 @@ def _convert(raw: Raw, kind: type[R]) -> R:
     if isinstance(record, SettingSearch) and record.chosen not in [row.setting for row in record.candidates]:
         raise Damaged("the chosen setting is not among its candidates")
     return record
+
+
+def _check_limits(*parts: Recipe | DataRef | SpeedKey) -> None:
+    for part in parts:
+        for name, (least, most) in LIMITS.items():
+            if not least <= getattr(part, name, least) <= most:
+                raise Damaged(f"{name}: expected {least} to {most:,}")
+        if isinstance(part, Recipe) and part.budget:
+            try:
+                parse_budget(part.budget)
+            except UserError:
+                raise Damaged("its recipe has a budget that is none") from None
 
 
 def _sentence(message: str) -> str:
@@ -447,9 +473,8 @@ def _check_samples(session: Session) -> None:
     blocks: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for sample in session.samples:
         blocks[sample.model, sample.kind, sample.batch_size].append(sample.block)
-    complete = list(range(session.blocks))
     for (model, kind, batch_size), numbers in blocks.items():
-        if sorted(numbers) != complete:
+        if len(numbers) != session.blocks or sorted(numbers) != list(range(len(numbers))):
             raise Damaged(f"its {kind} blocks of {inert(model)} at batch {batch_size} are not complete")
     if {model for model, _, _ in blocks} - {*session.models}:
         raise Damaged("it has samples of a model that it does not name")

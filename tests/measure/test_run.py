@@ -85,7 +85,7 @@ def test_phases_add_up_to_the_wall_clock(source: DataSource, tmp_path: Path, mon
     for seconds, name in enumerate(("prepare_device", "make_batches", "build_model", "cost_of", "validation_part"), 1):
         takes(seconds, name)
     takes(10, "evaluate")
-    takes(20, "save_predictions")
+    takes(20, "predictions_npz")
 
     def report(event: Event) -> None:
         clock[0] += 0.25 if isinstance(event, StepDone) else 0.0
@@ -135,7 +135,7 @@ def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     spec, store = make_spec(source), Store(tmp_path)
-    monkeypatch.setattr(run_module, "save_predictions", fails)
+    monkeypatch.setattr(run_module, "predictions_npz", fails)
     with pytest.raises(OSError, match="No space"):
         run_one(spec, source.load(), store, ignore)
     assert not store.is_done(spec)

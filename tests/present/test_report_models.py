@@ -109,8 +109,8 @@ def test_many_classes_are_shown_by_their_most_frequent_errors(tmp_path: Path) ->
 
 
 def test_no_errors_are_no_pairs() -> None:
-    assert most_confused(counted([0, 1, 1], [0, 1, 1], 2), ("a", "b")) == ()
-    assert counted([0, 1, 1], [0, 1, 0], 2).tolist() == [[1, 0], [1, 1]]
+    assert most_confused(counted([0, 1, 1], [0, 1, 1], 2)) == []
+    assert counted([0, 1, 1], [0, 1, 0], 2) == {(0, 0): 1, (1, 0): 1, (1, 1): 1}
 
 
 @pytest.mark.parametrize("predicted", [-1, 10])
@@ -340,13 +340,17 @@ def test_the_protocol_has_ten_sentences() -> None:
     assert all(line.endswith(".") and len(line) < 260 for line in facts.PROTOCOL)
 
 
-def test_raw_files_are_those_of_the_folder_or_of_the_records(tmp_path: Path) -> None:
+def test_raw_files_are_made_from_the_records(tmp_path: Path) -> None:
+    """Whatever lies in the folder: a view that was edited, one that is missing, a link to something private."""
     store = write_store(tmp_path, {"seresnet": 0.9})
-    content = (tmp_path / "results.csv").read_bytes()
-    (tmp_path / "results.csv").unlink()
+    contents = {name: (tmp_path / name).read_bytes() for name in ("results.csv", "history.csv", "speed.csv")}
+    (tmp_path / "results.csv").write_bytes(contents["results.csv"].replace(b"0.9", b"0.99"))
+    (tmp_path / "history.csv").unlink()
+    for name in ("speed.csv", "verdicts.csv"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(__file__)
     files = {file.name: file.content for file in facts.raw_files([store])}
-    assert files["results.csv"] == content
-    assert files["history.csv"] == (tmp_path / "history.csv").read_bytes()
+    assert {name: files[name] for name in contents} == contents
     assert "verdicts.csv" not in files
 
 

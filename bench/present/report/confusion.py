@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.analysis.compare import read_predictions
 from bench.store.disk import Store
+from bench.store.predictions import Arrays
 from bench.store.records import FinishedRun
 
 MOST_CLASSES = 20  # of a confusion matrix that still fits a page
 MOST_PAIRS = 10  # of classes, where there are more
 
-Counts = npt.NDArray[np.int64]
-Predictions = dict[str, npt.NDArray[Any]]
+Pairs = Counter[tuple[int, int]]  # images by (true class, predicted class)
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ class Confused:
 class Confusion:
     """A model's confusion matrix in one comparison, summed over its runs (seeds).
 
-    `counts`: one row per true class, one column per predicted class; empty for more than MOST_CLASSES. `confused`: the
-    most frequent errors, at most MOST_PAIRS.
+    `counts`: one row per true class, one column per predicted class, and `classes` their names; both empty for more
+    than MOST_CLASSES. `confused`: the most frequent errors, at most MOST_PAIRS.
     """
 
     subject: str  # the comparison's title
-    classes: tuple[str, ...]
+    class_count: int
+    classes: tuple[str, ...] = ()
     counts: tuple[tuple[int, ...], ...] = ()
     confused: tuple[Confused, ...] = ()
     runs: int = 0
@@ -48,49 +50,54 @@ class Confusion:
 
 def confusion(subject: str, runs: Sequence[FinishedRun], stores: list[Store]) -> Confusion:
     """The sum over the runs whose predictions can be read."""
-    names = class_names(runs[0])
-    matrix = Confusion(subject, names)
+    first, count = runs[0], runs[0].spec.data.num_classes
+    matrix = Confusion(subject, count)
     readable = [answers for run in runs if (answers := answers_of(run, stores)) is not None]
     if not readable:
         return replace(matrix, why_not="The predictions of these runs are missing or damaged.")
-    counts: Counts = np.sum([counted(a["test_label"], a["test_predicted"], len(names)) for a in readable], axis=0)
-    shown = tuple(map(tuple, counts.tolist())) if len(names) <= MOST_CLASSES else ()
-    return replace(matrix, counts=shown, confused=most_confused(counts, names), runs=len(readable))
+    pairs: Pairs = Counter()
+    for answers in readable:
+        pairs += counted(answers["test_label"], answers["test_predicted"], count)
+    confused = tuple(
+        Confused(class_name(first, true), class_name(first, predicted), wrong, of)
+        for true, predicted, wrong, of in most_confused(pairs)
+    )
+    matrix = replace(matrix, confused=confused, runs=len(readable))
+    if count > MOST_CLASSES:
+        return matrix
+    counts = tuple(tuple(pairs[true, predicted] for predicted in range(count)) for true in range(count))
+    return replace(matrix, classes=tuple(class_name(first, i) for i in range(count)), counts=counts)
 
 
-def counted(label: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Counts:
-    """How many images of each class (rows) were predicted as each class (columns)."""
+def counted(label: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Pairs:
+    """How many images of a class were predicted as which: only what occurs, as a square of the classes may not fit."""
     both = np.asarray(label, np.int64) * classes + np.asarray(predicted, np.int64)
-    return np.bincount(both, minlength=classes * classes).reshape(classes, classes)
-
-
-def most_confused(counts: Counts, names: Sequence[str]) -> tuple[Confused, ...]:
-    """The most frequent errors; ties in the order of the classes."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
-    places = [divmod(int(place), len(names)) for place in order]
-    return tuple(
-        Confused(names[true], names[predicted], int(wrong[true, predicted]), int(counts[true].sum()))
-        for true, predicted in places
-        if wrong[true, predicted]
+    places, counts = np.unique(both, return_counts=True)
+    return Counter(
+        {divmod(place, classes): count for place, count in zip(places.tolist(), counts.tolist(), strict=True)}
     )
 
 
-def answers_of(run: FinishedRun, stores: list[Store]) -> Predictions | None:
+def most_confused(pairs: Pairs) -> list[tuple[int, int, int, int]]:
+    """The most frequent errors: true class, predicted class, how often, of how many; ties in order of the classes."""
+    images: Counter[int] = Counter()
+    for (true, _), count in pairs.items():
+        images[true] += count
+    wrong = [(-count, *pair) for pair, count in pairs.items() if pair[0] != pair[1]]
+    return [(true, predicted, -count, images[true]) for count, true, predicted in heapq.nsmallest(MOST_PAIRS, wrong)]
+
+
+def answers_of(run: FinishedRun, stores: list[Store]) -> Arrays | None:
     """A run's predictions; None where they cannot be read or name a class that the data does not have."""
     answers = read_predictions(run, stores)
-    classes = len(class_names(run))
     if answers is None:
         return None
     for name in ("test_label", "test_predicted"):
-        values = answers[name]
-        if values.dtype.kind not in "iu" or not len(values) or values.min() < 0 or values.max() >= classes:
+        if answers[name].min() < 0 or answers[name].max() >= run.spec.data.num_classes:
             return None
     return answers
 
 
-def class_names(run: FinishedRun) -> tuple[str, ...]:
-    """The names in the record; numbers where there are not as many names as classes."""
-    count = run.spec.data.num_classes
-    return run.classes if len(run.classes) == count else tuple(map(str, range(count)))
+def class_name(run: FinishedRun, index: int) -> str:
+    """The name in the record; the number where there are not as many names as classes."""
+    return run.classes[index] if len(run.classes) == run.spec.data.num_classes else str(index)

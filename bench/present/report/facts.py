@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.analysis.tables import Loaded
-from bench.analysis.verdicts_csv import VERDICTS
+from bench.analysis.verdicts_csv import VERDICTS, verdicts_csv
 from bench.plan.keys import Fact as FactValue
 from bench.plan.spec import slug
-from bench.store.disk import VIEWS, Store
+from bench.store.disk import Store
 from bench.store.views import views_of
 
 # Ten sentences, each about what the code does; docs/measurement.md has the details.
@@ -81,22 +80,10 @@ def _value(value: FactValue) -> str:
 
 
 def raw_files(stores: Sequence[Store]) -> list[RawFile]:
-    """The CSV files of each store as they are in its folder; missing views are made from the records."""
+    """The CSV files of each store, made from its records: those in its folder may have been edited, or be links."""
     files = []
     for store in stores:
-        contents = {name: _read(store.root / name) for name in FILES}
-        missing = any(contents[name] is None for name in VIEWS)
-        views = views_of(store.runs(), store.sessions()) if missing else {}
-        for name, stored in contents.items():
-            content = views.get(name) if stored is None else stored
-            if content is not None:
-                prefix = f"{slug(str(store.root))}-" if len(stores) > 1 else ""
-                files.append(RawFile(f"{prefix}{name}", content, FILES[name]))
+        contents: dict[str, bytes | None] = {**views_of(store.runs(), store.sessions()), VERDICTS: verdicts_csv(store)}
+        prefix = f"{slug(str(store.root))}-" if len(stores) > 1 else ""
+        files += [RawFile(f"{prefix}{n}", content, FILES[n]) for n, content in contents.items() if content is not None]
     return files
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

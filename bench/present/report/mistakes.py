@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.present.report.confusion import Predictions, answers_of, class_names
+from bench.present.report.confusion import answers_of, class_name
 from bench.present.report.gallery import Gallery
 from bench.store.disk import Store
+from bench.store.predictions import Arrays
 from bench.store.records import FinishedRun
 
 MOST_IMAGES = 12
@@ -62,7 +63,7 @@ def mistakes(
     losses = answers.get("test_loss")
     if not len(wrong):
         return replace(sheet, why_not="Every test image was classified correctly.")
-    if losses is None or losses.shape != label.shape or losses.dtype.kind != "f":
+    if losses is None:
         return replace(sheet, why_not="The predictions hold no losses that could rank the images.")
     part = gallery.test_part(run)
     if isinstance(part, str):
@@ -71,13 +72,12 @@ def mistakes(
     if not np.array_equal(labels, label):
         return replace(sheet, why_not="The images on this machine are in another order than the predictions.")
     worst = wrong[np.argsort(-np.nan_to_num(losses[wrong], nan=-1.0), kind="stable")][:MOST_IMAGES]
-    names = class_names(run)
     images = [
         WrongImage(
             index=int(i),
-            true=names[label[i]],
-            predicted=names[answers["test_predicted"][i]],
-            other="" if others is None else names[others[i]],
+            true=class_name(run, label[i]),
+            predicted=class_name(run, answers["test_predicted"][i]),
+            other="" if others is None else class_name(run, others[i]),
             loss=float(losses[i]),
             png=to_png(pixels[i]),
         )
@@ -87,7 +87,7 @@ def mistakes(
 
 
 def _rival_answers(
-    run: FinishedRun, answers: Predictions, rival_runs: Sequence[FinishedRun], stores: list[Store]
+    run: FinishedRun, answers: Arrays, rival_runs: Sequence[FinishedRun], stores: list[Store]
 ) -> tuple[str, npt.NDArray[Any] | None]:
     """The other model and its predictions; ("", None) where there are none for the same images."""
     for rival in sorted(rival_runs, key=lambda one: one.spec.seed != run.spec.seed):

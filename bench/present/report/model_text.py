@@ -20,7 +20,7 @@ def matrix_text(confusion: Confusion) -> str:
     runs = "1 run." if confusion.runs == 1 else f"Sum of {confusion.runs} runs."
     if confusion.counts:
         return runs
-    return f"{len(confusion.classes)} classes are too many for a matrix; these are the most frequent errors. {runs}"
+    return f"{confusion.class_count} classes are too many for a matrix; these are the most frequent errors. {runs}"
 
 
 def error_lines(confusion: Confusion) -> list[str]:
