@@ -140,6 +140,27 @@ def session(seconds: dict[str, list[float]], started: str = "2026-01-03T00:00:00
     return msgspec.convert(made | changes, Session)
 
 
+def split_starts(made: Session, starts: int) -> Session:
+    """The same session with its blocks divided among process starts."""
+    share = made.blocks / starts
+    samples = tuple(msgspec.structs.replace(s, start=int(s.block / share)) for s in made.samples)
+    return msgspec.structs.replace(made, samples=samples, starts=starts, planned_starts=starts)
+
+
+def by_batch(models: dict[str, tuple[float, float]], sizes: tuple[int, ...], blocks: int = 4) -> Session:
+    """A session with training steps at these batch sizes: seconds of launching, and of each image."""
+    made = session({model: [0.128] * blocks for model in models})
+    template = next(s for s in made.samples if s.kind == "train")
+    samples = [s for s in made.samples if s.kind != "train"]
+    for model, (launch, image) in models.items():
+        for size in sizes:
+            for block in range(blocks):
+                seconds = (launch + image * size) * (1 + 0.001 * (block % 2))
+                changes = {"model": model, "block": block, "batch_size": size, "seconds": seconds, "calls": 1}
+                samples.append(msgspec.structs.replace(template, **changes))
+    return msgspec.structs.replace(made, samples=tuple(samples))
+
+
 def sealed(body: dict[str, Any]) -> bytes:
     """A record as stored, with a checksum that holds, whatever its fields are: what an attacker could write."""
     body = {name: value for name, value in body.items() if name != "checksum"}

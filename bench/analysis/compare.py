@@ -24,12 +24,13 @@ from bench.analysis.crossed import (
     on_this_test_set,
     seeds_needed_for_images,
 )
+from bench.analysis.sessions import turns
 from bench.analysis.stats import holm, kaplan_meier_median, welch_ratio
 from bench.analysis.tables import Loaded, like_the_newest, load
 from bench.analysis.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
 from bench.core.errors import UserError
 from bench.core.files import sha256
-from bench.core.stats import Interval, mean_interval, ratio_interval
+from bench.core.stats import Interval, mean_interval
 from bench.plan.keys import REFERENCE, question, speed_key
 from bench.plan.recipes import TRACKS
 from bench.store.disk import Store
@@ -112,6 +113,7 @@ class Pair:
     tests: int
     speed: Interval = NONE  # training images/s
     inference: Interval = NONE
+    by_batch: str = ""  # where the order of their training speeds turns with the batch size
     flops: Interval = NONE
     target: float | None = None
     named_before: bool = False  # whether the target was named before the runs
@@ -327,6 +329,7 @@ def _family(
                 tests=sum(not math.isnan(p) for p in tested),
                 speed=session_ratio(a, b, "train", sessions),
                 inference=session_ratio(a, b, "inference", sessions),
+                by_batch=next((text for s in together(a, b, sessions) if (text := turns(a.model, b.model, s))), ""),
                 flops=_exact(a.flops, b.flops),
                 target=goal,
                 named_before=named_before,
@@ -344,13 +347,16 @@ def _exact(a: float | None, b: float | None) -> Interval:
     return Interval(a / b, a / b, a / b, 1) if a and b else NONE
 
 
+def together(a: Side, b: Side, sessions: list[Session]) -> list[Session]:
+    """The sessions that timed both as they were run, the newest first."""
+    return [s for s in reversed(sessions_of(a.runs[-1], sessions)) if s in sessions_of(b.runs[-1], sessions)]
+
+
 def session_ratio(a: Side, b: Side, kind: str, sessions: list[Session]) -> Interval:
-    """A's images/s over B's within the blocks of the newest session that timed both as they were run."""
-    both = [s for s in sessions_of(a.runs[-1], sessions) if s in sessions_of(b.runs[-1], sessions)]
-    for session in reversed(both):
-        times = [session.seconds_per_call(side.model, kind) for side in (b, a)]
-        if times[0] and len(times[0]) == len(times[1]):
-            return ratio_interval(*times)
+    """A's images/s over B's in the newest session that timed both as they were run."""
+    for session in together(a, b, sessions):
+        if (ratio := session.ratio(b.model, a.model, kind)).n:
+            return ratio
     return NONE
 
 

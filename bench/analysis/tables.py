@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 
 from bench.analysis.conditions import Conditions, as_text, conditions_of, group_of, same_plan
 from bench.analysis.references import held_against, sentence
-from bench.analysis.sessions import why_ended
+from bench.analysis.sessions import about_limit, about_starts, why_ended
 from bench.analysis.stats import share_interval
 from bench.core.errors import UserError
 from bench.core.files import inert
-from bench.core.stats import Interval, mean_interval, ratio_interval
+from bench.core.stats import Interval, mean_interval, ratio_over_starts
 from bench.core.text import plural, significant
 from bench.data.provenance import overlap
 from bench.plan.keys import REFERENCE, Fact, question, speed_key
@@ -269,7 +269,7 @@ def _common_session(by_model: dict[str, list[FinishedRun]], sessions: list[Sessi
     return ranked[-1] if ranked else None
 
 
-Seconds = dict[str, list[float]]  # of one model: seconds per call by kind, in the order of the blocks
+Seconds = dict[str, list[list[float]]]  # of one model: by kind and process start, seconds per call of each block
 
 
 def _by_model(session: Session | None) -> dict[str, Seconds]:
@@ -280,7 +280,8 @@ def _by_model(session: Session | None) -> dict[str, Seconds]:
     seconds: dict[str, Seconds] = {}
     for sample in sorted(session.samples, key=lambda s: s.block):
         if sizes.get(sample.kind) == sample.batch_size:
-            seconds.setdefault(sample.model, {}).setdefault(sample.kind, []).append(sample.seconds_per_call)
+            starts = seconds.setdefault(sample.model, {}).setdefault(sample.kind, [[] for _ in range(session.starts)])
+            starts[sample.start].append(sample.seconds_per_call)
     return seconds
 
 
@@ -314,9 +315,9 @@ def _row(model: str, runs: list[FinishedRun], timed: Seconds | None) -> Row:
     batch, seconds = runs[0].spec.recipe.batch_size, timed or {}
     for kind, key in (("train", "train_images_per_second"), ("inference", "inference_images_per_second")):
         if kind in seconds:
-            values[key] = _spread([batch / s for s in seconds[kind]])
+            values[key] = _spread([batch / s for start in seconds[kind] for s in start])
     if "latency" in seconds:
-        values["latency_ms"] = _spread([1000 * s for s in seconds["latency"]])
+        values["latency_ms"] = _spread([1000 * s for start in seconds["latency"] for s in start])
     unsound = {run.metrics.flops_audit for run in runs} & {"mismatch", "failed"}
     facts = {name: getattr(runs[-1].metrics, name) for name in FACTS}
     return Row(model, runs[0].family, len(runs), values, {}, frozenset({"flops"} if unsound else ()), facts)
@@ -338,7 +339,7 @@ def _ratios(row: Row, base: Row, timed: dict[str, Seconds]) -> dict[str, Interva
         elif column.timed:
             times = [timed[model][column.ratio] for model in (row.model, base.model)]
             # images/s: the reference's time over one's own; latency: one's own over the reference's
-            ratios[column.key] = ratio_interval(*(times if column.ratio == "latency" else times[::-1]))
+            ratios[column.key] = ratio_over_starts(*(times if column.ratio == "latency" else times[::-1]))
     return ratios
 
 
@@ -351,6 +352,7 @@ def _notes(runs: list[FinishedRun], rows: list[Row], session: Session | None, re
         notes += [
             f"Speeds: medians of {plural(session.blocks, 'block')} in which the models took turns "
             f"({why_ended(session)}), on images already on the device: loading is in the training seconds only.",
+            *filter(None, (about_starts(session), about_limit(session))),
             *(f"Speed session: {warning}." for warning in session.warnings),
         ]
     notes += _ratio_notes(rows, session, reference)

@@ -320,7 +320,9 @@ def _where_and_output_flags(run: Parser) -> None:
         "--run-timeout", metavar="TIME", help="time limit for each run: 90 (seconds), 30min or 2h; default: none"
     )
     output.add_argument(
-        "--timing-limit", metavar="TIME", help="time limit for the timing pass; default: 20 s per model"
+        "--timing-limit",
+        metavar="TIME",
+        help="time limit for the whole timing pass; default: 20 s per model, on CUDA 8 s",
     )
     output.add_argument("--rerun", action="store_true", help="repeat finished runs")
     output.add_argument(
@@ -341,6 +343,11 @@ def _time_flags(time: Parser) -> None:
         "--batch-sizes",
         metavar="LIST",
         help="batch sizes for inference; default 1,8,32,128 (up to 2048 on CUDA) and the training step's",
+    )
+    what.add_argument(
+        "--train-batch-sizes",
+        metavar="LIST",
+        help="time training steps at these batch sizes too; default: on CUDA 64 to 2048 by doubling",
     )
     data = time.add_argument_group("data")
     _shared(data, "--image-size", default=32, help="use random images of this size; default 32")
@@ -364,7 +371,10 @@ def _time_flags(time: Parser) -> None:
         help="stop once ratios are known to within PERCENT; default 2",
     )
     output.add_argument(
-        "--time-limit", metavar="TIME", help="stop after TIME even if they are not; default: one minute per model"
+        "--time-limit", metavar="TIME", help="time limit for the whole session; default: 90 s per model, on CUDA 45 s"
+    )
+    output.add_argument(
+        "--starts", type=whole, default=3, metavar="N", help="time in N fresh processes if the limit allows; default 3"
     )
     _shared(output, "--results")
     _shared(output, "--reference")

@@ -47,6 +47,7 @@ EXECUTORS = {"local": "local", "ray": "ray or ray:ADDRESS", "slurm": "slurm, slu
 SLURM_FLAVOURS = ("local", "debug")  # submitit's stand-ins for a cluster, on this machine
 OWN_DATA = ("npz", "folder")
 MOST_RUNS_PER_DEVICE = 64
+MOST_STARTS = 20
 MOST_RETRIES = 100
 
 
@@ -290,11 +291,18 @@ def time_request(arguments: Namespace) -> TimeRequest | ExplainRequest:
     check_count(arguments.num_classes, "--num-classes")
     if not 0.1 <= arguments.within <= 50:
         raise UserError(f"--within must be between 0.1 and 50 percent, not {arguments.within:g}")
+    if not (arguments.starts == 1 or 3 <= arguments.starts <= MOST_STARTS):
+        raise UserError(
+            f"--starts must be 1 or between 3 and {MOST_STARTS}, not {arguments.starts}: two give no usable interval"
+        )
+    sizes = arguments.train_batch_sizes
     request = TimeRequest(
         models,
         recipe=parse_recipe(arguments.recipe),
         batch_size=arguments.batch_size,
         batch_sizes=None if arguments.batch_sizes is None else parse_batch_sizes(arguments.batch_sizes),
+        train_batch_sizes=None if sizes is None else parse_batch_sizes(sizes, "--train-batch-sizes"),
+        starts=arguments.starts,
         image_size=arguments.image_size,
         num_classes=arguments.num_classes,
         device=parse_device(arguments.device),

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol
 
-from bench.core.events import Event
+from bench.core.events import BlockDone, Event, ModelTurn
 from bench.core.text import duration, plural
 
 
@@ -53,6 +53,19 @@ class Tally:
         end = now + timedelta(seconds=self.seconds_left)
         day = "" if end.date() == now.date() else f" of {end:%Y-%m-%d}"
         return f"{text}; about {duration(self.seconds_left)} left, until {end:%H:%M}{day}"
+
+
+def block_words(event: BlockDone) -> str:
+    """`start 1 of 3, block 2 of 4`; the start only where there are several."""
+    start = f"start {event.start} of {event.starts}, " if event.starts > 1 else ""
+    return f"{start}block {event.block} of {event.blocks}"
+
+
+def turn_words(event: ModelTurn) -> str:
+    """`now vit_tiny, train at 128, 41 s left`; nothing where it is nobody's turn."""
+    task = f"{event.kind} at {event.batch_size}" if event.kind else ""
+    left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
+    return ", ".join(filter(None, (f"now {event.model}", task, left))) if event.model else ""
 
 
 class RunDisplay(Protocol):

@@ -176,16 +176,25 @@ class TrialDone(_Event, frozen=True, tag="trial"):
 
 
 class ModelTurn(_Event, frozen=True, tag="turn"):
-    """From now on `model` is at work, and to blame if the process dies; "": no model is."""
+    """From now on `model` is at work, and to blame if the process dies; "": no model is.
+
+    In a speed session also at what, and the seconds that are left of its limit.
+    """
 
     model: str
+    kind: str = ""
+    batch_size: int = 0
+    seconds_left: float | None = None
 
 
 class BlockDone(_Event, frozen=True, tag="block"):
-    """A block of a speed session is done, of so many planned."""
+    """A block of a speed session is done, of so many planned in this process start of so many."""
 
     block: int
     blocks: int
+    start: int = 1
+    starts: int = 1
+    seconds_left: float | None = None
 
 
 class Stage(_Event, frozen=True, tag="stage"):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 CONFIDENCE = 0.95
 PILOT = 10  # the first blocks of a session; their spread decides how many follow
+ONE_START = 0.02  # on the logarithm: within this, one process start shows nothing about two models
 
 
 class Interval(NamedTuple):
@@ -66,6 +67,30 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
         return Interval(math.exp(mean), math.nan, math.nan, n)
     half = max(t_half(logs, n), t_half(logs[:PILOT], n))
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+
+
+def ratio_over_starts(numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]]) -> Interval:
+    """Geometric mean of paired ratios over process starts, each a list in the order of its blocks; `n` counts blocks.
+
+    Two copies of one network differ by about 1 % for the life of a process, so blocks of one start are not independent.
+    With two starts or more: a t-interval on the means of the starts' logarithms. Their spread holds both components,
+    between starts and between blocks, and Satterthwaite's degrees of freedom of that sum are starts - 1 (one-way random
+    effects: Scheffé 1959, The Analysis of Variance, section 7.2). The standard error is never taken to be below that of
+    the blocks, which a few starts that agree by luck would suggest.
+
+    With one start the other component was not seen: the interval of `ratio_interval`, and at least ± ONE_START, so that
+    a smaller difference gives no verdict. Raises ValueError where starts or blocks do not pair.
+    """
+    logs = [log_ratios(a, b) for a, b in zip(numerator, denominator, strict=True)]
+    if len(logs) == 1:
+        value, low, high, n = ratio_interval(numerator[0], denominator[0])
+        doubt = math.exp(ONE_START)
+        return Interval(value, min(low, value / doubt), max(high, value * doubt), n)
+    means = [statistics.fmean(start) for start in logs]
+    mean, blocks = statistics.fmean(means), sum(statistics.variance(s) / len(s) for s in logs if len(s) > 1)
+    error = math.sqrt(max(statistics.variance(means) / len(means), blocks / len(means) ** 2))
+    half = t_quantile(len(means) - 1) * error
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), sum(map(len, logs)))
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

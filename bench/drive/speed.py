@@ -1,14 +1,18 @@
 """The driver of speed sessions. Example: run(TimeRequest(models=("seresnet",)), display, on_session)
 
-Each model runs alone in a child first, then all of them in turns in another; a model that takes that one down is named,
-left out, and the session starts again. bench/measure/session.py is the child's side.
+Each model runs alone in a child first, then all of them in turns in another, and again in fresh ones (process starts);
+a model that takes the first down is named, left out, and the session starts again. The limit bounds all of it.
+bench/measure/session.py is the child's side.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED, UserError
@@ -19,7 +23,7 @@ from bench.executors.child import Outcome
 from bench.executors.protocol import Device
 from bench.executors.worker import call_alone
 from bench.machine.environment import hide_other_gpus
-from bench.plan import presets, recipes, settings
+from bench.plan import presets, recipes, session_plan, settings
 from bench.plan.request import TimeRequest
 from bench.plan.spec import SessionSpec, reference_among
 from bench.store.disk import Store
@@ -28,10 +32,11 @@ from models import registry
 from models.errors import ModelError
 
 TRIAL_SECONDS = 1800.0  # for one model alone, every task twice; each may be compiled
-SECONDS_PER_MODEL = 60.0  # of timing, where no --time-limit is given
-# Over the time limit, with this much for each model: building, compiling, limits, energy; then the session hangs.
+SECONDS_PER_MODEL = {"cpu": 90.0, "cuda": 45.0}  # of a session, where no --time-limit is given
+# Over the time limit, with this much for each model: a first call may compile; then the session hangs.
 SLACK_SECONDS, SLACK_PER_MODEL = 900.0, 300.0
 BATCH_SIZES = {"cpu": (1, 8, 32, 128), "cuda": (1, 32, 128, 512, 2048)}
+TRAIN_BATCH_SIZES = {"cpu": (), "cuda": (64, 128, 256, 512, 1024, 2048)}
 Call = Callable[..., Outcome]  # worker.call_alone, or its like for another machine
 
 
@@ -82,7 +87,9 @@ def explain(request: TimeRequest, model: str, display: Display) -> Explanation:
     (setting, *others) = request.settings
     if others:
         raise UserError("--explain takes one --setting")
-    spec = make_spec(replace(request, models=(model,), batch_sizes=(1,)), setting, the_device(request))
+    spec = make_spec(
+        replace(request, models=(model,), batch_sizes=(1,), train_batch_sizes=()), setting, the_device(request)
+    )
     if setting == "tuned":
         with display:
             spec = as_tuned(spec, request.tune_limit, Store(request.store), display)
@@ -119,6 +126,7 @@ def make_spec(request: TimeRequest, setting: str, device: Device) -> SessionSpec
     recipes.check(recipe, "recipe")
     if recipe.precision == "auto":
         recipe = replace(recipe, precision="bf16" if device.native_bf16 else "fp32")
+    sizes = request.train_batch_sizes
     return SessionSpec(
         models=tuple((name, registry.source_hash(name)) for name in request.models),
         recipe=recipe,
@@ -130,8 +138,10 @@ def make_spec(request: TimeRequest, setting: str, device: Device) -> SessionSpec
         reference=reference_among(request.models, request.reference),
         deterministic=request.deterministic,
         batch_sizes=request.batch_sizes or tuple(sorted({*BATCH_SIZES[device.type], recipe.batch_size})),
+        train_batch_sizes=TRAIN_BATCH_SIZES[device.type] if sizes is None else sizes,
         half_width=request.half_width,
-        seconds=request.time_limit or SECONDS_PER_MODEL * len(request.models),
+        seconds=request.time_limit or SECONDS_PER_MODEL[device.type] * len(request.models),
+        starts=request.starts,
         thorough=True,
     )
 
@@ -159,41 +169,81 @@ def time_together(
     Waits for another session of the same store, and takes `finished_meanwhile` if that one will do. `call` carries out
     its parts where the device is, with nothing beside. Raises NotIdle.
     """
+    end = time.monotonic() + spec.seconds
     trials = try_each(spec, display, call) if spec.thorough else TrialResults()
     while left := [name for name, _ in spec.models if name not in trials.failed_models()]:
-        before = {session.id for session in store.sessions()}
-        culprit = ""  # whose turn it is; "": nobody's
-
-        def on_event(event: Event) -> None:
-            nonlocal culprit
-            if isinstance(event, ModelTurn):
-                culprit = event.model
-            display.session_event(event)
-
+        part = _Part(spec, trials, store, display, call)
         display.session_started(f"timing {', '.join(left)} in turns")
         if spec.reference not in left:
             display.line(f"  without {spec.reference} there are no ratios")
-        timeout = spec.seconds + SLACK_SECONDS + SLACK_PER_MODEL * len(left)
-        args = (spec, trials, store.root)
-        outcome = call("bench.measure.session:child_session", args, on_event, timeout, grace=0)
+        outcome = part.run(end - time.monotonic(), None)
         if outcome.status == "busy":
             display.line(f"  {outcome.message} is timing in this store; waiting")
+            waiting = time.monotonic()
             store.wait_for_timing()
+            end += time.monotonic() - waiting
             if theirs := finished_meanwhile():
                 return theirs
             continue
-        new = [session for session in store.sessions() if session.id not in before]
-        if outcome.status == "ok" and new:
-            return new[-1]
-        if outcome.status == "ok":
-            outcome = Outcome("failed", "its process ended early")
+        if part.session is not None:
+            return other_starts(part, part.session, end)
         where = save_trace(store, outcome)
-        if not culprit:
+        if not part.culprit:
             display.line(f"  {outcome.status}: {outcome.message}{where}; no model was running, so none is left out")
             return None
-        display.line(f"  {culprit}: {outcome.status}: {outcome.message}{where}; again without it")
-        trials.failures.append(failure(culprit, "", None, outcome))
+        display.line(f"  {part.culprit}: {outcome.status}: {outcome.message}{where}; again without it")
+        trials.failures.append(failure(part.culprit, "", None, outcome))
     return None
+
+
+def other_starts(part: _Part, session: Session, end: float) -> Session:
+    """The session with its further process starts. One that fails is a row, and ends it: what there is stays."""
+    while session.starts < session.planned_starts:
+        outcome = part.run(end - time.monotonic(), session)
+        if part.session is None or part.session.starts == session.starts:
+            start, where = f"process start {session.starts + 1}", save_trace(part.store, outcome)
+            part.display.line(
+                f"  {start}: {outcome.status}: {outcome.message}{where}; the session ends with those before"
+            )
+            blamed = replace(outcome, message=f"{start}: {outcome.message}")
+            rows = (*session.failures, failure(part.culprit, "", None, blamed)) if part.culprit else session.failures
+            warnings = session.warnings if part.culprit else (*session.warnings, f"{start} failed: {outcome.message}")
+            session = msgspec.structs.replace(session, failures=rows, warnings=warnings)
+            part.store.write_session(session)
+            return session
+        session = part.session
+    return session
+
+
+@dataclass
+class _Part:
+    """Process starts of a session, one after the other. `culprit`: whose turn it is; "": nobody's."""
+
+    spec: SessionSpec
+    trials: TrialResults
+    store: Store
+    display: Display
+    call: Call
+    culprit: str = ""
+    session: Session | None = None  # as far as it is
+
+    def run(self, seconds: float, so_far: Session | None) -> Outcome:
+        """One process start with so many seconds left; `ok` only where it wrote the session."""
+        before = {session.id for session in self.store.sessions()}
+        self.culprit = ""
+        timeout = max(0.0, seconds) + SLACK_SECONDS + SLACK_PER_MODEL * len(self.spec.models)
+        args = (self.spec, self.trials, self.store.root, max(0.0, seconds), so_far)
+        outcome = self.call("bench.measure.session:child_session", args, self._on_event, timeout, grace=0)
+        sessions = self.store.sessions()
+        mine = [s for s in sessions if (s.id == so_far.id if so_far else s.id not in before)]
+        self.session = mine[-1] if mine and outcome.status == "ok" else None
+        written = self.session is not None and self.session.starts == (so_far.starts if so_far else 0) + 1
+        return Outcome("failed", "its process ended early") if outcome.status == "ok" and not written else outcome
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, ModelTurn):
+            self.culprit = event.model
+        self.display.session_event(event)
 
 
 def try_each(spec: SessionSpec, display: Display, call: Call = call_alone) -> TrialResults:
@@ -209,7 +259,8 @@ def try_each(spec: SessionSpec, display: Display, call: Call = call_alone) -> Tr
 def try_alone(spec: SessionSpec, name: str, trials: TrialResults, display: Display, call: Call = call_alone) -> bool:
     """Try a model's untried tasks in a child. False where one took the child down and some may be left.
 
-    That one is a row. At the very first task it is the whole model that fails.
+    It takes its share of the limit: what is left untried then has its first call in the session. One that dies is a
+    row. At the very first task it is the whole model that fails.
     """
     current: TaskStarted | None = None  # the task that is being tried
 
@@ -235,7 +286,8 @@ def try_alone(spec: SessionSpec, name: str, trials: TrialResults, display: Displ
         display.line(f"  {where}: {row.status}: {row.message}")
 
     function = "bench.measure.session:child_try_model"
-    while (outcome := call(function, (spec, name, trials.tried()), on_event, TRIAL_SECONDS, grace=0)).status == "busy":
+    args = (spec, name, trials.tried(), session_plan.TRIALS * spec.seconds / len(spec.models))
+    while (outcome := call(function, args, on_event, TRIAL_SECONDS, grace=0)).status == "busy":
         pass  # it has waited for another session already
     first = all(model != name for model, _, _ in trials.tried())
     if outcome.status == "ok" and current is None and not first:

@@ -22,7 +22,8 @@ from bench.store.disk import Store
 from bench.store.records import FinishedRun, Session
 from bench.store.views import sessions_of
 
-SECONDS_PER_MODEL = 20.0  # long enough to be worth reading, short enough to follow every sweep
+# Long enough to be worth reading, short enough to follow every sweep.
+SECONDS_PER_MODEL = {"cpu": 20.0, "cuda": 8.0}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _time_under(
 
     if not options.rerun and fitting():
         return True
-    limit = options.limit or SECONDS_PER_MODEL * len(specs)
+    limit = options.limit or SECONDS_PER_MODEL[device.type] * len(specs)
     spec = session_of([_under(setting, spec) for spec in specs], limit, options.reference)
     call = functools.partial(call_there, context, device)
     session = time_together(spec, context.store, context.display, fitting, call)

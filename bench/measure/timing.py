@@ -7,6 +7,7 @@ the protocol.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,12 +18,12 @@ from torch import nn
 
 from bench.core.stats import PILOT, blocks_needed, log_ratios
 from bench.measure.step import Note, layout, make_inference, make_optimizer, make_step, set_lr
+from bench.plan.session_plan import FEWEST_BLOCKS
 from bench.plan.spec import Recipe, Setting
 from bench.store.records import Sample
 
 KINDS = ("train", "inference", "latency")
 MOST_BLOCKS = 200  # an interval that is still wide then will stay so
-FEWEST_BLOCKS = 3  # whatever the time limit: fewer give no usable spread
 # Stopwatch(call, n): seconds that n calls take, with no synchronisation between them.
 Stopwatch = Callable[[Callable[[], object], int], float]
 
@@ -44,18 +45,27 @@ class Task:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a session ends.
+    """When one process start of a session ends.
 
-    After PILOT blocks, Stein's two-stage rule fixes the number of blocks (stats.blocks_needed), so that
-    the ratio of every task to the same task of `reference` gets a 95 % interval of at most ± `half_width` on its
-    logarithm. Looking at the interval after every block and stopping when it happens to be narrow would spoil its
-    coverage; a number fixed by the pilot's spread alone does not. `seconds` is the limit, whatever the interval.
+    After the pilot (PILOT blocks, divided among the starts), Stein's two-stage rule fixes the number of blocks
+    (stats.blocks_needed), so that the blocks leave the ratio of every task to the same task of `reference` a 95 %
+    interval of at most ± `half_width` on its logarithm. Looking at the interval after every block and stopping when it
+    happens to be narrow would spoil its coverage; a number fixed by the pilot's spread alone does not. The blocks are
+    divided among `starts`; those after the first have its number, `blocks`. `seconds` is the limit of this start's
+    blocks, whatever the interval.
     """
 
     reference: str
     half_width: float
     seconds: float
     sample_seconds: float
+    starts: int = 1
+    blocks: int | None = None
+
+    @property
+    def pilot(self) -> int:
+        """Blocks after which their number is fixed, or that number where it is."""
+        return self.blocks or max(FEWEST_BLOCKS, math.ceil(PILOT / self.starts))
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,16 @@ class Timed:
     blocks: int
     planned_blocks: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A task that has run, how many calls make a sample, and about how many seconds that takes."""
+
+    task: Task
+    calls: int
+    seconds: float
+    first: Sample
 
 
 def wall_stopwatch(now: Callable[[], float], sync: Callable[[], None]) -> Stopwatch:
@@ -111,8 +131,22 @@ def calls_for(seconds_per_call: float, at_least: float) -> int:
     return max(1, -int(-at_least // max(seconds_per_call, 1e-9)))
 
 
+def make_ready(task: Task, sample_seconds: float, stopwatch: Stopwatch, like: Sample | None = None) -> Ready:
+    """Call a task once, timed separately, and once more to find how many calls a sample of `sample_seconds` needs.
+
+    `like`: a sample of an earlier process start, so that all of a session have as many calls.
+    """
+    task.prepare()
+    first = _sample(task, (0, 0), 1, stopwatch(task.call, 1))
+    if like is not None:
+        return Ready(task, like.calls, like.seconds, first)
+    once = stopwatch(task.call, 1)
+    calls = calls_for(once, sample_seconds)
+    return Ready(task, calls, calls * once, first)
+
+
 def time_blocks(
-    tasks: Sequence[Task],
+    ready: Sequence[Ready],
     rule: Rule,
     stopwatch: Stopwatch,
     now: Callable[[], float],
@@ -122,37 +156,30 @@ def time_blocks(
 ) -> Timed:
     """Randomised complete blocks: each task once per block, in a new order, until `rule` ends them.
 
-    Each task is called once, timed separately, then once more to find how many calls a sample of rule.sample_seconds
-    needs; that number stays the same for all its samples. The limit counts
-    from the first block. `on_task` gets each task before it runs, so that a crash can be attributed.
+    A block that would probably end after the limit is not begun. `on_task` gets each task before it runs, so that a
+    crash can be attributed.
     """
     rng = random.Random(seed)
-    calls, firsts = [], []
-    for task in tasks:
-        on_task(task)
-        task.prepare()
-        firsts.append(_sample(task, (0, 0), 1, stopwatch(task.call, 1)))
-        calls.append(calls_for(stopwatch(task.call, 1), rule.sample_seconds))
     samples: list[Sample] = []
-    start, planned, stopped = now(), PILOT, ""
+    start, planned, stopped = now(), rule.pilot, ""
     block = 0
     while not stopped:
-        order = rng.sample(range(len(tasks)), len(tasks))
+        order = rng.sample(range(len(ready)), len(ready))
         for position, index in enumerate(order):
-            task, n = tasks[index], calls[index]
+            task, n = ready[index].task, ready[index].calls
             on_task(task)
             task.prepare()
             samples.append(_sample(task, (block, position), n, stopwatch(task.call, n)))
         block += 1
-        if block == PILOT:
-            planned = _plan(samples, rule)
+        if block == rule.pilot and rule.blocks is None:
+            planned = max(planned, math.ceil(_plan(samples, rule) / rule.starts))
         on_block(block, planned)
         if block >= planned:
-            alone = len({task.model for task in tasks}) == 1
-            stopped = "alone" if alone else "narrow" if planned < MOST_BLOCKS else "blocks"
-        elif block >= FEWEST_BLOCKS and now() - start > rule.seconds:
+            alone = len({one.task.model for one in ready}) == 1
+            stopped = "alone" if alone else "narrow" if planned * rule.starts < MOST_BLOCKS else "blocks"
+        elif block >= FEWEST_BLOCKS and (now() - start) * (block + 1) / block > rule.seconds:
             stopped = "limit"
-    return Timed(tuple(samples), tuple(firsts), stopped, block, planned, now() - start)
+    return Timed(tuple(samples), tuple(one.first for one in ready), stopped, block, planned, now() - start)
 
 
 def _sample(task: Task, place: tuple[int, int], calls: int, seconds: float) -> Sample:
@@ -183,19 +210,23 @@ def _plan(pilot: list[Sample], rule: Rule) -> int:
 
 @dataclass(frozen=True)
 class TaskShape:
-    """What decides the shapes and kernels of a model's tasks. `batch_sizes`: of inference; none: the recipe's."""
+    """What decides the shapes and kernels of a model's tasks.
+
+    `batch_sizes`: of inference; none: the recipe's. `train_batch_sizes`: of training steps beside the recipe's.
+    """
 
     recipe: Recipe
     setting: Setting
     num_classes: int
     image_size: int
     batch_sizes: tuple[int, ...] = ()
+    train_batch_sizes: tuple[int, ...] = ()
 
 
 def make_tasks(
     name: str, model: nn.Module, shape: TaskShape, device: torch.device, note: Note = lambda text: None
 ) -> list[Task]:
-    """A training step at the recipe's batch size, inference at each batch size, and a single image.
+    """Training steps, the first at the recipe's batch size, inference at each batch size, and a single image.
 
     They use random images that are already on the device: dense arithmetic takes the same time whatever the pixels are,
     and loading is not included. `note` gets the reason where the setting is not available.
@@ -203,23 +234,25 @@ def make_tasks(
     recipe, setting = shape.recipe, shape.setting
     generator = torch.Generator().manual_seed(0)
     sizes = sorted({*shape.batch_sizes} or {recipe.batch_size})
-    most = max(*sizes, recipe.batch_size)
+    steps = list(dict.fromkeys([recipe.batch_size, *sorted(shape.train_batch_sizes)]))
+    most = max(*sizes, *steps)
     images = torch.randn(most, 3, shape.image_size, shape.image_size, generator=generator).to(device)
-    labels = torch.randint(shape.num_classes, (recipe.batch_size,), generator=generator).to(device)
-    batches = {n: images[:n].contiguous(memory_format=layout(setting)) for n in {1, recipe.batch_size, *sizes}}
+    labels = torch.randint(shape.num_classes, (max(steps),), generator=generator).to(device)
+    batches = {n: images[:n].contiguous(memory_format=layout(setting)) for n in {1, *steps, *sizes}}
     del images
-    # lr 0: the same arithmetic, and the weights stay finite
-    step = make_step(model, _at_rest(make_optimizer(model, recipe, setting.graphed)), recipe, setting, device, note)
     infer = make_inference(model, recipe, setting, device, note)
 
     def inference(kind: str, n: int) -> Task:
         return Task(name, kind, n, lambda: infer(batches[n]), model.eval)
 
-    def train_step() -> object:
-        return step(batches[recipe.batch_size], labels)
+    def training(n: int) -> Task:
+        """With an optimizer of its own: a graph captured at one batch size shares no state with another."""
+        # lr 0: the same arithmetic, and the weights stay finite
+        optimizer, targets = _at_rest(make_optimizer(model, recipe, setting.graphed)), labels[:n].clone()
+        step = make_step(model, optimizer, recipe, setting, device, note)
+        return Task(name, "train", n, lambda: step(batches[n], targets), model.train)
 
-    train = Task(name, "train", recipe.batch_size, train_step, model.train)
-    return [train, *(inference("inference", n) for n in sizes), inference("latency", 1)]
+    return [*(training(n) for n in steps), *(inference("inference", n) for n in sizes), inference("latency", 1)]
 
 
 def _at_rest(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -53,11 +53,11 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def parse_batch_sizes(text: str) -> tuple[int, ...]:
+def parse_batch_sizes(text: str, flag: str = "--batch-sizes") -> tuple[int, ...]:
     """`1,32,128` in ascending order, each once. Raises UserError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and len(part) < 7 and int(part) for part in parts):
-        raise UserError(f"--batch-sizes '{text}': write whole numbers from 1 to 999,999 by commas, such as 1,32,128")
+        raise UserError(f"{flag} '{text}': write whole numbers from 1 to 999,999 by commas, such as 1,32,128")
     return tuple(sorted({int(part) for part in parts}))
 
 

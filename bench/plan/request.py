@@ -94,6 +94,8 @@ class TimeRequest:
     recipe: str = "shared"
     batch_size: int | None = None  # of the training step
     batch_sizes: tuple[int, ...] | None = None  # of inference
+    train_batch_sizes: tuple[int, ...] | None = None  # of training steps beside the recipe's
+    starts: int = 3  # process starts
     image_size: int = 32
     num_classes: int = 10
     device: str | None = None
@@ -101,6 +103,6 @@ class TimeRequest:
     tune_limit: float | None = None  # seconds per model
     deterministic: bool = False
     half_width: float = 0.02  # of a ratio's 95 % interval, on the logarithm
-    time_limit: float | None = None  # seconds
+    time_limit: float | None = None  # seconds of a whole session
     store: Path = DEFAULT_STORE
     reference: str | None = None

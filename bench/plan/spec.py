@@ -151,8 +151,10 @@ class SessionSpec:
     reference: str  # ratios are to this one
     deterministic: bool = False
     batch_sizes: tuple[int, ...] = ()  # of inference; none: the recipe's
+    train_batch_sizes: tuple[int, ...] = ()  # of training steps beside the recipe's
     half_width: float = 0.02  # of a ratio's 95 % interval, on the logarithm
-    seconds: float = 60.0  # of timing at most
+    seconds: float = 60.0  # of all of it, from the first build to the last window
+    starts: int = 3  # fresh processes, where the limit allows
     thorough: bool = False  # each model tried alone, memory, limits, energy
     own_settings: tuple[tuple[str, Setting], ...] = ()  # by model, under `tuned`
     own_recipes: tuple[tuple[str, Recipe], ...] = ()  # by model, in a track

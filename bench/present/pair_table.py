@@ -89,6 +89,7 @@ def _lines(pair: Pair) -> list[Line]:
     return [
         *_accuracy_lines(pair),
         ("training speed", _ratio(pair.speed, "interleaved block", "not timed together: name both in one command")),
+        *([("training speed by batch", pair.by_batch)] if pair.by_batch else []),
         ("inference speed", _ratio(pair.inference, "interleaved block", "not timed together")),
         ("FLOPs per image", f"{_number(pair.flops.value)}×" if pair.flops.n else "not counted"),
         *(("left out", f"{side.model}: {', '.join(side.left_out)}") for side in (pair.a, pair.b) if side.left_out),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
-from bench.analysis.sessions import why_ended
+from bench.analysis.sessions import about_limit, about_starts, train_sizes, turns, why_ended
 from bench.core.text import plural, significant
 from bench.plan.settings import words
 from bench.present.grid import grid, notes_text, wrap
@@ -43,10 +44,28 @@ def render_session(session: Session, width: int = 140) -> str:
         wrap(f"{f.model} {f.kind} {f.batch_size or ''}: {f.status}. {f.message}", width, "  ") for f in session.failures
     ]
     return (
-        f"{wrap(title, width)}\n\n{_grid(TRAIN_HEADS, training, width)}\n{_grid(heads, inference, width)}\n"
+        f"{wrap(title, width)}\n\n{_grid(TRAIN_HEADS, training, width)}\n{_curve(session, timed, width)}"
+        f"{_grid(heads, inference, width)}\n"
         + "".join(f"{line}\n" for line in failures)
         + notes_text(_notes(session), width)
     )
+
+
+def _curve(session: Session, timed: Mapping[tuple[str, str, int], Row], width: int) -> str:
+    """Training images/s by batch size, where there are several; what failed is named."""
+    failed = {(f.model, f.batch_size): f.status for f in session.failures if f.kind == "train"}
+    sizes = sorted({*train_sizes(session), *(size for _, size in failed if size)})
+    if len(sizes) < 2:
+        return ""
+
+    def cell(model: str, size: int) -> str:
+        row = timed.get((model, "train", size))
+        return (
+            failed.get((model, size), "–") if row is None else significant(row["images_per_second"]) + _ratio_below(row)
+        )
+
+    heads = ["model", *(f"training at {n}\nimages/s" for n in sizes)]
+    return f"{_grid(heads, [[m, *(cell(m, n) for n in sizes)] for m in session.models], width)}\n"
 
 
 def render_settings(sessions: list[Session], width: int = 140) -> str:
@@ -54,7 +73,11 @@ def render_settings(sessions: list[Session], width: int = 140) -> str:
     sessions = [inert_copy(session) for session in sessions]
     models = list(dict.fromkeys(model for session in sessions for model in session.models))
     speeds = [
-        {row["model"]: row["images_per_second"] for row in _timed(session) if row["kind"] == "train"}
+        {
+            row["model"]: row["images_per_second"]
+            for row in _timed(session)
+            if (row["kind"], row["batch_size"]) == ("train", session.recipe.batch_size)
+        }
         for session in sessions
     ]
     names = [_setting_name(session) for session in sessions]
@@ -122,6 +145,13 @@ def _notes(session: Session) -> list[str]:
         f"{plural(session.blocks, 'block')}, {why_ended(session)}. Each block has every model once, in random order; "
         f"figures are medians over the blocks, × is the ratio of speeds to {session.reference} within blocks (above 1: "
         "faster).",
+        about_starts(session),
+        about_limit(session),
+        *(
+            f"Training speed by batch size: {text}."
+            for a, b in combinations(session.models, 2)
+            if (text := turns(a, b, session))
+        ),
     ]
     if ceilings := session.ceilings:
         notes.append(
@@ -139,6 +169,7 @@ def _notes(session: Session) -> list[str]:
         notes.append(f"Settings, found by the same search for each model: {'; '.join(settings)}.")
     if session.bounds and session.energy.why_not:  # only the `time` command measures energy
         notes.append(f"No energy: {session.energy.why_not}.")
+    notes = [note for note in notes if note]
     return notes + [f"Warning: {warning}." for warning in session.warnings]
 
 

@@ -8,6 +8,7 @@ makes the same checks, so that whatever is written can be read.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from msgspec import Meta
 from bench.core.errors import UserError
 from bench.core.events import Amount, Count, Epoch, ModulePart, Positive, Share, Whole
 from bench.core.files import from_json, inert, sha256, to_json
+from bench.core.stats import Interval, ratio_over_starts
 from bench.plan.budget import parse_budget
 from bench.plan.keys import Fact, SpeedKey, with_host
 from bench.plan.spec import MOST_CLASSES, DataRef, Provenance, Recipe, RunSpec, Setting, to_dict
@@ -161,6 +163,7 @@ class Sample(_Record, frozen=True, kw_only=True):
     batch_size: Count
     calls: Count
     seconds: Positive
+    start: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # which process start; blocks are counted through all of them
 
     @property
     def seconds_per_call(self) -> float:
@@ -252,7 +255,7 @@ class Energy(_Record, frozen=True, kw_only=True):
 
 
 class Session(_Record, frozen=True, kw_only=True):
-    """Models timed in turns under one setting on one device."""
+    """Models timed in turns under one setting on one device, in one process start after the other."""
 
     id: str
     started: str
@@ -269,6 +272,9 @@ class Session(_Record, frozen=True, kw_only=True):
     stopped: Literal["narrow", "limit", "blocks", "alone"]
     blocks: Annotated[int, Meta(ge=1, le=1_000_000)]
     planned_blocks: Count | None = None
+    starts: Count = 1
+    planned_starts: Count = 1  # fewer than asked for where the limit does not allow more
+    left_out: tuple[str, ...] = ()  # what the limit left no room for, in words
     half_width: Positive | None = None
     limit_seconds: Amount | None = None
     seconds: Amount | None = None
@@ -297,6 +303,19 @@ class Session(_Record, frozen=True, kw_only=True):
         wanted = (model, kind, batch_size)
         picked = [s for s in self.samples if (s.model, s.kind, s.batch_size) == wanted]
         return [s.seconds_per_call for s in sorted(picked, key=lambda s: s.block)]
+
+    def by_start(self, model: str, kind: str, batch_size: int | None = None) -> list[list[float]]:
+        """The same samples, one list for each process start."""
+        starts = {s.block: s.start for s in self.samples}  # every task has every block
+        found: dict[int, list[float]] = defaultdict(list)
+        for block, seconds in enumerate(self.seconds_per_call(model, kind, batch_size)):
+            found[starts[block]].append(seconds)
+        return list(found.values())
+
+    def ratio(self, numerator: str, denominator: str, kind: str, batch_size: int | None = None) -> Interval:
+        """One model's time over another's, with its interval; `n` 0 and nan where not both were timed."""
+        times = [self.by_start(model, kind, batch_size) for model in (numerator, denominator)]
+        return ratio_over_starts(*times) if all(times) else Interval(math.nan, math.nan, math.nan, 0)
 
 
 # --- searches ----------------------------------------------------------------------------------------------------
@@ -476,6 +495,9 @@ def _check_samples(session: Session) -> None:
     for (model, kind, batch_size), numbers in blocks.items():
         if len(numbers) != session.blocks or sorted(numbers) != list(range(len(numbers))):
             raise Damaged(f"its {kind} blocks of {inert(model)} at batch {batch_size} are not complete")
+    starts = {(sample.block, sample.start) for sample in session.samples}
+    if len(starts) != session.blocks or {start for _, start in starts} != {*range(session.starts)}:
+        raise Damaged("its blocks do not belong to one process start each")
     if {model for model, _, _ in blocks} - {*session.models}:
         raise Damaged("it has samples of a model that it does not name")
     if len(set(session.models)) < len(session.models):

@@ -15,7 +15,6 @@ import msgspec
 
 from bench.core.events import Epoch
 from bench.core.files import to_csv
-from bench.core.stats import ratio_interval
 from bench.plan.keys import speed_key, step_key
 from bench.store.records import FinishedRun, RunRecord, Session
 
@@ -40,7 +39,7 @@ SPEED_COLUMNS = (
     "reference", "ratio", "ratio_low", "ratio_high", "memory_bytes", "reserved_bytes", "bound", "bound_share",
     "experiment", "flops_per_second", "joules_per_1000_images", "joules_missing", "build_seconds",
     "first_call_seconds", "setting", "memory_format", "policy", "device_name", "driver", "torch", "precision",
-    "image_size", "num_classes", "stopped", "blocks", "started", "message",
+    "image_size", "num_classes", "stopped", "starts", "blocks", "started", "message",
 )
 # fmt: on
 
@@ -67,7 +66,7 @@ def views_of(runs: list[RunRecord], sessions: list[Session]) -> dict[str, bytes]
         for sample in s.samples
     ]
     history = [row for run in runs for row in long_history(run)]
-    sample_columns = ("model", "kind", "block", "position", "batch_size", "calls", "seconds")
+    sample_columns = ("model", "kind", "start", "block", "position", "batch_size", "calls", "seconds")
     return {
         "results.csv": to_csv(RESULT_COLUMNS, results(runs, sessions)),
         "speed.csv": to_csv(SPEED_COLUMNS, (row for s in sessions for row in speed_rows(s))),
@@ -173,10 +172,10 @@ def speed_rows(session: Session) -> list[Row]:
     `ratio` is of speeds, the reference's time over one's own: above 1 is faster.
     """
     common = {k: getattr(session.key, k) for k in ("policy", "device_name", "driver", "torch", "precision")}
-    common |= {k: getattr(session, k) for k in ("num_classes", "stopped", "blocks", "started", "reference")}
+    common |= {k: getattr(session, k) for k in ("num_classes", "stopped", "starts", "blocks", "started", "reference")}
     common |= {"image_size": session.key.image_size, "session": session.id}
     memory = {(m.model, m.kind, m.batch_size): m for m in session.memory}
-    firsts = {(s.model, s.kind, s.batch_size): s.seconds for s in session.first_calls}
+    firsts = {(s.model, s.kind, s.batch_size): s.seconds for s in session.first_calls if s.start == 0}
     rows = []
     for task in dict.fromkeys((s.model, s.kind, s.batch_size) for s in session.samples):
         model, kind, batch = task
@@ -192,7 +191,7 @@ def speed_rows(session: Session) -> list[Row]:
                 "build_seconds": session.build_seconds.get(model),
                 "setting": setting.name if setting else None,
                 "memory_format": setting.memory_format if setting else None,
-                **(_training_limits(session, model) if kind == "train" else {}),
+                **(_training_limits(session, model) if (kind, batch) == ("train", session.recipe.batch_size) else {}),
             }
         )
     failed = ("model", "kind", "batch_size", "status", "message")
@@ -202,12 +201,11 @@ def speed_rows(session: Session) -> list[Row]:
 def _timing(session: Session, model: str, kind: str, batch: int) -> Row:
     """Median, quartiles and the ratio to the reference model."""
     seconds = session.seconds_per_call(model, kind, batch)
-    reference = session.seconds_per_call(session.reference, kind, batch)
     low, middle, high = quartiles(seconds)
     row: Row = {"status": "ok", "n": len(seconds), "images_per_second": batch / middle}
     row |= {"median_ms": 1e3 * middle, "q1_ms": 1e3 * low, "q3_ms": 1e3 * high}
-    if reference and model != session.reference:
-        ratio = ratio_interval(reference, seconds)
+    ratio = session.ratio(session.reference, model, kind, batch)
+    if ratio.n and model != session.reference:
         row |= {"ratio": ratio.value, "ratio_low": finite(ratio.low), "ratio_high": finite(ratio.high)}
     return row
 

@@ -12,9 +12,13 @@ import pandas as pd
 import pytest
 
 from bench.cli.main import main
+from bench.core.events import Event, ModelTurn
 from bench.drive.speed import time_together, try_each
-from bench.plan.spec import session_of
+from bench.executors.child import Outcome
+from bench.measure import session
+from bench.plan.spec import SessionSpec, session_of
 from bench.present.screen.progress import ScreenDisplay, make_console
+from bench.present.session_table import render_session
 from bench.store.disk import Store
 from bench.store.views import SPEED_COLUMNS
 from tests.synthetic import RECIPE, spec
@@ -26,7 +30,15 @@ def test_failures_are_rows_and_the_session_continues(here: Bench, factory: Path,
     """One that raises, one that dies, two that cannot do a larger batch, one that dies in the session itself."""
     ways = ("fine", "raises", "dies_at_once", "no_memory_above_16", "dies_above_16", "dies_later")
     names = ",".join(f"{factory}:{way}" for way in ways)
-    words = ["--batch-size=8", "--batch-sizes=4,32", "--image-size=16", "--num-classes=3", "--time-limit=3s"]
+    words = [
+        "--batch-size=8",
+        "--batch-sizes=4,32",
+        "--image-size=16",
+        "--num-classes=3",
+        "--time-limit=40s",
+        "--starts=1",
+        "--within=50",
+    ]
     done = here("time", "--models", names, *words, "--device=cpu", "--results", tmp_path / "s")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -54,28 +66,94 @@ def test_failures_are_rows_and_the_session_continues(here: Bench, factory: Path,
     assert (train["n"] >= 3).all()
     assert train["joules_missing"].notna().all() or train["joules_per_1000_images"].notna().all()
     assert ok.loc[ok["way"] == "no_memory_above_16", "ratio"].notna().all()
-    (session,) = Store(tmp_path / "s").sessions()
-    assert session.groups.keys() == session.bounds.keys()
-    for model, step in session.groups.items():
-        assert step.step_seconds == session.bounds[model].step_seconds
+    (made,) = Store(tmp_path / "s").sessions()
+    assert made.groups.keys() == made.bounds.keys()
+    for model, step in made.groups.items():
+        assert step.step_seconds == made.bounds[model].step_seconds
         assert step.groups["matrix product"] > 0
     assert "again without it" in done.stdout
     assert {path.name.rsplit("-", 1)[1] for path in (tmp_path / "s" / "plots").glob("*.png")} >= {
         f"{kind}.png" for kind in ("throughput_vs_batch", "latency_vs_batch", "roofline", "step_time")
     }
-    assert session.key.policy == "identical:eager"
+    assert made.key.policy == "identical:eager"
 
 
 def test_a_model_that_dies_at_large_batches_keeps_the_others(factory: Path) -> None:
     """Batches of 8, 32, 64: the process dies at 32 and again at 64, each is a row; the training step comes after."""
     name = f"{factory}:dies_above_16"
     few = replace(RECIPE, batch_size=8)
-    of = replace(session_of([spec(name, recipe=few)], 0.0), batch_sizes=(8, 32, 64), image_size=8)
+    of = replace(session_of([spec(name, recipe=few)], 600.0), batch_sizes=(8, 32, 64), image_size=8)
     trials = try_each(of, ScreenDisplay(make_console()))
     assert {(row.kind, row.batch_size) for row in trials.memory} == {("latency", 1), ("inference", 8), ("train", 8)}
     failures = [(row.kind, row.batch_size, row.status) for row in trials.failures]
     assert failures == [("inference", 32, "killed"), ("inference", 64, "killed")]
     assert not trials.failed_models()
+
+
+class InProcess:
+    """Carries out the parts of a session in this process; `dies_at`: the start in which a model takes it down."""
+
+    def __init__(self, dies_at: int = -1) -> None:
+        self.dies_at, self.turns, self.starts = dies_at, list[list[str]](), 0
+
+    def __call__(self, function: str, args: Any, on_event: Any, timeout: float, grace: float) -> Outcome:
+        self.turns.append([])
+
+        def report(event: Event) -> None:
+            on_event(event)
+            if isinstance(event, ModelTurn) and event.model and not event.kind:
+                self.turns[-1].append(event.model)
+
+        self.starts += 1
+        if self.starts == self.dies_at:
+            on_event(ModelTurn("resnet20"))
+            return Outcome("killed", "its process ended by exit code 7")
+        session.child_session(report, *args)
+        return Outcome("ok")
+
+
+def quick_session(models: tuple[str, ...], seconds: float) -> SessionSpec:
+    """Few images and samples of one call, so that the pilot takes a moment."""
+    runs = [spec(name, recipe=replace(RECIPE, batch_size=2)) for name in models]
+    return replace(session_of(runs, seconds), half_width=5.0, image_size=8)
+
+
+def test_three_starts_are_one_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each builds the models in another order, calls them as often, and adds as many blocks."""
+    monkeypatch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
+    call, display = InProcess(), ScreenDisplay(make_console())
+    made = time_together(quick_session(("resnet20", "vit_params"), 600.0), Store(tmp_path), display, call=call)
+    assert made is not None
+    assert call.turns == [["resnet20", "vit_params"], ["vit_params", "resnet20"], ["resnet20", "vit_params"]]
+    assert (made.starts, made.planned_starts, made.blocks, made.planned_blocks) == (3, 3, 12, 12)
+    assert (made.stopped, made.left_out) == ("narrow", ())
+    assert [len(start) for start in made.by_start("vit_params", "train")] == [4, 4, 4]
+    assert {s.start for s in made.first_calls} == {0, 1, 2}
+    assert Store(tmp_path).sessions() == [made], "one record, which can be read"
+
+
+def test_a_limit_too_short_for_three_starts_has_one_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
+    call, display = InProcess(), ScreenDisplay(make_console())
+    made = time_together(quick_session(("resnet20", "vit_params"), 0.0), Store(tmp_path), display, call=call)
+    assert made is not None
+    assert (call.starts, made.starts, made.stopped, made.blocks) == (1, 1, "limit", 3)
+    assert made.left_out == ("inference at batch 2", "latency at batch 1", "2 further process starts")
+    assert "had no room: inference at batch 2" in " ".join(render_session(made, 1000).split())
+
+
+def test_a_start_that_dies_keeps_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
+    call, display = InProcess(dies_at=2), ScreenDisplay(make_console())
+    made = time_together(quick_session(("resnet20", "vit_params"), 600.0), Store(tmp_path), display, call=call)
+    assert made is not None
+    assert (made.starts, made.planned_starts, made.blocks) == (1, 3, 4)
+    (row,) = made.failures
+    assert (row.model, row.status) == ("resnet20", "killed")
+    assert row.message == "process start 2: its process ended by exit code 7"
+    assert Store(tmp_path).sessions() == [made]
 
 
 @pytest.mark.parametrize("blocked", ["locks", "speed"])
@@ -110,6 +188,8 @@ def test_explain_prints_where_a_step_goes(here: Bench) -> None:
         (["--batch-size", "0"], "at least 1"),
         (["--image-size", "4"], "between 8 and 1024"),
         (["--num-classes", "0"], "between 1 and 100000"),
+        (["--starts", "2"], "two give no usable interval"),
+        (["--train-batch-sizes", "0"], "--train-batch-sizes '0': write whole numbers from 1"),
         (["--within", "0"], "--within must be between 0.1 and 50"),
         (["--within", "nan"], "--within must be between 0.1 and 50"),
         (["--time-limit", "soon"], "write a time above 0"),

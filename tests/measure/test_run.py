@@ -162,10 +162,11 @@ def test_a_session_is_found_again_by_the_runs_it_timed(
     monkeypatch.setitem(session.SAMPLE_SECONDS, "cpu", 0.0)
     store, spec = Store(tmp_path), make_spec(source)
     record = run_one(spec, source.load(), store, ignore)
-    timed = session.time_models(session_of([spec], 0.0), TrialResults(), store, ignore)
+    timed = session.time_models(session_of([spec], 60.0), TrialResults(), store, ignore)
     assert [s.id for s in sessions_of(record, store.sessions())] == [timed.id]
     assert {s.kind for s in timed.samples} == {"train", "inference", "latency"}
-    assert len(timed.samples) == 3 * 3
+    assert len(timed.samples) == 3 * 10
+    assert (timed.stopped, timed.starts, timed.planned_starts, timed.left_out) == ("alone", 1, 1, ())
     assert not timed.groups, "a session after a sweep is short"
 
 

@@ -18,6 +18,7 @@ from bench.measure.timing import (
     TaskShape,
     Timed,
     calls_for,
+    make_ready,
     make_tasks,
     time_blocks,
     wall_stopwatch,
@@ -53,7 +54,9 @@ class FakeDevice:
         self.log.append("sync")
 
     def run(self, tasks: list[Task], rule: Rule, seed: int = 1) -> Timed:
-        return time_blocks(tasks, rule, wall_stopwatch(self.now, self.sync), self.now, seed)
+        stopwatch = wall_stopwatch(self.now, self.sync)
+        ready = [make_ready(task, rule.sample_seconds, stopwatch) for task in tasks]
+        return time_blocks(ready, rule, stopwatch, self.now, seed)
 
 
 RULE = Rule("a", half_width=0.02, seconds=1e9, sample_seconds=0.25)
@@ -121,8 +124,39 @@ def test_the_limit_ends_after_a_whole_block_and_not_before_the_third() -> None:
     timed = device.run(tasks, replace(RULE, seconds=0.0))
     assert (timed.stopped, timed.blocks) == ("limit", FEWEST_BLOCKS)
     timed = device.run(tasks, replace(RULE, seconds=9.5))
-    assert (timed.stopped, timed.blocks) == ("limit", 5)
-    assert timed.seconds == 10.0
+    assert (timed.stopped, timed.blocks) == ("limit", 4), "a fifth would end at 10 s"
+    assert timed.seconds == 8.0
+
+
+def test_starts_share_the_blocks_and_later_ones_repeat_the_number() -> None:
+    """Ten pilot blocks among three starts are four each; a quiet machine needs no more, a noisy one as many in each."""
+    quiet = FakeDevice(noise=0.001)
+    timed = quiet.run([quiet.task("a", 0.5), quiet.task("b", 0.7)], replace(RULE, starts=3))
+    assert (timed.stopped, timed.blocks, timed.planned_blocks) == ("narrow", 4, 4)
+    noisy = FakeDevice(noise=0.04)
+    first = noisy.run([noisy.task("a", 0.5), noisy.task("b", 0.7)], replace(RULE, starts=3))
+    assert 4 < first.blocks == first.planned_blocks < MOST_BLOCKS / 3
+    again = noisy.run([noisy.task("a", 0.5), noisy.task("b", 0.7)], replace(RULE, starts=3, blocks=first.blocks))
+    assert (again.stopped, again.blocks) == ("narrow", first.blocks)
+
+
+def test_a_later_start_has_the_calls_of_the_first_and_needs_none_to_find_them() -> None:
+    device = FakeDevice()
+    stopwatch = wall_stopwatch(device.now, device.sync)
+    like = Sample(model="a", kind="train", block=0, position=0, batch_size=8, calls=3, seconds=1.6)
+    ready = make_ready(device.task("a", 0.5), 0.25, stopwatch, like)
+    assert (ready.calls, ready.seconds, ready.first.seconds) == (3, 1.6, 0.5)
+    assert device.log.count("a") == 1
+
+
+def test_training_steps_at_several_batch_sizes() -> None:
+    model = build("resnet20", 10, 32)
+    recipe = replace(smoke(), precision="fp32", batch_size=4)
+    tasks = make_tasks("resnet20", model, TaskShape(recipe, Setting(), 10, 32, (4,), (2, 4, 6)), torch.device("cpu"))
+    assert [(t.kind, t.images) for t in tasks[:3]] == [("train", 4), ("train", 2), ("train", 6)]
+    for task in tasks[:3]:
+        task.prepare()
+        assert torch.isfinite(task.call())
 
 
 def test_ratios_count_where_the_reference_was_timed_too() -> None:

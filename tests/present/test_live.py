@@ -209,12 +209,12 @@ def test_a_session_shows_its_block_and_model() -> None:
         display.session_started("timing resnet20, vit_tiny in turns")
         assert "building and warming up" in "\n".join(display.lines())
         display.session_event(ModelTurn("resnet20"))
-        display.session_event(BlockDone(3, 12))
-        display.session_event(ModelTurn("vit_tiny"))
+        display.session_event(BlockDone(3, 4, 1, 3, 40.0))
+        display.session_event(ModelTurn("vit_tiny", "train", 128, 38.4))
         display.sense()
         text = "\n".join(display.lines())
         assert "timing resnet20, vit_tiny in turns" in text
-        assert "25 %  block 3 of 12, now vit_tiny" in text
+        assert "25 %  start 1 of 3, block 3 of 4\nnow vit_tiny, train at 128, 38 s left" in text
         assert "not read during timing" in text
         display.session_event(Stage("energy of vit_tiny"))
         assert "energy of vit_tiny" in "\n".join(display.lines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from bench.store.records import Damaged, Session, decode, encode
 from bench.store.views import speed_rows
-from tests.synthetic import sealed, session, thorough_session
+from tests.synthetic import sealed, session, split_starts, thorough_session
 
 
 def stored(of: Session, **changes: Any) -> bytes:
@@ -25,7 +26,9 @@ def test_rows_of_speed_csv_by_hand() -> None:
     train = rows["vit_tiny", "train", 128]
     assert train["images_per_second"] == pytest.approx(128 / 2.2)
     assert (train["q1_ms"], train["median_ms"], train["q3_ms"]) == pytest.approx((2100, 2200, 2300))
-    assert (train["ratio"], train["ratio_low"], train["ratio_high"]) == pytest.approx((0.5, 0.5, 0.5))
+    assert (train["ratio"], train["ratio_low"], train["ratio_high"]) == pytest.approx(
+        (0.5, 0.5 / math.exp(0.02), 0.5 * math.exp(0.02))
+    )
     assert "ratio" not in rows["seresnet", "train", 128]
     assert rows["vit_tiny", "inference", 32]["median_ms"] == pytest.approx(2.2 * 52)
     assert train["joules_per_1000_images"] is None
@@ -38,6 +41,23 @@ def test_incomplete_blocks_are_damage() -> None:
     samples = msgspec.to_builtins(timed.samples[:-1])
     with pytest.raises(Damaged, match="not complete"):
         decode(stored(timed, samples=samples), timed.id, Session)
+
+
+def test_blocks_of_two_starts_belong_to_one_each() -> None:
+    """A session as written before there were starts has one; starts that are missing, or share a block, are damage."""
+    timed = split_starts(session({"seresnet": [1.0] * 6, "vit_tiny": [2.0] * 6}), 3)
+    read = decode(stored(timed), timed.id, Session)
+    assert read == timed
+    assert read.by_start("vit_tiny", "train") == [[2.0, 2.0]] * 3
+    plain = msgspec.to_builtins(session({"seresnet": [1.0]}))
+    assert "start" not in msgspec.json.encode(plain["samples"]).decode() or plain["samples"][0]["start"] == 0
+    for changes in ({"starts": 2}, {"starts": 4}):
+        with pytest.raises(Damaged, match="process start"):
+            decode(stored(timed, **changes), timed.id, Session)
+    shared = msgspec.to_builtins(timed.samples)
+    shared[0]["start"] = 2
+    with pytest.raises(Damaged, match="process start"):
+        decode(stored(timed, samples=shared), timed.id, Session)
 
 
 @pytest.mark.parametrize("field", ["half_width", "planned_blocks", "seconds"])

@@ -56,6 +56,9 @@ KINDS = {
         "Differences in test accuracy",
         f"{TRAIN} --seeds 0-4 trains two models under equal conditions, with enough seeds for a verdict.",
     ),
+    "training_vs_batch": KindOfChart(
+        "Training speed against batch size", f"{TIME} --train-batch-sizes 64,128,256 measures it."
+    ),
     "throughput_vs_batch": KindOfChart(
         "Inference speed against batch size", f"{TIME} --batch-sizes 1,32,128 measures it."
     ),

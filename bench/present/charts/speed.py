@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from itertools import combinations
 
-from bench.analysis.sessions import why_ended
+from bench.analysis.sessions import about_limit, about_starts, turns, why_ended
 from bench.core.stats import Interval
 from bench.core.text import plural, significant
 from bench.present.charts.model import Axis, Chart, Mark, Series
@@ -27,6 +28,7 @@ def charts_of_session(session: Session, common: Common, prefix: str) -> list[Cha
     scope = Scope(common, prefix, subject_of(session), {"device": str(session.key.device_name), **recipe})
     rows = [row for row in speed_rows(session) if row["status"] == "ok"]
     drafts = [
+        _training_vs_batch(session, rows, common),
         _throughput_vs_batch(session, rows, common),
         _latency_vs_batch(session, rows, common),
         _roofline(session, common),
@@ -50,15 +52,33 @@ def subject_of(session: Session) -> str:
 # --- batch sizes -----------------------------------------------------------------------------------------------------
 
 
+def _images_per_second(row: Row) -> Interval:
+    low, high = (1000 * row["batch_size"] / row[q] for q in ("q3_ms", "q1_ms"))
+    return Interval(row["images_per_second"], low, high, row["n"])
+
+
+def _training_vs_batch(session: Session, rows: Sequence[Row], common: Common) -> Draft | None:
+    """Training images/s against the batch size, both on log axes, with quartiles, and where the order turns."""
+    training = [row for row in rows if row["kind"] == "train"]
+    series = _by_batch(session, training, _images_per_second, "images/s", common)
+    draft = _against_batch(session, "training_vs_batch", series, common)
+    found = [turns(a, b, session) for a, b in combinations(session.models, 2)]
+    return draft and replace(
+        draft,
+        title="Training speed against batch size",
+        y=Axis("training, images/s (median and quartiles)", log=True),
+        sentences=(
+            "Training images/s at several batch sizes: medians with quartiles.",
+            *(f"{one_line(text)}." for text in found if text),
+            *draft.sentences,
+        ),
+    )
+
+
 def _throughput_vs_batch(session: Session, rows: Sequence[Row], common: Common) -> Draft | None:
     """Inference images/s against the batch size, both on log axes, with quartiles."""
-
-    def figures(row: Row) -> Interval:
-        low, high = (1000 * row["batch_size"] / row[q] for q in ("q3_ms", "q1_ms"))
-        return Interval(row["images_per_second"], low, high, row["n"])
-
     inference = [row for row in rows if row["kind"] == "inference"]
-    series = _by_batch(session, inference, figures, "images/s", common)
+    series = _by_batch(session, inference, _images_per_second, "images/s", common)
     draft = _against_batch(session, "throughput_vs_batch", series, common)
     return draft and replace(
         draft,
@@ -125,7 +145,8 @@ def _at_size(row: Row, value: Interval, unit: str, label: str) -> Mark:
 
 def _about_blocks(session: Session) -> str:
     blocks = plural(session.blocks, "block")
-    return f"{blocks}, each with every model once in random order: {why_ended(session)}."
+    about = f"{blocks}, each with every model once in random order: {why_ended(session)}."
+    return " ".join(filter(None, (about, about_starts(session), about_limit(session))))
 
 
 def _not_measured(session: Session, common: Common) -> str:

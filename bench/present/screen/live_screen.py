@@ -16,7 +16,7 @@ from statistics import fmean
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from bench.core.display import Job
+from bench.core.display import Job, block_words, turn_words
 from bench.core.events import (
     BlockDone,
     CandidateStarted,
@@ -105,19 +105,23 @@ class Session:
     """A speed session or a setting search in progress."""
 
     title: str
-    block: int = 0
+    block: int = 0  # of all process starts, as the bar shows them
     blocks: int = 0
+    progress: str = ""
     text: str = "building and warming up"
-    model: str = ""
+    turn: str = ""
 
     def on_event(self, event: Event) -> None:
         """Take in what its process reports."""
         match event:
-            case BlockDone(block=block, blocks=blocks):
-                self.block, self.blocks, self.text = block, blocks, ""
-            case ModelTurn(model=model) | TaskStarted(model=model):
-                self.model = model
+            case BlockDone(block=block, blocks=blocks, start=start, starts=starts):
+                self.block, self.blocks, self.text = (start - 1) * blocks + block, starts * blocks, ""
+                self.progress = block_words(event)
+            case ModelTurn():
+                self.turn = turn_words(event)
                 self.text = "" if self.block else self.text
+            case TaskStarted(model=model):
+                self.turn = f"now {model}"
             case Stage(text=text) | CandidateStarted(text=text) | CandidateTurn(text=text):
                 self.text = text
 
@@ -297,12 +301,11 @@ def ended_line(run: Ended, width: int, scale: tuple[float, float], longest: int)
 
 def session_lines(session: Session, width: int) -> list[Text]:
     """What is timed, which block it is at, whose turn it is."""
-    blocks = f"block {session.block} of {session.blocks}" if session.blocks else ""
-    turn = f"now {session.model}" if session.model else ""
-    progress = ", ".join(filter(None, (blocks, turn, session.text)))
+    now = ", ".join(filter(None, (session.turn, session.text)))
     return [
         *(Text(part) for part in folded(session.title, width, 3)),
-        row("", bar(session.block, session.blocks, 12), cut(progress, width - 22)),
+        row("", bar(session.block, session.blocks, 12), cut(session.progress, width - 22)),
+        Text(cut(now, width)),
     ]
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bench.core.display import Job, RunDisplay, Tally
+from bench.core.display import Job, RunDisplay, Tally, block_words, turn_words
 from bench.core.events import (
     BlockDone,
     CandidateStarted,
@@ -24,6 +24,7 @@ from bench.core.events import (
     Epoch,
     EpochDone,
     Event,
+    ModelTurn,
     Note,
     Planned,
     Stage,
@@ -120,6 +121,7 @@ class ScreenDisplay:
     def session_started(self, title: str) -> None:
         """A bar for a speed session; its pilot blocks decide how many blocks it takes."""
         self._end_session()
+        self._block = ""
         self._session = self._bars.add_task(title, total=None, note="building and warming up")
         self.line(title)
 
@@ -128,8 +130,12 @@ class ScreenDisplay:
         if self._session is None:
             return
         match event:
-            case BlockDone(block=block, blocks=blocks):
-                self._bars.update(self._session, total=blocks, completed=block, note=f"block {block}/{blocks}")
+            case BlockDone(block=block, blocks=blocks, start=start, starts=starts):
+                done, total = (start - 1) * blocks + block, starts * blocks
+                self._block = block_words(event)
+                self._bars.update(self._session, total=total, completed=done, note=self._block)
+            case ModelTurn(seconds_left=seconds) if seconds is not None:
+                self._bars.update(self._session, note=", ".join(filter(None, (self._block, turn_words(event)))))
             case Stage(text=text) | CandidateStarted(text=text) | CandidateTurn(text=text):
                 self._bars.update(self._session, note=text)
 
