@@ -17,6 +17,7 @@ MOST_CLASSES = 20  # of a confusion matrix that still fits a page
 MOST_PAIRS = 10  # of classes, where there are more
 
 Counts = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int64]
 Predictions = dict[str, npt.NDArray[Any]]
 
 
@@ -53,9 +54,10 @@ def confusion(subject: str, runs: Sequence[FinishedRun], stores: list[Store]) ->
     readable = [answers for run in runs if (answers := answers_of(run, stores)) is not None]
     if not readable:
         return replace(matrix, why_not="The predictions of these runs are missing or damaged.")
-    counts: Counts = np.sum([counted(a["test_label"], a["test_predicted"], len(names)) for a in readable], axis=0)
-    shown = tuple(map(tuple, counts.tolist())) if len(names) <= MOST_CLASSES else ()
-    return replace(matrix, counts=shown, confused=most_confused(counts, names), runs=len(readable))
+    label = np.concatenate([answers["test_label"] for answers in readable]).astype(np.int64)
+    predicted = np.concatenate([answers["test_predicted"] for answers in readable]).astype(np.int64)
+    shown = tuple(map(tuple, counted(label, predicted, len(names)).tolist())) if len(names) <= MOST_CLASSES else ()
+    return replace(matrix, counts=shown, confused=most_confused(label, predicted, names), runs=len(readable))
 
 
 def counted(label: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Counts:
@@ -64,16 +66,17 @@ def counted(label: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Cou
     return np.bincount(both, minlength=classes * classes).reshape(classes, classes)
 
 
-def most_confused(counts: Counts, names: Sequence[str]) -> tuple[Confused, ...]:
-    """The most frequent errors; ties in the order of the classes."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
-    places = [divmod(int(place), len(names)) for place in order]
+def most_confused(label: Labels, predicted: Labels, names: Sequence[str]) -> tuple[Confused, ...]:
+    """The most frequent errors, (N,) true and predicted classes given; ties in the order of the classes.
+
+    Counted without a matrix, which would fill the memory for 25,000 classes.
+    """
+    wrong = label != predicted
+    pairs, counts = np.unique(label[wrong] * len(names) + predicted[wrong], return_counts=True)
+    first = np.argsort(-counts, kind="stable")[:MOST_PAIRS]
+    places = [(*divmod(int(pairs[i]), len(names)), int(counts[i])) for i in first]
     return tuple(
-        Confused(names[true], names[predicted], int(wrong[true, predicted]), int(counts[true].sum()))
-        for true, predicted in places
-        if wrong[true, predicted]
+        Confused(names[true], names[guess], count, int((label == true).sum())) for true, guess, count in places
     )
 
 
