@@ -204,8 +204,8 @@ def _all_here(base: str, data_dir: Path) -> bool:
 
 def _place(file: RemoteFile, base: str, data_dir: Path) -> Path | None:
     """The folder that has a published file by its name and size, of those where other programs put them."""
-    here = (folder for folder in places(data_dir, base) if (folder / file.name).is_file())
-    return next((folder for folder in here if (folder / file.name).stat().st_size == file.size), None)
+    here = (folder for folder in places(data_dir, base) if os.access(folder / file.name, os.R_OK))
+    return next((folder for folder in here if os.path.getsize(folder / file.name) == file.size), None)
 
 
 def _fetched(base: str, data_dir: Path, progress: Progress, say: Say) -> dict[str, Path]:

@@ -122,7 +122,8 @@ def find(name: str, folders: Sequence[Path]) -> list[Copy]:
         Copy(name, folder / entry, decode)
         for folder in folders
         for entry, inside, decode in LAYOUTS.get(name, ())
-        if ((folder / entry / inside).exists() if inside else (folder / entry).is_file())
+        # os.path, unlike pathlib, raises nothing for a folder of somebody else's
+        if (os.path.exists(folder / entry / inside) if inside else os.path.isfile(folder / entry))
     ]
 
 

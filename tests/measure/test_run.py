@@ -149,6 +149,7 @@ def test_names_that_are_no_utf8_are_in_the_record_as_far_as_they_can_be(
     assert found.spec.model == model
     assert found.spec.data.name == f"{kind}:caf\ufffd{'.npz' * (kind == 'folder')}"
     assert main(["report", "--results", str(store.root), "--images", "none"]) == 0
+    assert main(["plot", "--results", str(store.root)]) == 0
     assert main(["table", "--results", str(store.root), "--out", str(tmp_path / "\udcff.md")]) == 0
     assert model.encode() in (store.root / "report.html").read_bytes()
 
