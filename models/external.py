@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from models.errors import ModelError, suggest
+from models.files import model_file
 from models.torchvision_import import ensure_torchvision
 
 TRAINED = ("pretrained", "checkpoint_path")  # starts of timm's options that load weights
@@ -121,10 +122,11 @@ def load_factory(name: str) -> Callable[[int, int], Any]:
     return factory
 
 
-def _import_file(path: str) -> Any:
-    if not Path(path).is_file():
-        raise ModelError(f"no file '{path}' (looked in {Path.cwd()})")
-    name = f"_sevit_model_{Path(path).stem}"
+def _import_file(source: str) -> Any:
+    path = model_file(source)
+    if not path.is_file():
+        raise ModelError(f"no file '{source}' (looked in {Path.cwd()})")
+    name = f"_sevit_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the name ends in .py
     assert spec.loader is not None

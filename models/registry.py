@@ -11,10 +11,10 @@ import fnmatch
 import hashlib
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import ModelError, suggest
+from models.files import model_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +113,7 @@ def source_hash(name: str) -> str:
     Reads the file without importing it. A package is identified by its version.
     """
     source, _, _ = name.rpartition(":")
-    path = Path(source)
+    path = model_file(source)
     if not source.endswith(".py") or not path.is_file():
         return ""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -444,7 +444,7 @@ def what_would_change(pair: Pair) -> str:
         if pair.verdict == "equivalent":
             return f"A margin below {points(max(abs(low), abs(high)))}, another recipe, budget or data set."
         return f"Another recipe, budget or data set; the interval ends {points(min(abs(low), abs(high)))} from 0."
-    if pair.like_these.of_runs:
+    if pair.like_these.of_runs or pair.like_these.images < 2:
         return what_would_help(pair.like_these, pair.margin, None, None)
     seeds = seeds_needed_for_images(pair.a.right, pair.b.right, pair.margin)
     images = None if seeds is not None else images_needed(pair.a.right, pair.b.right, pair.margin)

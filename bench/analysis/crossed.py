@@ -65,8 +65,8 @@ class Parts(NamedTuple):
 def checked(a: Right, b: Right) -> tuple[int, int, int]:
     """Seeds of A, seeds of B, images. Raises ValueError unless these are two such arrays for the same images."""
     for right in (a, b):
-        if right.dtype != np.bool_ or right.ndim != 2 or right.shape[0] < 1 or right.shape[1] < 2:
-            raise ValueError(f"not bools of (seeds, two images or more) but {right.dtype} of {right.shape}")
+        if right.dtype != np.bool_ or right.ndim != 2 or 0 in right.shape:
+            raise ValueError(f"not bools of (seeds, images) but {right.dtype} of {right.shape}")
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"not the same images: {a.shape[1]} and {b.shape[1]}")
     return a.shape[0], b.shape[0], a.shape[1]
@@ -124,11 +124,11 @@ def student(a: Right, b: Right, variance: float, df: float, of_runs: bool = Fals
 def on_this_test_set(a: Right, b: Right) -> Difference:
     """A minus B with other seeds on these very images: Welch's t on one accuracy per seed.
 
-    Welch 1947 (Biometrika 34:28). With one seed on a side there is no interval. Raises ValueError where the numbers of
-    images differ, or the arrays are not bools.
+    Welch 1947 (Biometrika 34:28). With one seed on a side, or one image, there is no interval.
+    Raises ValueError where the numbers of images differ, or the arrays are not bools.
     """
     seeds_a, seeds_b, images = checked(a, b)
-    if min(seeds_a, seeds_b) < 2:
+    if min(seeds_a, seeds_b, images) < 2:
         nan, value = math.nan, float(a.mean() - b.mean())
         return Difference(value, nan, nan, nan, nan, nan, seeds_a, seeds_b, images)
     parts = [(between_seeds(right) / len(right), len(right) - 1) for right in (a, b)]
@@ -151,9 +151,13 @@ def on_images_like_these(a: Right, b: Right) -> Difference:
     narrower than the one on this test set: images add variance, and degrees of freedom too.
 
     With one seed on a side nothing is known about other seeds: the interval is for these runs on other images
-    (`of_runs`). Raises ValueError where the numbers of images differ, or the arrays are not bools.
+    (`of_runs`). One image says nothing about others: the interval is all that a difference of two accuracies can be.
+    Raises ValueError where the numbers of images differ, or the arrays are not bools.
     """
     seeds_a, seeds_b, images = checked(a, b)
+    if images < 2:
+        nan, value, of_runs = math.nan, float(a.mean() - b.mean()), min(seeds_a, seeds_b) < 2
+        return Difference(value, -1.0, 1.0, 1.0, nan, nan, seeds_a, seeds_b, images, of_runs)
     if min(seeds_a, seeds_b) < 2:
         return student(a, b, image_spread(a, b) / images, images - 1, of_runs=True)
     variance, df = expected(parts_of(a, b), seeds_a, seeds_b, images)

@@ -97,6 +97,8 @@ def what_would_help(
     what that takes by `crossed.seeds_needed_for_images` and `images_needed`, None where no number is enough.
     """
     have = min(difference.seeds_a, difference.seeds_b)
+    if difference.images < 2:
+        return "One test image says nothing about others: test on some hundred at least."
     if have < 2:
         return "One seed says nothing about others: train each model with at least two seeds, better five."
     if seeds is not None and seeds <= have:

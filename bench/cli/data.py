@@ -16,6 +16,7 @@ from bench.data.cache import opened
 from bench.data.catalogue import CATALOGUE, NO_FLIP
 from bench.data.datasets import DIGITS_SUMMARY, NAMES, Dataset, decoded_key, default_data_dir, load
 from bench.data.fetch import fault
+from bench.data.on_disk import find, places
 from bench.data.provenance import content_words
 from bench.plan.request import DEFAULT_STORE
 from bench.plan.spec import slug
@@ -63,6 +64,8 @@ def state_of(name: str, data_dir: Path) -> str:
         return "here, decoded"
     if all((folder / file.name).is_file() for file in known.files):
         return "fetched, not yet decoded"
+    if copies := find(name, places(data_dir, name)):
+        return f"here: {copies[0].path}"
     return f"not here; {sum(file.size for file in known.files) / 1e6:,.0f} MB to fetch"
 
 

@@ -28,6 +28,7 @@ from bench.cli.requests import (
 )
 from bench.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER, Terminated, UserError
 from bench.core.files import inert
+from bench.core.text import print_any_character
 from bench.plan.request import RunRequest, TimeRequest
 from models.errors import ModelError
 
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     0 · 1 a run failed, or a store has problems · 2 a mistake of the user's, or the machine's fault · 130 Ctrl-C ·
     143 SIGTERM.
     """
+    print_any_character()
     with contextlib.suppress(ValueError):  # only the main thread may set it; elsewhere signals are the caller's
         signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench.cli.requests import CheckRequest, CompareRequest, PlotRequest, ReportRequest, TableRequest
 from bench.core.errors import EXIT_FAILED, UserError
 from bench.core.files import inert, inert_line, write_atomically
+from bench.core.text import writable
 from bench.plan.keys import REFERENCE
 from bench.store.disk import Store
 
@@ -57,7 +58,7 @@ def table(request: TableRequest) -> int:
         print(render(comparisons, request.format, make_console().width, columns), end="")
         return 0
     try:
-        write_atomically(request.out, render(comparisons, request.format, columns=columns).encode())
+        write_atomically(request.out, writable(render(comparisons, request.format, columns=columns)).encode())
     except OSError as error:
         raise UserError(
             f"the table cannot be written to '{request.out}': {error.strerror}; choose another with --out"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from bench.cli import hints
 from bench.cli.parser import COMMANDS, flags_of, join_names, make_parser, path
 from bench.core.errors import UserError
+from bench.core.text import writable
 from bench.plan import recipes
 from bench.plan.budget import parse_budget, parse_fraction
 from bench.plan.presets import (
@@ -324,7 +325,7 @@ def table_request(arguments: Namespace) -> TableRequest:
     """Comparisons as text."""
     return TableRequest(
         _stores(arguments),
-        _expanded(arguments.reference),
+        _reference(arguments.reference),
         arguments.by_device,
         arguments.format,
         arguments.columns,
@@ -338,7 +339,7 @@ def plot_request(arguments: Namespace) -> PlotRequest:
     """Comparisons as image files."""
     return PlotRequest(
         _stores(arguments),
-        _expanded(arguments.reference),
+        _reference(arguments.reference),
         arguments.by_device,
         arguments.out,
         parse_among(arguments.formats, ("png", "svg", "pdf"), "--formats"),
@@ -349,7 +350,7 @@ def plot_request(arguments: Namespace) -> PlotRequest:
 
 def report_request(arguments: Namespace) -> ReportRequest:
     """Stores as one page."""
-    return ReportRequest(_stores(arguments), _expanded(arguments.reference), arguments.out, arguments.images)
+    return ReportRequest(_stores(arguments), _reference(arguments.reference), arguments.out, arguments.images)
 
 
 def compare_request(arguments: Namespace) -> CompareRequest:
@@ -361,14 +362,12 @@ def compare_request(arguments: Namespace) -> CompareRequest:
         fail_if = tuple(map(parse_condition, arguments.fail_if))
     if not 0 < arguments.margin < 100:
         raise UserError(f"--margin must lie between 0 and 100 points, not {arguments.margin:g}")
-    models = (
-        tuple(map(os.path.expanduser, registry.split_names(",".join(arguments.models)))) if arguments.models else ()
-    )
+    models = tuple(map(_model_name, registry.split_names(",".join(arguments.models)))) if arguments.models else ()
     if len(set(models)) < len(models):
         raise UserError("a model is named twice; name different ones to compare")
     return CompareRequest(
         _stores(arguments),
-        _expanded(arguments.reference),
+        _reference(arguments.reference),
         models,
         arguments.margin / 100,
         check_target(arguments.target),
@@ -437,12 +436,12 @@ def parse_models(text: str) -> tuple[str, ...]:
         name = part.removeprefix("-")
         if name not in registry.CATALOGUE and (hint := hints.model_hint(name)):
             raise UserError(f"unknown model '{name}'; {hint} (run_bench.py list models)")
-    return tuple(map(os.path.expanduser, registry.expand_names(text)))
+    return tuple(map(_model_name, registry.expand_names(text)))
 
 
 def parse_reference(text: str | None, models: Sequence[str]) -> str | None:
     """The model that ratios refer to. Raises UserError for one that does not take part."""
-    name = _expanded(text)
+    name = _reference(text)
     if name is not None and name not in models:
         raise UserError(f"--reference '{name}' does not take part; choose from {', '.join(models)}")
     return name
@@ -531,8 +530,13 @@ def _duration(text: str | None, flag: str) -> float | None:
     return None if text is None else parse_duration(text, flag)
 
 
-def _expanded(name: str | None) -> str | None:
-    return None if name is None else os.path.expanduser(name)
+def _model_name(text: str) -> str:
+    """As records have it; models.files.model_file finds the file again."""
+    return writable(os.path.expanduser(text))
+
+
+def _reference(text: str | None) -> str | None:
+    return None if text is None else _model_name(text)
 
 
 def _stores(arguments: Namespace) -> tuple[Path, ...]:

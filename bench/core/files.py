@@ -108,8 +108,15 @@ def _flush_directory(folder: Path) -> None:
 
 
 def cache_dir() -> Path:
-    """Where this user's caches are: downloads, compiled code."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sevit-bench"
+    """Where this user's caches are: downloads, compiled code. Without a home (a bare user id), `/`, as in Docker."""
+    root = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path("/.cache" if root.startswith("~") else root) / "sevit-bench"
+
+
+def state_of(path: Path) -> list[int]:
+    """What shows that a file was changed or exchanged: unpacking another release may keep its size and its time."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import sys
+
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def significant(value: float) -> str:
@@ -22,3 +27,15 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """`1 epoch`, `3,840 samples`; `nouns` where the plural is not the noun with an s."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def writable(name: str) -> str:
+    """A name that can be written down: what is no UTF-8 in a file's name, or half a character, becomes U+FFFD."""
+    return SURROGATES.sub("\ufffd", name)
+
+
+def print_any_character() -> None:
+    """Print `?` for what a terminal's encoding lacks (cp1252, ASCII): Python would raise in the middle of a table."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

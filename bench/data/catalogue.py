@@ -125,7 +125,7 @@ CATALOGUE: dict[str, Published] = {
             ),
         ),
         decode.tiny_imagenet,
-        Facts(100_000, 10_000, 200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+        Facts(100_000, 10_000, 200, 64, (0.4802, 0.4481, 0.3975), (0.2764, 0.2689, 0.2816)),
         True,
         ANY,
         "Le & Yang 2015, Tiny ImageNet Visual Recognition Challenge",

@@ -13,7 +13,9 @@ import os
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +25,14 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.core.files import cache_dir
-from bench.data.arrays import Arrays, check_facts, hash_arrays
+from bench.core.text import writable
+from bench.data.arrays import Arrays, WrongContent, check_facts, hash_arrays
 from bench.data.cache import FORMAT, Say, cached, opened, remember
 from bench.data.catalogue import CATALOGUE
 from bench.data.convert import convert, own_size, resize
 from bench.data.decode import Allocate
-from bench.data.fetch import Progress, fetch, silent
+from bench.data.fetch import Progress, RemoteFile, fault, fetch, silent
+from bench.data.on_disk import Copy, find, places
 from bench.data.own import from_folder, from_npz
 from bench.plan.spec import DataRef, Provenance, content_id
 from models.registry import suggest
@@ -42,6 +46,9 @@ DIGITS_TEST = 360  # of 1,797; scikit-learn's data set comes without a split
 DIGITS_SUMMARY = "1,797 handwritten digits, 10 classes, 8 px resized to 32"
 CINIC_WHOLE = "cinic10:train+valid"  # trains on both parts, as some papers do; cinic10 validates on the second
 NAMES = ("digits", *CATALOGUE)
+
+
+Cached = tuple[Arrays, str]  # with their content hash
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,11 @@ def open_source(name: str, data_dir: Path, image_size: int | None, progress: Pro
         raise UserError(f"'{data_dir}' is not a folder; choose one with --data-dir or SEVIT_DATA")
     prefix, _, rest = name.partition(":")
     if prefix == "npz" and rest:
-        path = Path(rest).expanduser()
-        return _own(f"npz:{path.stem}", path, *from_npz(path, image_size, say, progress))
+        path = Path(os.path.expanduser(rest))
+        return _own(f"npz:{writable(path.stem)}", path, *from_npz(path, image_size, say, progress))
     if prefix == "folder" and rest:
-        path = Path(os.path.abspath(Path(rest).expanduser()))
-        return _own(f"folder:{path.name}", path, *from_folder(path, data_dir, image_size, say, progress))
+        path = Path(os.path.abspath(os.path.expanduser(rest)))
+        return _own(f"folder:{writable(path.name)}", path, *from_folder(path, data_dir, image_size, say, progress))
     if name == "digits":
         release = version("scikit-learn")
         key = f"digits-{content_id([FORMAT, release, image_size])}"
@@ -127,7 +134,7 @@ def _own(name: str, path: Path, arrays: Arrays, content: str) -> Opened:
     """
     who = arrays.identity
     flips = CATALOGUE[who.name].flip_keeps_labels if who.name else True
-    source = f"{name.partition(':')[0]}:{path.name}"
+    source = f"{name.partition(':')[0]}:{writable(path.name)}"
     origin = Provenance(source, f"sha256:{content}", who.official, who.like, who.checked)
     return Opened(arrays, who.name or name, content, flips, origin)
 
@@ -140,6 +147,8 @@ def decoded_key(name: str) -> str:
 def published(name: str, data_dir: Path, image_size: int | None, progress: Progress, say: Say) -> Opened:
     """A data set of the catalogue. A decoded copy needs neither the download nor a connection.
 
+    Where neither is here, a copy that another program has left is used.
+
     Raises UserError if it cannot be fetched, or is not what was published.
     """
     base = name.partition(":")[0]
@@ -147,38 +156,73 @@ def published(name: str, data_dir: Path, image_size: int | None, progress: Progr
     # beside the download, or in the user's cache if that is read-only
     folders = [data_dir / base / "decoded", cache_dir() / base / "decoded"]
 
-    def native() -> tuple[Arrays, str]:
+    def at_size(key: str, native: Callable[[], Cached]) -> Cached:
+        size = image_size or own_size(facts.size, facts.size)
+        if size == facts.size and len(facts.mean) == 3:
+            return native()
+
+        def make(allocate: Allocate) -> Arrays:
+            return remember(convert(native()[0], size, progress), allocate)
+
+        return cached(folders, f"{key}-{size}px", make, say, f"{base} at {size} px")
+
+    def downloaded() -> Cached:
         for folder in folders:
             with contextlib.suppress(FileNotFoundError, ValueError):
                 return opened(folder / key)
-        paths = _fetched(base, data_dir / base, progress, say)
+        paths = _fetched(base, data_dir, progress, say)
         return cached(folders, key, lambda allocate: _decoded(base, paths, allocate, progress), say, base)
 
-    size = image_size or own_size(facts.size, facts.size)
-    if size == facts.size and len(facts.mean) == 3:
-        arrays, content = native()
+    def copied(copy: Copy) -> Cached | None:
+        try:
+            make = partial(copy.arrays, progress=progress)
+            return at_size(copy.key, partial(cached, folders, copy.key, make, say, str(copy.path)))
+        except WrongContent as error:
+            say(f"'{copy.path}' is not used as {base}: {error}")
+            return None
+
+    here = any((folder / key).is_dir() for folder in folders) or _all_here(base, data_dir)
+    for copy in [] if here else find(base, places(data_dir, base)):
+        if found := copied(copy):
+            arrays, content = found
+            who, source, checksum = arrays.identity, writable(copy.path.name), f"sha256:{content}"
+            origin = Provenance(source, checksum, who.official, who.like, who.checked)
+            break
     else:
-        arrays, content = cached(
-            folders,
-            f"{key}-{size}px",
-            lambda allocate: remember(convert(native()[0], size, progress), allocate),
-            say,
-            f"{base} at {size} px",
-        )
+        arrays, content = at_size(key, downloaded)
+        checksums = " ".join(file.checksum for file in known.files)
+        origin = Provenance(known.files[0].urls[0], checksums, official=True)
     if name == CINIC_WHOLE:
         arrays = replace(arrays, validation_from=None)
-    origin = Provenance(known.files[0].urls[0], " ".join(file.checksum for file in known.files), official=True)
     return Opened(arrays, name, content, known.flip_keeps_labels, origin)
 
 
-def _fetched(base: str, folder: Path, progress: Progress, say: Say) -> dict[str, Path]:
+def _all_here(base: str, data_dir: Path) -> bool:
+    """Whether every download of a published data set is in place."""
+    return all(_place(file, base, data_dir) for file in CATALOGUE[base].files)
+
+
+def _place(file: RemoteFile, base: str, data_dir: Path) -> Path | None:
+    """The folder that has a published file by its name and size, of those where other programs put them."""
+    here = (folder for folder in places(data_dir, base) if os.access(folder / file.name, os.R_OK))
+    return next((folder for folder in here if os.path.getsize(folder / file.name) == file.size), None)
+
+
+def _fetched(base: str, data_dir: Path, progress: Progress, say: Say) -> dict[str, Path]:
     """The verified files of a published data set. Raises UserError, and OSError for the disk."""
-    known = CATALOGUE[base]
-    missing = [file for file in known.files if not (folder / file.name).exists()]
+    known, folder = CATALOGUE[base], data_dir / base
+    found = {file: _place(file, base, data_dir) or folder for file in known.files}
+    missing = [file for file in known.files if not (found[file] / file.name).exists()]
     if missing:
         host = urlsplit(missing[0].urls[0]).netloc
         say(f"{base} is not in {folder}: fetching {sum(f.size for f in missing) / 1e6:,.0f} MB from {host}")
-    return {file.name: fetch(file, folder, progress, say) for file in known.files}
+    for file, place in found.items():
+        if place != folder and fault(file, place / file.name, progress):
+            found[file] = folder  # of that name and size, but not that file
+    return {
+        file.name: fetch(file, place, progress, say) if place == folder else place / file.name
+        for file, place in found.items()
+    }
 
 
 def _decoded(base: str, paths: dict[str, Path], allocate: Allocate, progress: Progress) -> Arrays:
@@ -200,6 +244,7 @@ def split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the training and the validation part, both sorted; validation is a tenth of each class, at least one.
 
+    But a class's only image is trained on: nothing could be validated of a class that was never seen.
     Each class is shuffled once with a fixed seed; validation takes the head, training the first `train_fraction`
     of the rest. So validation is the same for every fraction, and smaller training parts lie within larger ones.
     `validation_from`: where the publisher's own validation part starts, which is used whole instead.
@@ -208,7 +253,7 @@ def split(
     rng = np.random.default_rng(SPLIT_SEED)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels[:validation_from] == label))
-        held_out = max(1, round(VALIDATION_SHARE * len(members))) if validation_from is None else 0
+        held_out = max(1, round(VALIDATION_SHARE * len(members))) if validation_from is None and len(members) > 1 else 0
         val.append(members[:held_out])
         rest = members[held_out:]
         train.append(rest[: max(1, round(train_fraction * len(rest)))])
@@ -250,4 +295,4 @@ class DataSource:
 
 def default_data_dir() -> Path:
     """SEVIT_DATA, or the user's cache directory."""
-    return Path(os.environ.get("SEVIT_DATA") or cache_dir())
+    return Path(os.path.expanduser(os.environ.get("SEVIT_DATA") or cache_dir()))

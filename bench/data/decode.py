@@ -19,9 +19,10 @@ import threading
 import warnings
 import zipfile
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import chain, islice
 from multiprocessing import current_process, get_context, parent_process
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.core.errors import UserError
+from bench.core.files import inert
+from bench.core.text import plural
 from bench.data.archives import tar_members, zip_members
 from bench.data.arrays import Arrays, Facts, WrongContent
 from bench.data.fetch import Progress
@@ -66,13 +69,7 @@ def cifar100(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress:
 
 def _cifar(archive: Path, files: list[str], labels: int, facts: Facts, allocate: Allocate) -> Arrays:
     *train, test, names = files
-    contents: dict[str, bytes] = {}
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar_members(tar):
-            if (name := PurePosixPath(member.name).name) in files:
-                contents[name] = _bytes_of(tar, member)
-    if missing := [name for name in files if name not in contents]:
-        raise WrongContent(f"{archive.name} has no {', '.join(missing)}")
+    contents = cifar_members(archive, files)
     side = facts.size
     parts = {}
     for part, chosen, count in (("train", train, facts.train), ("test", [test], facts.test)):
@@ -85,6 +82,30 @@ def _cifar(archive: Path, files: list[str], labels: int, facts: Facts, allocate:
         parts[part] = (images, records[:, labels - 1].astype(np.int64))
     classes = tuple(contents[names].decode().split())
     return Arrays(*parts["train"], *parts["test"], classes)
+
+
+def cifar_members(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """The files of these names in a CIFAR archive, or in its unpacked folder. Raises WrongContent for missing ones."""
+    contents = {parts[-1]: read() for parts, read in members(path) if parts[-1] in names}
+    if missing := [name for name in names if name not in contents]:
+        raise WrongContent(f"{path.name} has no {', '.join(missing)}")
+    return contents
+
+
+Member = tuple[tuple[str, ...], Callable[[], bytes]]  # its path in the archive, and what reads it
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The files of a tar archive or of an unpacked one's folder, in their order; each is to be read before the next."""
+    if path.is_dir():
+        for folder, _, names in os.walk(path):
+            for file in (Path(folder, name) for name in names):
+                if file.is_file():
+                    yield file.relative_to(path).parts, file.read_bytes
+        return
+    with tarfile.open(path, "r:gz") as tar:
+        for member in tar_members(tar):
+            yield PurePosixPath(member.name).parts, partial(_bytes_of, tar, member)
 
 
 def _bytes_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -154,21 +175,28 @@ Files = list[tuple[int, tuple[str, ...]]]  # label and place in the archive
 
 
 def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
-    """Tiny-ImageNet's zip of JPEG files. Its labelled validation part is the test part: its own test has no labels.
+    """Tiny-ImageNet's zip of JPEG files, or the folder that it unpacks to.
 
-    Classes in the order of their WordNet numbers; training images of a class by number.
+    Its labelled validation part is the test part: its own test has no labels. Classes in the order of their
+    WordNet numbers; training images of a class by number.
     """
-    with zipfile.ZipFile(_only(paths)) as archive:
-        members = {PurePosixPath(info.filename).parts[1:]: info for info in zip_members(archive)}
+    path = _only(paths)
+    with contextlib.ExitStack() as opened:
+        if path.is_dir():
+            files_of = dict(members(path))
+        else:
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            infos = {PurePosixPath(info.filename).parts[1:]: info for info in zip_members(archive)}
+            files_of = {parts: partial(archive.read, info) for parts, info in infos.items()}
         try:
-            wnids = sorted(archive.read(members["wnids.txt",]).decode().split())
-            words = archive.read(members["words.txt",]).decode("utf-8", "replace")  # names, not content
-            annotations = archive.read(members["val", "val_annotations.txt"]).decode()
+            wnids = sorted(files_of["wnids.txt",]().decode().split())
+            words = files_of["words.txt",]().decode("utf-8", "replace")  # names, not content
+            annotations = files_of["val", "val_annotations.txt"]().decode()
         except KeyError as error:
-            raise WrongContent(f"{archive.filename} has no {'/'.join(error.args[0])}") from None
+            raise WrongContent(f"{path} has no {'/'.join(error.args[0])}") from None
         label = {wnid: i for i, wnid in enumerate(wnids)}
         train: Files = [
-            (label.get(p[1], -1), p) for p in members if len(p) == 4 and p[0] == "train" and p[2] == "images"
+            (label.get(p[1], -1), p) for p in files_of if len(p) == 4 and p[0] == "train" and p[2] == "images"
         ]
         rows = [line.split("\t")[:2] for line in annotations.splitlines()]
         test: Files = [(label.get(wnid, -1), ("val", "images", name)) for name, wnid in rows]
@@ -176,11 +204,11 @@ def tiny_imagenet(paths: dict[str, Path], facts: Facts, allocate: Allocate, prog
         both = (("train", train, facts.train), ("test", test, facts.test))
         for part, files, count in both:
             files.sort(key=lambda f: (f[0], [int(n) for n in re.findall(r"\d+", f[1][-1])], f[1][-1]))
-            if len(files) != count or any(i < 0 or p not in members for i, p in files):
-                raise WrongContent(f"{archive.filename} has {len(files):,} {part} images, not the published {count:,}")
+            if len(files) != count or any(i < 0 or p not in files_of for i, p in files):
+                raise WrongContent(f"{path} has {len(files):,} {part} images, not the published {count:,}")
         arrays = [allocate(f"{part}_x", (count, facts.size, facts.size, 3)) for part, _, count in both]
         for images, (part, files, _) in zip(arrays, both, strict=True):
-            encoded = (("/".join(p), archive.read(members[p])) for _, p in files)
+            encoded = (("/".join(p), files_of[p]()) for _, p in files)
             modes += decode_images(enumerate(encoded), images, progress, f"decoding tiny_imagenet {part}")
             parts += [images, np.array([i for i, _ in files], np.int64)]
     train_x, train_y, test_x, test_y = parts
@@ -199,15 +227,16 @@ CINIC_PARTS = ("train", "valid", "test")
 
 
 def cinic10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: Progress) -> Arrays:
-    """CINIC-10's tar of PNG files, part/class/name. Its validation part follows its training part in `train_x`."""
+    """CINIC-10's tar of PNG files, part/class/name, or the folder that it unpacks to.
+
+    Its validation part follows its training part in `train_x`.
+    """
     archive = _only(paths)
     names: list[tuple[int, str, str]] = []
-    with tarfile.open(archive, "r:gz") as tar:  # first the names: where an image goes depends on all of them
-        for member in tar_members(tar):
-            parts = PurePosixPath(member.name).parts
-            if len(parts) == 3 and parts[0] in CINIC_PARTS and not parts[2].startswith("."):
-                names.append((CINIC_PARTS.index(parts[0]), parts[1], parts[2]))
-                progress("listing cinic10", len(names), facts.train + facts.valid + facts.test)
+    for parts, _ in members(archive):  # first the names: where an image goes depends on all of them
+        if len(parts) == 3 and parts[0] in CINIC_PARTS and not parts[2].startswith("."):
+            names.append((CINIC_PARTS.index(parts[0]), parts[1], parts[2]))
+            progress("listing cinic10", len(names), facts.train + facts.valid + facts.test)
     names.sort()
     counts = Counter(part for part, _, _ in names)
     if [counts[i] for i in range(3)] != [facts.train, facts.valid, facts.test]:
@@ -219,14 +248,8 @@ def cinic10(paths: dict[str, Path], facts: Facts, allocate: Allocate, progress: 
     train_x = allocate("train_x", (first_test, facts.size, facts.size, 3))
     test_x = allocate("test_x", (facts.test, facts.size, facts.size, 3))
     both = _Joined(train_x, test_x)
-    with tarfile.open(archive, "r:gz") as tar:
-        encoded = (
-            (place[name], (name, _bytes_of(tar, member)))
-            for member in tar_members(tar)
-            if (name := "/".join(PurePosixPath(member.name).parts)) in place
-        )
-        modes = decode_images(encoded, both, progress, "decoding cinic10")
-    notes = mode_notes(modes)
+    encoded = ((place[name], (name, read())) for parts, read in members(archive) if (name := "/".join(parts)) in place)
+    notes = mode_notes(decode_images(encoded, both, progress, "decoding cinic10"))
     return Arrays(train_x, labels[:first_test], test_x, labels[first_test:], classes, notes, facts.train)
 
 
@@ -251,7 +274,23 @@ class _Joined:
 
 Encoded = tuple[int, tuple[str, bytes | Path]]  # where it goes, its name, and its content or file
 Batch = list[Encoded]
-Block = tuple[list[int], "NDArray[np.uint8]", list[str], list[str]]  # places, images, their stored modes, complaints
+Block = tuple[list[int], "NDArray[np.uint8]", list[str], list[str]]  # places, images, remarks, complaints
+
+# Pillow's names of the formats of own.py's endings, and GIF, which is often called .jpg
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+MOST_PIXELS = 2**28  # 800 MB as RGB: the largest photographs of telephones have 200 million
+ORIENTATION = 0x0112  # EXIF's tag, and Pillow's name of what brings each of its values upright
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+SHALLOW, WARNED = "12 bits", "warning: "  # remarks beside an image's mode
+MOST_WORDS = 100  # characters of a warning in a note
 
 
 def decode_images(
@@ -263,23 +302,23 @@ def decode_images(
 ) -> Counter[str]:
     """Decode image files into out (N, S, S, 3), on all cores if there are many files.
 
-    Returns how many there were of each of Pillow's modes. `fit`: turned upright by EXIF, cropped to the middle square
+    Returns how often each remark was made: see mode_notes. `fit`: turned upright by EXIF, cropped to the middle square
     and resized (bilinear, antialiased) to S; without it another size is an error. Raises WrongContent that names the
     first files that cannot be used, once all were tried.
     """
-    size, modes, done, wrong = out.shape[1], Counter[str](), 0, list[str]()
+    size, remarks, done, wrong = out.shape[1], Counter[str](), 0, list[str]()
     # closed here, whatever happens: ending the workers must not wait for garbage collection
     with contextlib.closing(_map(_batches(encoded), size, fit)) as blocks:
-        for places, images, stored, complaints in blocks:
+        for places, images, remarked, complaints in blocks:
             for place, image in zip(places, images, strict=True):
                 out[place] = image
-            modes.update(stored)
+            remarks.update(remarked)
             wrong += complaints
             done += len(places) + len(complaints)
             progress(what, done, len(out))
     if wrong:
         raise WrongContent(first_of(wrong))
-    return modes
+    return remarks
 
 
 def first_of(things: list[str]) -> str:
@@ -358,55 +397,93 @@ def _begin_worker() -> None:
 
 def decode_batch(batch: Batch, size: int, fit: bool) -> Block:
     """In a worker process: the images, and a complaint for each file that cannot be decoded."""
-    places, images, modes, wrong = list[int](), list["NDArray[np.uint8]"](), list[str](), list[str]()
+    places, images, remarks, wrong = list[int](), list["NDArray[np.uint8]"](), list[str](), list[str]()
     for place, (name, content) in batch:
         try:
-            image, mode = decode_image(name, content, size, fit)
+            image, remarked = decode_image(name, content, size, fit)
         except WrongContent as error:
             wrong.append(str(error))
             continue
         places.append(place)
         images.append(image)
-        modes.append(mode)
-    return places, np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), modes, wrong
+        remarks += remarked
+    return places, np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), remarks, wrong
 
 
-def decode_image(name: str, content: bytes | Path, size: int, fit: bool) -> tuple[NDArray[np.uint8], str]:
-    """One image file as (size, size, 3) uint8, and its mode. Raises WrongContent that names it.
+@contextlib.contextmanager
+def opened_image(name: str, content: bytes | Path) -> Iterator[tuple[Image.Image, list[str]]]:
+    """An image file, and a list that has Pillow's warnings at the end. Raises WrongContent that names the file.
+
+    Its content decides about its format, but only among those of FORMATS: another one may start a program, as
+    PostScript does. Whatever an image's decoder raises means that the file cannot be used.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many
+    said = list[str]()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            source = content if isinstance(content, Path) else io.BytesIO(content)
+            with Image.open(source, formats=FORMATS) as image:
+                yield image, said
+            bomb = Image.DecompressionBombWarning
+            said += [inert(str(warning.message)) for warning in caught if warning.category is not bomb]
+    except (WrongContent, MemoryError):
+        raise
+    except Exception as error:
+        raise WrongContent(f"image '{name}' cannot be read: {str(error) or type(error).__name__}") from None
+
+
+def decode_image(name: str, content: bytes | Path, size: int, fit: bool) -> tuple[NDArray[np.uint8], list[str]]:
+    """One image file as (size, size, 3) uint8, and what to note: its mode, SHALLOW, or the first of its warnings.
 
     Gray images get three equal channels, transparency is dropped, and 16-bit gray keeps its upper 8 bits.
+    Raises WrongContent that names the file.
     """
     from PIL import Image, ImageOps
 
+    with opened_image(name, content) as (image, said):
+        remarks = [image.mode]
+        rgb, shallow = _eight_bits(image, name)
+        rgb = rgb.convert("RGB")
+        if fit:
+            if (turn := TURNS.get(_orientation(image, said))) is not None:
+                rgb = rgb.transpose(Image.Transpose[turn])
+            rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+    if rgb.size != (size, size):
+        raise WrongContent(f"image '{name}' has {rgb.width}x{rgb.height} px, not {size}x{size}")
+    remarks += [SHALLOW] * shallow + [f"{WARNED}{text}" for text in said[:1]]
+    return np.asarray(rgb), remarks
+
+
+def _orientation(image: Image.Image, said: list[str]) -> Any:
+    """EXIF's, once the image is loaded: PNG files may have it at their end, and Pillow itself turns TIFF files.
+
+    EXIF that cannot be read is added to the warnings: viewers show such a picture as it lies.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as image:
-                mode = image.mode
-                rgb = _eight_bits(image, name).convert("RGB")
-                if fit:
-                    ImageOps.exif_transpose(rgb, in_place=True)
-                    rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-        if rgb.size != (size, size):
-            raise WrongContent(f"image '{name}' has {rgb.width}x{rgb.height} px, not {size}x{size}")
-        return np.asarray(rgb), mode
-    except WrongContent:
-        raise
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
-        raise WrongContent(f"image '{name}' cannot be read: {error}") from None
+        return image.getexif().get(ORIENTATION)
+    except Exception as error:
+        said.append(f"EXIF cannot be read: {str(error) or type(error).__name__}")
+        return None
 
 
-def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Scale 16-bit gray, which Pillow would clip at 255. Raises WrongContent for numbers that are no colours."""
+def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, bool]:
+    """Scale 16-bit gray, which Pillow would clip at 255; whether all of it lay below 12 bits.
+
+    Raises WrongContent for numbers that are no colours.
+    """
     from PIL import Image
 
+    image.load()
     if not image.mode.startswith("I") and image.mode != "F":
-        return image
+        return image, False
     values = np.asarray(image)
     # Pillow has read 16-bit PNG files as 32-bit integers
     if image.mode == "F" or (image.mode == "I" and (image.format != "PNG" or values.max() > 0xFFFF)):
         raise WrongContent(f"image '{name}' holds 32-bit numbers (mode {image.mode}), which are no colours")
-    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8)), bool(values.max() < 2**12)
 
 
 MODES = {
@@ -418,8 +495,20 @@ MODES = {
 }
 
 
-def mode_notes(modes: Counter[str]) -> tuple[str, ...]:
-    """A note on images that were not RGB."""
+def mode_notes(remarks: Counter[str]) -> tuple[str, ...]:
+    """Notes on images that were not RGB, that hold 12 bits in 16, or of which Pillow warned."""
+    warned = {text.removeprefix(WARNED): count for text, count in remarks.items() if text.startswith(WARNED)}
+    modes = {mode: count for mode, count in remarks.items() if not mode.startswith(WARNED) and mode != SHALLOW}
     odd = {mode: count for mode, count in modes.items() if mode != "RGB"}
     kinds = ", ".join(f"{count:,} {MODES.get(mode, f'of mode {mode}')}" for mode, count in sorted(odd.items()))
-    return (f"{kinds}: converted to RGB",) if odd else ()
+    notes = [f"{kinds}: converted to RGB"] if odd else []
+    deep = sum(count for mode, count in odd.items() if mode.startswith("I"))
+    if deep and remarks[SHALLOW] == deep:
+        notes.append(
+            f"all {deep:,} 16-bit images hold values below 4,096, as of a 12-bit detector: nearly black, with 16 gray "
+            "levels left; multiply them by 16 for 256"
+        )
+    if warned:
+        often = max(sorted(warned), key=lambda text: warned[text])
+        notes.append(f"Pillow warned of {plural(sum(warned.values()), 'image file')}: {often[:MOST_WORDS]}")
+    return tuple(notes)

@@ -14,15 +14,17 @@ import contextlib
 import hashlib
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from bench.core.errors import UserError
-from bench.core.files import inert, patient_lock, to_json, write_atomically
+from bench.core.files import inert, patient_lock, state_of, to_json, write_atomically
 
 if TYPE_CHECKING:  # requests takes 0.15 s to import, and usually every file is in place
     import requests
@@ -30,6 +32,9 @@ if TYPE_CHECKING:  # requests takes 0.15 s to import, and usually every file is 
 SLOW_BYTES_PER_SECOND = 250_000  # cs.toronto.edu serves CIFAR-10 at 55 to 85 kB/s (pytorch/vision#9536)
 SLOW_SECONDS = 20.0  # over which a speed is measured
 CONNECT_SECONDS, READ_SECONDS = 10, 20  # short, to fail soon without a network
+HEAD_SECONDS = 60  # from the request to the end of the last redirect's header
+MOST_REDIRECTS = 10
+REDIRECTS = (301, 302, 303, 307, 308)
 TRIES = 4  # failures in a row at one source; the count restarts after ENOUGH_BYTES
 ENOUGH_BYTES = 1_000_000
 LONGEST_WAIT_SECONDS = 60.0  # even if Retry-After asks for more
@@ -176,7 +181,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def _seal(file: RemoteFile, path: Path) -> bytes:
-    return to_json({"size": file.size, "mtime_ns": path.stat().st_mtime_ns, "checksum": file.checksum})
+    return to_json({"state": state_of(path), "checksum": file.checksum})
 
 
 def _set_aside(wrong: Path, path: Path) -> Path:
@@ -304,7 +309,7 @@ def _take(job: _Job, url: str, floor: float) -> None:
 def _transfer(job: _Job, url: str, floor: float) -> None:
     """Append what one connection delivers to the part. Raises _PassedOver, _Broken, _Slow; OSError for the disk."""
     size = job.file.size
-    with _ask(url, _size(job.part)) as response:
+    with _in_time(partial(_ask, url, _size(job.part))) as response:
         done = _first_byte(job, response)
         with _named(job.part), open(job.part, "ab") as out:  # closed however this ends, so that what came is on disk
             out.truncate(done)
@@ -334,14 +339,58 @@ def _read(response: requests.Response, most: int) -> bytes:
         return b""
 
 
+def _in_time(ask: Callable[[], requests.Response]) -> requests.Response:
+    """The response, once its head is here: a server that drips it is never silent. Raises _Silent, and as `ask`."""
+    answer: list[requests.Response | BaseException] = []
+    late = threading.Event()
+
+    def work() -> None:
+        try:
+            answer.append(ask())
+        except BaseException as error:
+            answer.append(error)
+        if late.is_set() and not isinstance(answer[0], BaseException):
+            answer[0].close()
+
+    thread = threading.Thread(target=work, daemon=True)  # one that hangs ends with the process
+    thread.start()
+    thread.join(HEAD_SECONDS)
+    late.set()
+    if not answer:
+        raise _Silent(f"no complete answer within {HEAD_SECONDS} s")
+    if isinstance(answer[0], BaseException):
+        raise answer[0]
+    return answer[0]
+
+
 def _ask(url: str, start: int) -> requests.Response:
-    """Request all from byte `start` on. Raises _PassedOver if no server is reached, _Broken if it does not answer."""
+    """Request all from byte `start` on, and follow redirects without reading their bodies, which may never end.
+
+    Raises _PassedOver if no server is reached or redirects lead nowhere, _Broken if it does not answer.
+    """
+    for _ in range(MOST_REDIRECTS):
+        response = _ask_once(url, start)
+        location = response.headers.get("Location", "")
+        if response.status_code not in REDIRECTS or not location:
+            return response
+        response.close()
+        try:  # headers are Latin-1 to requests, and UTF-8 to servers that send more than ASCII
+            url = urljoin(url, location.encode("latin-1").decode())
+        except ValueError:
+            raise _PassedOver(f"redirects to no address ({inert(location)[:60]})") from None
+    raise _PassedOver(f"redirects more than {MOST_REDIRECTS} times")
+
+
+def _ask_once(url: str, start: int) -> requests.Response:
     import requests
     from urllib3.exceptions import HTTPError, MaxRetryError
 
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+        with requests.Session() as session:
+            # requests reads a redirect's body even where it is not to follow it
+            session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+            return session.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
     except requests.ReadTimeout:
         raise _Silent(f"no answer within {READ_SECONDS} s") from None
     except requests.ConnectTimeout:
@@ -350,7 +399,7 @@ def _ask(url: str, start: int) -> requests.Response:
         if isinstance(reached := error.args[0], MaxRetryError):  # how requests says that it never connected
             raise _PassedOver(_why(reached.reason)) from None
         raise _Broken("the connection was lost before an answer") from None
-    except (requests.RequestException, HTTPError) as error:
+    except (requests.RequestException, HTTPError, ValueError) as error:  # ValueError: no address at all
         raise _PassedOver(inert(str(error))[:120]) from None
 
 

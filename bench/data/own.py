@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import warnings
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import cache_dir
+from bench.core.files import cache_dir, state_of
+from bench.core.text import writable
+from bench.data.archives import MOST_RATIO
 from bench.data.arrays import Arrays, WrongContent
 from bench.data.cache import Say, cached, remove
 from bench.data.convert import DEFAULT_SIZE, FILTER, convert, own_size
-from bench.data.decode import Allocate, decode_images, first_of, in_memory, mode_notes
+from bench.data.decode import Allocate, decode_images, first_of, in_memory, mode_notes, opened_image
 from bench.data.fetch import Progress, silent
 from bench.data.identity import identify
 from bench.plan.spec import MOST_CLASSES, content_id, slug
@@ -30,7 +32,7 @@ from bench.plan.spec import MOST_CLASSES, content_id, slug
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT = 2  # of a copy: raise it when conversion or identity.py would give another result
+FORMAT = 3  # of a copy: raise it when conversion or identity.py would give another result
 KEPT_SECONDS = 30 * 86400.0  # copies that nobody has used for as long are removed
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
@@ -40,14 +42,14 @@ def from_npz(
 ) -> tuple[Arrays, str]:
     """train_x, train_y, test_x, test_y[, classes] of an .npz file, with their content hash. Raises UserError."""
     try:
-        stat = path.stat()
+        state = state_of(path)
     except OSError:
         raise UserError(f"no file '{path}'") from None
 
     def make(allocate: Allocate) -> Arrays:
         return _at_size(read_npz(path), image_size, progress)
 
-    return _copy(path, [stat.st_size, stat.st_mtime_ns], image_size, [cache_dir() / "npz"], make, say)
+    return _copy(path, state, image_size, [cache_dir() / "npz"], make, say)
 
 
 def from_folder(root: Path, data_dir: Path, image_size: int | None, say: Say, progress: Progress) -> tuple[Arrays, str]:
@@ -58,12 +60,12 @@ def from_folder(root: Path, data_dir: Path, image_size: int | None, say: Say, pr
     """
     root = root.resolve()
     listing = _listing(root)
-    stats = [[(os.fsencode(p).hex(), p.stat().st_size, p.stat().st_mtime_ns) for p, _ in f] for f in listing.parts]
+    states = [[(os.fsencode(path).hex(), *state_of(path)) for path, _ in files] for files in listing.parts]
 
     def make(allocate: Allocate) -> Arrays:
         return _at_size(_decoded(root, listing, image_size, allocate, progress), image_size, progress)
 
-    return _copy(root, stats, image_size, [data_dir / "folders", cache_dir() / "folders"], make, say)
+    return _copy(root, states, image_size, [data_dir / "folders", cache_dir() / "folders"], make, say)
 
 
 def _at_size(arrays: Arrays, image_size: int | None, progress: Progress) -> Arrays:
@@ -104,10 +106,15 @@ def read_npz(path: Path) -> Arrays:
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
         with loaded as data:
+            for info in data.zip.infolist() if data.zip else ():
+                if info.file_size > MOST_RATIO * max(info.compress_size, 1):
+                    raise ValueError(f"'{info.filename}' would unpack to {info.file_size:,} bytes, of a single value")
             missing = [k for k in ("train_x", "train_y", "test_x", "test_y") if k not in data]
             if missing:
                 raise UserError(f"'{path}' has no {', '.join(missing)}; it has {', '.join(data.files) or 'nothing'}")
             raw = {k: data[k] for k in data.files if k in ("train_x", "train_y", "test_x", "test_y", "classes")}
+        if alien := [name for name, array in raw.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"'{alien[0]}' is no array of NumPy's")  # np.load gives the bytes of such a member
     except UserError:
         raise
     except Exception as error:  # numpy, zipfile and zlib each have errors of their own, MemoryError among them
@@ -134,15 +141,18 @@ def check_arrays(raw: dict[str, NDArray[Any]], origin: str) -> Arrays:
     if count > MOST_CLASSES or raw.get("classes", np.empty(0)).ndim != 1:
         raise UserError(f"{origin}: at most {MOST_CLASSES:,} classes, and their names, if any, as a (C,) array")
     names = raw.get("classes", np.arange(count))
-    classes = tuple(map(str, np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names))
+    texts = map(str, np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names)
+    classes = tuple(map(writable, texts))
     if min(train_y.min(), test_y.min()) < 0 or count > len(classes):
         raise UserError(f"{origin}: labels must lie in 0..{len(classes) - 1}, one for each class")
     if len(np.unique(train_y)) < 2:
         raise UserError(f"{origin}: the training part needs at least two classes")
-    counts = np.bincount(train_y, minlength=len(classes))
-    without = [name for name, images in zip(classes, counts, strict=True) if not images]
-    notes = (f"classes without training images: {first_of(without)}",) if without else ()
-    return Arrays(raw["train_x"], train_y, raw["test_x"], test_y, classes, notes)
+    notes = list[str]()
+    for part, labels in (("training", train_y), ("test", test_y)):
+        counts = np.bincount(labels, minlength=len(classes))
+        if without := [name for name, images in zip(classes, counts, strict=True) if not images]:
+            notes.append(f"classes without {part} images: {first_of(without)}")
+    return Arrays(raw["train_x"], train_y, raw["test_x"], test_y, classes, tuple(notes))
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -161,21 +171,25 @@ class Listing:
 
 def _listing(root: Path) -> Listing:
     """Raises UserError for a folder without images in both parts, or a class without training images."""
+    if not root.is_dir():
+        raise UserError(f"no folder '{root}'")
+    if (root / "val" / "val_annotations.txt").is_file():
+        raise UserError(
+            f"'{root}' is Tiny-ImageNet as published: use --dataset tiny_imagenet --data-dir '{root.parent}'"
+        )
     held_out = next((part for part in ("test", "val") if (root / part).is_dir()), None)
     if not (root / "train").is_dir() or held_out is None:
         raise UserError(f"'{root}' needs train/CLASS/* and test/CLASS/* (or val/CLASS/*) folders of images")
-    train, test = (
-        sorted(p.name for p in (root / part).iterdir() if p.is_dir() and not p.name.startswith("."))
-        for part in ("train", held_out)
-    )
+    train, test = (_class_folders(root / part) for part in ("train", held_out))
     if extra := sorted({*test} - {*train}):
         raise UserError(f"'{root / held_out}' has classes without training images: {', '.join(extra)}")
     parts, others = [], 0
-    for part in ("train", held_out):
+    for part, folders in (("train", train), (held_out, test)):
         inside = [
             (path, label)
             for label, name in enumerate(train)
-            for path in sorted((root / part / name).glob("*"))
+            if name in folders
+            for path in sorted(folders[name].glob("*"))
             if not path.name.startswith(".")
         ]
         files = [(path, label) for path, label in inside if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()]
@@ -190,11 +204,25 @@ def _listing(root: Path) -> Listing:
     if others:
         which = "entry that is no image" if others == 1 else "entries that are no images"
         notes.append(f"left out {others:,} {which} ({', '.join(IMAGE_ENDINGS)})")
-    if held_out == "test" and (root / "val").is_dir():
-        notes.append("val/ is not used: validation images are drawn from train/, and test/ is the test part")
-    # a name that is not UTF-8 can be read, but not written down
-    classes = tuple(os.fsencode(name).decode("utf-8", "replace") for name in train)
-    return Listing(classes, (parts[0], parts[1]), tuple(notes))
+    for part in ("val", "valid", "validation"):
+        if part != held_out and (root / part).is_dir():
+            notes.append(
+                f"{part}/ is not used: validation images are drawn from train/, and {held_out}/ is the test part"
+            )
+    return Listing(tuple(map(writable, train)), (parts[0], parts[1]), tuple(notes))
+
+
+def _class_folders(part: Path) -> dict[str, Path]:
+    """Class folders by name, sorted, with accents composed: a Mac stores them as letters of their own.
+
+    Raises UserError for two folders that are then one.
+    """
+    folders = [path for path in part.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    named = {unicodedata.normalize("NFC", path.name): path for path in sorted(folders)}
+    if len(named) < len(folders):
+        twice = next(p.name for p in folders if p not in named.values())
+        raise UserError(f"'{part}' has two folders '{twice}' that differ only in how accents are stored; merge them")
+    return dict(sorted(named.items()))
 
 
 def _decoded(root: Path, listing: Listing, image_size: int | None, allocate: Allocate, progress: Progress) -> Arrays:
@@ -235,12 +263,5 @@ def _decoded(root: Path, listing: Listing, image_size: int | None, allocate: All
 
 def _shape(path: Path) -> tuple[int, int]:
     """Height and width in pixels, from the file's header. Raises WrongContent that names an unreadable file."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.height, image.width
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
-        raise WrongContent(f"image '{path}' cannot be read: {error}") from None
+    with opened_image(str(path), path) as (image, _):
+        return image.height, image.width

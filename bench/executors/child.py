@@ -25,6 +25,7 @@ from typing import Any
 
 from bench.core.errors import Busy, Interrupted
 from bench.core.events import FREQUENT, Event, Failed, Note, Numbered, Report, decode, encode
+from bench.core.text import print_any_character
 from bench.executors.processes import NOTHING, Surroundings, blocked, start
 
 # From a polite request to the end: a step and a checkpoint fit in; a compilation or a hang is abandoned.
@@ -212,6 +213,7 @@ def _child(surroundings: Surroundings, sender: Connection, life: Connection, wor
             last = time.monotonic()
         sender.send_bytes(encode(event))
 
+    print_any_character()  # a model may print what it likes
     try:
         surroundings.enter()
         function, args = pickle.loads(work)  # not before: it imports what may read the environment

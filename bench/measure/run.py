@@ -284,8 +284,8 @@ def predictions_npz(validation: Evaluation, test: Evaluation) -> bytes:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {}
     for part, seen in (("val", validation), ("test", test)):
-        arrays[f"{part}_predicted"] = seen.predicted.astype(np.int16)
-        arrays[f"{part}_label"] = seen.labels.astype(np.int16)
+        arrays[f"{part}_predicted"] = seen.predicted.astype(np.int32)  # own data may have 100,000 classes
+        arrays[f"{part}_label"] = seen.labels.astype(np.int32)
         arrays[f"{part}_loss"] = seen.losses.astype(np.float32)
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.core.text import writable
 from bench.plan.budget import DEFAULT_VALIDATIONS, Budget, parse_budget, samples_for
 from bench.plan.spec import Recipe
 from models.registry import suggest
@@ -20,6 +21,8 @@ from models.registry import suggest
 OPTIMIZERS = ("adamw", "sgd")
 POLICIES = ("", "trivialaugment", "randaugment")
 PRECISIONS = ("auto", "fp32", "bf16")
+MOST_BYTES = 65_536  # of a recipe file: tomllib takes a minute for 400 kB of nested tables
+MOST_EPOCHS = 1_000_000  # the marks of all of them are in memory
 TRACKS = ("shared", "family")  # in the order in which they are shown
 
 
@@ -160,15 +163,21 @@ def load(name: str) -> Recipe:
 
 def _from_toml(path: Path) -> Recipe:
     try:
-        changes = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        changes = tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors begin with a byte order mark
     except FileNotFoundError:
         raise UserError(f"no recipe file '{path}'") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"recipe file '{path}' is not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError, RecursionError) as error:  # tomllib's own, an integer of thousands of digits, [[[[…
         raise UserError(f"recipe file '{path}' cannot be read: {error}") from None
     base = changes.pop("base", "shared")
     if not isinstance(base, str) or base not in RECIPES:
         raise UserError(f"base = {base!r} in '{path}': choose from {', '.join(RECIPES)}")
-    return derive(RECIPES[base](), {"name": path.stem, **changes}, str(path))
+    return derive(RECIPES[base](), {"name": writable(path.stem), **changes}, str(path))
 
 
 def derive(base: Recipe, changes: dict[str, Any], origin: str) -> Recipe:
@@ -199,6 +208,7 @@ def check(recipe: Recipe, origin: str) -> None:
         parse_budget(recipe.budget, f"{origin}: budget")
     rules = [
         (recipe.epochs >= 1 or (recipe.budget and recipe.epochs == 0), "epochs must be at least 1"),
+        (recipe.epochs <= MOST_EPOCHS, f"epochs must be at most {MOST_EPOCHS:,}"),
         (0 <= recipe.validations <= 10_000, "validations must be between 0 and 10,000"),
         (recipe.track in ("", *TRACKS), f"track must be one of {', '.join(TRACKS)}"),
         (recipe.batch_size >= 1, "batch size must be at least 1"),

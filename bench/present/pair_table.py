@@ -81,7 +81,9 @@ def _sentence(pair: Pair) -> str:
     verdict, a, b = pair.verdict, pair.a.model, pair.b.model
     if verdict == "equivalent":
         return f"{a} and {b} are {verdict_text(pair, verdict)}"
-    return verdict if verdict == "no verdict" else f"{a} is {verdict} than {b}"
+    if verdict == "no verdict":
+        return "no verdict: one test image" if pair.like_these.images == 1 else verdict
+    return f"{a} is {verdict} than {b}"
 
 
 def _lines(pair: Pair) -> list[Line]:

@@ -27,7 +27,7 @@ from bench.plan.spec import RunSpec
 from bench.present.pair_table import render
 from bench.store.disk import Store
 from bench.store.records import LRSearch, Trial
-from tests.synthetic import RECIPE, failure, record, session, spec
+from tests.synthetic import RECIPE, failure, record, session, spec, write_pair
 
 Bench = Callable[..., CompletedProcess[str]]
 IMAGES = 4000
@@ -87,6 +87,22 @@ def test_single_runs_give_no_verdict(tmp_path: Path) -> None:
     text = render([pair])
     assert "McNemar" in text
     assert "this test set" not in text
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_test_image_gives_no_verdict(seeds: int, here: Bench, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_pair(store, {"seresnet": 1.0, "vit_tiny": 0.0}, seeds=seeds, images=1)
+    (pair,) = pairs([store])
+    assert (pair.verdict, pair.verdict_this_set, pair.claim) == ("no verdict", "no verdict", "open")
+    assert (pair.like_these.value, pair.like_these.low, pair.like_these.high) == (1, -1, 1)
+    assert pair.what_would_change.startswith("One test image says nothing about others")
+    assert "no verdict: one test image" in render([pair])
+    assert len(pd.read_csv(io.BytesIO(to_csv_bytes([pair])))) == 1
+    for words in (["compare"], ["table"], ["report", "--out", tmp_path / "r.html"]):
+        done = here(*words, "--results", tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "no verdict: one test image" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_all_pairs_are_adjusted_for_one_another(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ BAD = [
     (["--models", "timm:resnet81", "--dataset", "digits"], "did you mean 'resnet18'"),
     (["--dataset", "cifar"], "did you mean 'cifar10'"),
     (["--dataset", "npz:none.npz", "--device", "cpu"], "no file 'none.npz'"),
-    (["--dataset", "folder:none", "--device", "cpu"], "needs train/CLASS"),
+    (["--dataset", "folder:none", "--device", "cpu"], "no folder"),
     (["--recipe", "sharde"], "did you mean 'shared'"),
     (["--recipe", "none.toml"], "no recipe file"),
     (["--preset", "smok"], "did you mean 'smoke'"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,13 +20,13 @@ from PIL import Image
 
 from bench.core.errors import UserError
 from bench.core.events import Event, Note, Report
-from bench.data import datasets, identity, own
+from bench.data import datasets, own
 from bench.data.arrays import Arrays, Identity, content_hash
 from bench.data.catalogue import CATALOGUE
 from bench.data.convert import convert
 from bench.data.datasets import DataSource, load, split
 from bench.data.fetch import fetch
-from bench.data.identity import CIFAR10, identify
+from bench.data.identity import identify
 from bench.data.own import check_arrays
 from bench.executors.child import call
 from tests.conftest import make_npz
@@ -67,6 +67,23 @@ def test_split_is_stratified_disjoint_and_nested() -> None:
     assert set(smallest) < set(smaller) < set(train)
     assert np.array_equal(val, same_val)
     assert np.bincount(labels[smaller]).tolist() == [45, 22, 3]
+
+
+def test_the_only_image_of_a_class_is_trained_on() -> None:
+    labels = np.repeat([0, 1, 2], [40, 40, 1])
+    train, val = split(labels)
+    assert np.bincount(labels[train]).tolist() == [36, 36, 1]
+    assert np.bincount(labels[val]).tolist() == [4, 4]
+    assert np.bincount(labels[split(labels, 0.01)[0]]).tolist() == [1, 1, 1]
+
+
+def test_a_class_without_test_images_is_said(tmp_path: Path) -> None:
+    x = np.zeros((40, 32, 32, 3), np.uint8)
+    classes = np.array(["cat", "dog", "lynx"])
+    np.savez(
+        tmp_path / "x.npz", train_x=x, train_y=np.arange(40) % 3, test_x=x, test_y=np.arange(40) % 2, classes=classes
+    )
+    assert load(f"npz:{tmp_path / 'x.npz'}", tmp_path).notes == ("classes without test images: lynx",)
 
 
 def test_npz_round_trip_and_hashes(tiny_npz: Path, tmp_path: Path) -> None:
@@ -187,8 +204,9 @@ def test_what_a_folder_has_beside_images_is_said_and_not_waited_for(tmp_path: Pa
     (photos / "test").mkdir()
     (photos / "val" / "cat").rename(photos / "test" / "cat")
     data = load(f"folder:{photos}", tmp_path / "data")
-    assert data.notes[0].startswith("left out 3 entries that are no images")
-    assert data.notes[1].startswith("val/ is not used")
+    assert data.notes[0] == "classes without test images: dög, zebra"
+    assert data.notes[1].startswith("left out 3 entries that are no images")
+    assert data.notes[2].startswith("val/ is not used")
 
 
 def test_a_class_without_training_images_is_refused_in_a_folder_and_said_of_arrays(tmp_path: Path) -> None:
@@ -210,10 +228,48 @@ def test_names_of_classes_and_folders_may_be_anything(tmp_path: Path) -> None:
     assert data.ref.name == "folder:v.1"
 
 
+def test_names_from_a_mac_are_the_same_names(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos")
+    (photos / "train" / "cat").rename(photos / "train" / "caf\u00e9")
+    (photos / "val" / "cat").rename(photos / "val" / "cafe\u0301")
+    data = load(f"folder:{photos}", tmp_path / "data")
+    assert data.arrays.classes == ("caf\u00e9", "d\u00f6g", "zebra")
+    assert np.bincount(data.arrays.test_y).tolist() == [2, 2, 2]
+    shutil.copytree(photos / "train" / "caf\u00e9", photos / "train" / "cafe\u0301")
+    with pytest.raises(UserError, match="differ only in how accents are stored; merge them"):
+        load(f"folder:{photos}", tmp_path / "data")
+
+
+def test_class_names_of_arrays_can_be_written_down(tmp_path: Path) -> None:
+    x, y = np.zeros((40, 32, 32, 3), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "x.npz", train_x=x, train_y=y, test_x=x, test_y=y, classes=np.array(["a", "b\ud800"]))
+    assert load(f"npz:{tmp_path / 'x.npz'}", tmp_path).arrays.classes == ("a", "b\ufffd")
+
+
 def test_a_folder_keeps_its_own_size_where_the_models_take_it(tmp_path: Path) -> None:
     photos = folder_of(tmp_path / "photos", ((64, 64),))
     assert load(f"folder:{photos}", tmp_path / "data").ref.image_size == 64
     assert load(f"folder:{photos}", tmp_path / "data", 40).ref.image_size == 40
+
+
+def test_a_folder_unpacked_over_with_the_same_sizes_and_times_is_another(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", ((32, 32),))
+    first = load(f"folder:{photos}", tmp_path / "data")
+    for number in range(12):
+        cat, zebra = (photos / "train" / name / f"{number}.ppm" for name in ("cat", "zebra"))
+        for path, value in ((cat, 1), (zebra, 2)):
+            path.with_suffix(".png").unlink()
+            Image.new("RGB", (32, 32), value).save(path)
+            os.utime(path, (1, 1))
+    before = load(f"folder:{photos}", tmp_path / "data")
+    for number in range(12):  # as a second release, packed with equal times and sizes
+        cat, zebra = (photos / "train" / name / f"{number}.ppm" for name in ("cat", "zebra"))
+        contents = [cat.read_bytes(), zebra.read_bytes()]
+        for path, content in zip((zebra, cat), contents, strict=True):
+            path.write_bytes(content)
+            os.utime(path, (1, 1))
+    after = load(f"folder:{photos}", tmp_path / "data")
+    assert len({data.ref.content_hash for data in (first, before, after)}) == 3
 
 
 def test_a_folder_is_decoded_once_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +321,23 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     np.savez(path, train_x=np.zeros(1))
     with pytest.raises(UserError, match="has no train_y, test_x, test_y"):
         load(f"npz:{path}", HERE)
+
+
+@pytest.mark.parametrize("member", ["classes", "train_x.npy"])
+def test_a_member_that_is_no_array_is_named(member: str, tiny_npz: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tiny_npz) as good, zipfile.ZipFile(tmp_path / "x.npz", "w") as bad:
+        for name in {*good.namelist()} - {member, f"{member}.npy"}:
+            bad.writestr(name, good.read(name))
+        bad.writestr(member, b"some text")
+    with pytest.raises(UserError, match=f"not a readable .npz file.*'{member.removesuffix('.npy')}' is no array"):
+        load(f"npz:{tmp_path / 'x.npz'}", tmp_path)
+
+
+def test_an_npz_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path) -> None:
+    x, y = np.zeros((3_000, 64, 64, 3), np.uint8), np.arange(3_000) % 2
+    np.savez_compressed(tmp_path / "x.npz", train_x=x, train_y=y, test_x=x[:2], test_y=y[:2])
+    with pytest.raises(UserError, match=r"'train_x\.npy' would unpack to 36,864,128 bytes"):
+        load(f"npz:{tmp_path / 'x.npz'}", tmp_path)
 
 
 def test_a_pickle_in_an_npz_is_not_opened(tmp_path: Path) -> None:
@@ -440,28 +513,6 @@ def test_cinic10_keeps_its_three_parts_apart(tmp_path: Path, monkeypatch: pytest
 
 
 # --- who are these? ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_cifar(monkeypatch: pytest.MonkeyPatch) -> Arrays:
-    """A stand-in for CIFAR-10 of 50 + 10 images, known by its checksums as the real one is."""
-    _, truth = MAKERS["cifar10"]()
-    monkeypatch.setitem(CATALOGUE, "cifar10", replace(CATALOGUE["cifar10"], facts=facts_of(truth)))
-    train, test = (identity._records(x, y) for x, y in ((truth.train_x, truth.train_y), (truth.test_x, truth.test_y)))
-
-    def sha(content: bytes) -> str:
-        return hashlib.sha256(content).hexdigest()
-
-    known = replace(
-        CIFAR10,
-        train=tuple(sha(train[i : i + 10].tobytes()) for i in range(0, 50, 10)),
-        train_in_any_order=sha(b"".join(sorted(hashlib.sha256(r.tobytes()).digest() for r in train))),
-        test=sha(test.tobytes()),
-        test_labels=sha(truth.test_y.astype(np.uint8).tobytes()),
-        copies={sha((truth.test_x ^ 1).tobytes()): "a known copy"},
-    )
-    monkeypatch.setattr(identity, "CIFAR10", known)
-    return truth
 
 
 def test_cifar10_is_known_by_its_content(small_cifar: Arrays) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench.core.errors import UserError
 from bench.core.events import Report
@@ -208,13 +208,13 @@ def test_images_of_every_mode_become_rgb() -> None:
     deep = Image.fromarray(gray.astype(np.uint16) * 257)
     content = io.BytesIO()
     deep.save(content, "PNG")
-    found, mode = decode.decode_image("deep.png", content.getvalue(), 32, fit=False)
+    found, (mode,) = decode.decode_image("deep.png", content.getvalue(), 32, fit=False)
     assert mode.startswith("I")
     assert np.array_equal(found, np.repeat(gray[..., None], 3, -1)), "16 bits are scaled, not clipped"
     for pillow_mode in ("1", "L", "LA", "P", "RGBA", "CMYK"):
         content = io.BytesIO()
         Image.new(pillow_mode, (32, 32), 1).save(content, "TIFF" if pillow_mode == "CMYK" else "PNG")
-        found, mode = decode.decode_image("x", content.getvalue(), 32, fit=False)
+        found, (mode,) = decode.decode_image("x", content.getvalue(), 32, fit=False)
         assert found.shape == (32, 32, 3)
         assert mode == pillow_mode
     said = decode.mode_notes(Counter({"RGB": 5, "L": 1_200, "CMYK": 1}))
@@ -337,11 +337,110 @@ def test_numbers_that_are_no_colours_are_refused(mode: str) -> None:
         decode.decode_image("x", content.getvalue(), 32, fit=True)
 
 
-def test_a_picture_that_would_fill_the_memory_is_refused() -> None:
+def test_a_large_photograph_is_read_and_a_picture_that_would_fill_the_memory_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pillow's own limits are a warning from 89 and an error from 179 million pixels; here in small."""
+    assert decode.MOST_PIXELS > 16_320 * 12_240, "what a telephone of 2023 takes"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back at the end
+    monkeypatch.setattr(decode, "MOST_PIXELS", 10_000)
+    content = encoded(np.zeros((90, 100, 3), np.uint8), "PNG")
+    assert decode.decode_image("x", content, 32, fit=True)[1] == ["RGB"]
+    with pytest.raises(WrongContent, match=r"'x' cannot be read: .*decompression bomb"):
+        decode.decode_image("x", encoded(np.zeros((101, 100, 3), np.uint8), "PNG"), 32, fit=True)
+
+
+# Beside the orientation: a signed rational of -1/0, a unit that is text, a tag cut off. As Pillow has read them.
+STRANGE_EXIF = {
+    "rational": (0x9204, 10, 1, struct.pack("<ii", -1, 0)),
+    "text": (0x0128, 2, 4, b"cm\0\0"),
+    "far": (0x010F, 2, 5_000, b"\xff\xff\0\0"),
+}
+
+
+def exif_of(tag: int, kind: int, count: int, value: bytes, turn: int = 6) -> bytes:
+    """A JPEG's EXIF segment: little-endian TIFF with the orientation and one other tag (TIFF 6.0, section 2)."""
+    inline = value if len(value) == 4 else struct.pack("<I", 38)
+    entries = sorted([(0x0112, 3, 1, struct.pack("<HH", turn, 0)), (tag, kind, count, inline)])
+    ifd = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0\x02\0" + ifd + bytes(4) + (value if len(value) > 4 else b"")
+
+
+@pytest.mark.parametrize("strange", STRANGE_EXIF)
+def test_impossible_exif_turns_no_photograph_away(strange: str) -> None:
+    upright = np.zeros((40, 40, 3), np.uint8)
+    upright[:20] = 255
     content = io.BytesIO()
-    Image.new("1", (10_000, 10_000)).save(content, "PNG")
-    with pytest.raises(WrongContent, match="cannot be read"):
-        decode.decode_image("x", content.getvalue(), 32, fit=True)
+    exif = exif_of(*STRANGE_EXIF[strange])
+    Image.fromarray(np.rot90(upright).copy()).save(content, "JPEG", exif=exif, quality=95)
+    found, remarks = decode.decode_image("a.jpg", content.getvalue(), 40, fit=True)
+    assert remarks[0] == "RGB"
+    assert found[:18].min() > 240
+    assert found[22:].max() < 15
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "deep"])
+def test_every_orientation_is_what_pillow_makes_of_it(kind: str, turn: int) -> None:
+    gray = np.add.outer(np.arange(40) * 5, np.arange(40)).astype(np.uint8)
+    stored = Image.fromarray(gray.astype(np.uint16) * 257 if kind == "deep" else gray)
+    exif = stored.getexif()
+    exif[0x0112] = turn
+    content = io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    stored.save(content, "PNG" if kind == "deep" else kind, exif=exif, **options)
+    found, _ = decode.decode_image("a", content.getvalue(), 40, fit=True)
+    plain = Image.fromarray(gray)
+    plain.getexif()[0x0112] = turn
+    expected = np.asarray(ImageOps.exif_transpose(plain)).astype(int)
+    assert np.abs(found[..., 0] - expected).max() <= (12 if kind == "JPEG" else 0)
+
+
+def test_postscript_in_an_image_file_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(WrongContent, match=r"a\.png' cannot be read"):
+        decode.decode_image("a.png", tmp_path / "a.png", 32, fit=True)
+
+
+def test_whatever_a_decoder_raises_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(images(1, 32, 0)[0], "PNG")
+    for error in (struct.error("x"), TypeError(), KeyError(1), NotImplementedError("x"), RecursionError("x")):
+
+        def raises(self: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", raises)
+        with pytest.raises(WrongContent, match=r"'a' cannot be read: \w"):
+            decode.decode_image("a", content, 32, fit=True)
+
+
+def test_pillows_warnings_are_a_note_and_not_on_the_screen(recwarn: pytest.WarningsRecorder) -> None:
+    content = io.BytesIO()
+    palette = Image.fromarray(images(1, 32, 0)[0]).quantize(8)
+    palette.save(content, "PNG", transparency=bytes(range(8)))
+    pairs: list[decode.Encoded] = [(i, (f"{i}.png", content.getvalue())) for i in range(3)]
+    remarks = decode.decode_images(iter(pairs), np.zeros((3, 32, 32, 3), np.uint8), silent, "x", fit=True)
+    assert decode.mode_notes(remarks) == (
+        "3 with a palette: converted to RGB",
+        "Pillow warned of 3 image files: Palette images with Transparency expressed in bytes should be converted to "
+        "RGBA images",
+    )
+    assert not recwarn.list
+
+
+def test_twelve_bits_in_sixteen_are_said() -> None:
+    values = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)
+
+    def notes(*scales: int) -> tuple[str, ...]:
+        pairs = enumerate((f"{scale}.png", encoded(values * scale, "PNG")) for scale in scales)
+        out = np.zeros((len(scales), 32, 32, 3), np.uint8)
+        return decode.mode_notes(decode.decode_images(pairs, out, silent, "x", fit=True))
+
+    assert any("all 2 16-bit images hold values below 4,096" in note for note in notes(1, 1))
+    assert not any("4,096" in note for note in notes(1, 16)), "a dark one among others"
 
 
 DECODING = """

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from bench.cli.main import main
+from bench.cli.requests import expand_dataset, parse_models
 from bench.core.errors import Diverged, Unfit
 from bench.core.events import Event, StepDone
 from bench.core.status import status_of
 from bench.data.datasets import DataSource
+from bench.data.own import MOST_CLASSES
 from bench.measure import counting, session
 from bench.measure import run as run_module
 from bench.measure.build import build_model
@@ -27,6 +34,7 @@ from bench.store.disk import Store
 from bench.store.records import PHASES, Damaged, TrialResults, decode, encode
 from bench.store.views import sessions_of
 from models.errors import ModelError
+from models.registry import source_hash
 from tests import synthetic
 
 
@@ -139,6 +147,47 @@ def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="No space"):
         run_one(spec, source.load(), store, ignore)
     assert not store.is_done(spec)
+
+
+def test_predictions_hold_every_class_that_data_may_have(tmp_path: Path) -> None:
+    labels = np.array([17, MOST_CLASSES - 1])
+    seen = Evaluation(labels[::-1].copy(), np.ones(2, np.float32), labels)
+    run_module.save_predictions(tmp_path / "predictions.npz", seen, seen)
+    with np.load(tmp_path / "predictions.npz") as stored:
+        assert stored["test_label"].tolist() == labels.tolist()
+        assert stored["val_predicted"].tolist() == labels[::-1].tolist()
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+def test_names_that_are_no_utf8_are_in_the_record_as_far_as_they_can_be(
+    kind: str, tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's name in Latin-1, as on an old disk: data, model and store."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data, code, store = tmp_path / "caf\udce9.npz", tmp_path / "n\udce9t.py", Store(tmp_path / "\udcff")
+    if kind == "npz":
+        shutil.copy(tiny_npz, data)
+    else:
+        for part, label, image in np.ndindex(2, 2, 20):
+            folder = data / ("train", "test")[part] / f"\udcff{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), 100 * label).save(folder / f"{image}.ppm")
+    code.write_text("from models.registry import build\ndef net(c, s):\n    return build('resnet20', c, s)\n")
+    code.with_name("net.py").write_text("a neighbour with nearly that name")
+    source = DataSource(expand_dataset(f"{kind}:{data}"), tmp_path / "data", None, 1.0)
+    (model,) = parse_models(f"{code}:net")
+    assert model == f"{tmp_path}/n\ufffdt.py:net"
+    assert source_hash(model) == hashlib.sha256(code.read_bytes()).hexdigest()
+    spec = make_spec(source, model=model, model_source=source_hash(model))
+    run_one(spec, source.load(), store, ignore)
+    assert store.is_done(spec)
+    (found,) = store.runs()
+    assert found.spec.model == model
+    assert found.spec.data.name == f"{kind}:caf\ufffd{'.npz' * (kind == 'folder')}"
+    assert main(["report", "--results", str(store.root), "--images", "none"]) == 0
+    assert main(["plot", "--results", str(store.root)]) == 0
+    assert main(["table", "--results", str(store.root), "--out", str(tmp_path / "\udcff.md")]) == 0
+    assert model.encode() in (store.root / "report.html").read_bytes()
 
 
 def test_changed_data_are_refused(source: DataSource, tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def test_a_file_derives(tmp_path: Path) -> None:
         ('base = "sharde"', "choose from shared, smoke"),
         ("epocs = 3", "unknown field 'epocs'"),
         ("epochs = 0", "epochs must be at least 1"),
+        ("epochs = 1000000000000", "epochs must be at most 1,000,000"),
+        ("epochs = " + "1" * 5000, "cannot be read"),
+        ("x = " + "[" * 5000, "cannot be read"),
+        ("x = " + "{a = " * 5000, "cannot be read"),
+        ("[" + "a." * 100_000 + "a]", "more than 65,536 bytes"),
         ("epochs = 2.5", "epochs must be int"),
         ("epochs = true", "epochs must be int"),
         ("lr = nan", "lr must be above 0"),
@@ -70,6 +75,21 @@ def test_a_file_derives(tmp_path: Path) -> None:
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         recipes.load(write(tmp_path, text))
+
+
+def test_what_windows_editors_save(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("epochs = 3\r\n", encoding="utf-8-sig")
+    assert recipes.load(str(path)).epochs == 3
+    path.write_text("epochs = 3", encoding="utf-16")
+    with pytest.raises(UserError, match="is not UTF-8 text; save it as UTF-8"):
+        recipes.load(str(path))
+
+
+def test_a_file_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "caf\udce9.toml"
+    path.write_text("epochs = 3")
+    assert recipes.load(str(path)).name == "caf\ufffd"
 
 
 def test_missing_and_misspelt(tmp_path: Path) -> None:

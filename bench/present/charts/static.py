@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from bench.core.files import write_atomically
+from bench.core.text import writable
 from bench.present.charts.axes import set_scales
 from bench.present.charts.legend import add_legend
 from bench.present.charts.marks import BarRows, draw_band, draw_series
@@ -75,7 +76,7 @@ def save(
         with settings(style, POINTS[count]):
             for kind in formats:
                 contents[f"{chart.stem}{'' if count == 2 else '-1col'}.{kind}"] = _to_bytes(figure, kind)
-    contents[f"{chart.stem}.txt"] = caption_of(chart, style).encode()
+    contents[f"{chart.stem}.txt"] = writable(caption_of(chart, style)).encode()
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]

@@ -19,6 +19,7 @@ from bench.data import datasets
 from bench.data.arrays import Arrays
 from bench.data.cache import opened
 from bench.data.catalogue import CATALOGUE as PUBLISHED
+from bench.data.on_disk import find, places
 from bench.plan.presets import check_image_size
 from bench.present.report.wording import display_name
 from bench.store.records import FinishedRun
@@ -92,7 +93,8 @@ def at_hand(source: str, data_dir: Path, size: int) -> tuple[Arrays, str]:
         for folder in (data_dir / base / "decoded", cache_dir() / base / "decoded"):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 return opened(folder / (key if own else f"{key}-{size}px"))
-        if not all((data_dir / base / file.name).is_file() for file in PUBLISHED[base].files):
+        fetched = all((data_dir / base / file.name).is_file() for file in PUBLISHED[base].files)
+        if not fetched and not find(base, places(data_dir, base)):
             raise FileNotFoundError(source)
     source_data = datasets.open_source(source, data_dir, size, lambda what, done, of: None, lambda text: None)
     return source_data.arrays, source_data.content_hash

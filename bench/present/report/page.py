@@ -22,7 +22,7 @@ from bench.analysis.compare import Pair, pairs_loaded
 from bench.analysis.tables import Loaded, compare_loaded, load
 from bench.core.errors import UserError
 from bench.core.files import inert, write_atomically
-from bench.core.text import plural
+from bench.core.text import plural, writable
 from bench.plan.keys import REFERENCE
 from bench.present.charts import interactive
 from bench.present.charts.build import build as build_charts
@@ -82,7 +82,7 @@ def build(
         plotly=packed(plotly),
         script=Markup(script),
     )
-    return page.encode()
+    return writable(page).encode()
 
 
 def write(

@@ -51,6 +51,8 @@ def _one_track(pair: Pair) -> str:
 def _afterthought(pair: Pair) -> str:
     """Why a difference is no verdict, where the interval alone would look like one."""
     d = pair.like_these
+    if d.images == 1:
+        return ", no verdict: one test image"
     if d.of_runs:
         return f", which holds for these {'two ' * (d.seeds_a + d.seeds_b == 2)}runs only"
     if pair.verdict == NO_VERDICT and excludes_zero(d):
