@@ -265,3 +265,28 @@ def elsewhere(classes: int, size: int) -> nn.Module:
 def hooked(classes: int, size: int) -> nn.Module:
     nn.modules.module.register_module_forward_hook(lambda *call: None)
     return plain(classes, size)
+
+
+def patched(classes: int, size: int) -> nn.Module:
+    nn.Conv2d.forward = lambda self, x: x  # type: ignore[method-assign]
+    nn.Linear.__call__ = lambda self, x: x  # type: ignore[method-assign,assignment]
+    nn.functional.cross_entropy = lambda *call, **named: torch.zeros(())
+    torch.Tensor.backward = lambda *call, **named: None  # type: ignore[method-assign,assignment]
+    return plain(classes, size)
+
+
+class Disturbs(nn.Module):
+    """Changes a switch when it is used, not when it is built."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body = plain(classes, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        torch.set_num_threads(3)
+        return out
+
+
+def disturbs(classes: int, size: int) -> nn.Module:
+    return Disturbs(classes)

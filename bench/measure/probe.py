@@ -16,6 +16,7 @@ from bench.core.text import plural
 from bench.measure.build import CONTIGUOUS, build_model, build_plain
 from bench.measure.device import synchroniser
 from bench.measure.step import autocast, layout, make_optimizer, make_step
+from bench.measure.switches import kept
 from bench.plan.spec import Recipe, RunSpec, Setting
 from models.errors import ModelError
 
@@ -27,7 +28,10 @@ def child_probe(report: Report, specs: Sequence[RunSpec]) -> None:
     for spec in specs:
         report(ProbeStarted(spec.model))
         try:
-            report(Probed(spec.model, tuple(check_run(spec))))
+            noted: list[str] = []
+            with kept(noted.append):  # what it changes while it is tried must not meet the next one
+                warnings = check_run(spec)
+            report(Probed(spec.model, (*warnings, *(f"{spec.model}: {text}" for text in noted))))
         except ModelError as error:
             report(ProbeFailed(spec.model, inert(str(error))))
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as hooks
 
@@ -68,15 +70,20 @@ SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 }
 GLOBAL_HOOKS = [name for name in vars(hooks) if name.startswith("_global_") and isinstance(getattr(hooks, name), dict)]
 
+# Where other models would meet functions that were replaced. Not in `torch` itself, where its compiler replaces some.
+PATCHED: list[Any] = [F, torch.Tensor, *(layer for layer in vars(nn).values() if isinstance(layer, type))]
+
 
 @contextlib.contextmanager
 def kept(note: Note = lambda text: None) -> Iterator[None]:
-    """Put back, at the end, what the code within has changed of SWITCHES and of torch's hooks for all modules.
+    """Put back, at the end, what the code within has changed of SWITCHES, of torch's hooks for all modules and of
+    torch's own functions, layers and tensors.
 
     `note` gets one sentence that names what was put back.
     """
     before = {name: _read(get) for name, (get, _) in SWITCHES.items()}
     global_hooks = {name: dict(getattr(hooks, name)) for name in GLOBAL_HOOKS}
+    functions = {owner: _functions(owner) for owner in PATCHED}
     try:
         yield
     finally:
@@ -87,8 +94,31 @@ def kept(note: Note = lambda text: None) -> Iterator[None]:
                 now.clear()
                 now.update(old)
                 changed.append(name.removeprefix("_global_").replace("_", " ") + " of all modules")
+        for owner, own in functions.items():
+            changed += _unpatch(owner, own)
         if changed:
             note(f"the model's code changed switches of the whole process, which were put back: {', '.join(changed)}")
+
+
+def _functions(owner: Any) -> dict[str, Any]:
+    """By name, what is called in a module or a class."""
+    return {n: value for n, value in vars(owner).items() if callable(value) or isinstance(value, staticmethod)}
+
+
+def _unpatch(owner: Any, functions: dict[str, Any]) -> list[str]:
+    """Give a module or a class its functions back; returns the names of those that had been replaced."""
+    now, place = _functions(owner), owner.__name__
+    if isinstance(owner, type):
+        place = "torch.Tensor" if owner is torch.Tensor else f"torch.nn.{owner.__name__}"
+    replaced = [name for name, function in functions.items() if now.get(name) is not function]
+    for name in replaced:
+        setattr(owner, name, functions[name])
+    added = [name for name in now.keys() - functions.keys() if isinstance(now[name], FunctionType)]
+    if not isinstance(owner, type):
+        added = []  # a module's new names are its imports, and change nothing for others
+    for name in added:  # in a class it hides the function of the class above
+        delattr(owner, name)
+    return [f"{place}.{name}" for name in sorted(replaced + added)]
 
 
 def _words(name: str, old: Any, new: Any) -> str:

@@ -17,12 +17,12 @@ from torch import nn
 
 from bench.analysis.check import problems
 from bench.core.errors import Interrupted
-from bench.core.events import EpochDone, Event
+from bench.core.events import EpochDone, Event, Probed
 from bench.data.datasets import DataSource
 from bench.measure import pace, session
 from bench.measure.build import build_model, build_plain
 from bench.measure.device import device_name, fix_numerics
-from bench.measure.probe import check_run
+from bench.measure.probe import check_run, child_probe
 from bench.measure.run import child_run, run_one
 from bench.measure.switches import GLOBAL_HOOKS, SWITCHES, kept
 from bench.plan.recipes import smoke
@@ -217,3 +217,23 @@ def test_seconds_of_a_stopped_process_are_named(source: DataSource, tmp_path: Pa
     record = run_one(make_spec(source, "plain", epochs=2), source.load(), Store(tmp_path), continued)
     assert [note for note in record.notes if "continued after a stop 2 times (SIGCONT)" in note]
     assert signal.getsignal(signal.SIGCONT) == before
+
+
+def test_torchs_own_functions_are_put_back() -> None:
+    notes: list[str] = []
+    before = (nn.Conv2d.forward, nn.functional.cross_entropy, torch.Tensor.backward)
+    build_plain(f"{PECULIAR}:patched", 3, 16, notes.append)
+    assert (nn.Conv2d.forward, nn.functional.cross_entropy, torch.Tensor.backward) == before
+    assert "__call__" not in vars(nn.Linear)
+    (note,) = notes
+    names = ("nn.functional.cross_entropy", "Tensor.backward", "nn.Conv2d.forward", "nn.Linear.__call__")
+    assert all(f"torch.{name}" in note for name in names), note
+
+
+def test_a_model_is_not_blamed_for_the_one_before_it(source: DataSource) -> None:
+    events: list[Event] = []
+    child_probe(events.append, [make_spec(source, name) for name in ("patched", "no_gradients", "disturbs", "plain")])
+    done = {event.model.rpartition(":")[2]: event.warnings for event in events if isinstance(event, Probed)}
+    assert {name: len(warnings) for name, warnings in done.items()} == {
+        "patched": 1, "no_gradients": 1, "disturbs": 1, "plain": 0,
+    }  # fmt: skip
