@@ -153,16 +153,26 @@ def blocked(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_interrupt() -> Iterator[None]:
-    """Processes started meanwhile inherit that Ctrl-C is ignored: none prints a traceback while it imports."""
+    """Ctrl-C waits for the end of this, and processes started meanwhile never see it: none prints a traceback."""
+    pressed = False
+
+    def hold(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = signal.signal(signal.SIGINT, hold)  # another thread may be the one that takes the signal
     except ValueError:  # not the main thread, which alone may set handlers
-        yield
+        with blocked("SIGINT"):
+            yield
         return
     try:
-        yield
+        with blocked("SIGINT"):
+            yield
     finally:
         signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

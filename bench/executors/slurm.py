@@ -75,6 +75,7 @@ class _Entry:
     job: str
     token: str
     what: str
+    birth: str = ""  # of a local job's process, whose number may be another's later
 
 
 @dataclass
@@ -173,7 +174,8 @@ class SlurmExecutor:
             jobs = self._submit(calls, alone=group[0][1].whole_host)
             for (ticket, task, _), call, job in zip(group, calls, jobs, strict=True):
                 self._running[ticket] = _Running(task, job, call.files)
-                self._ledger[task.name] = _Entry(job.job_id, call.files.token, self._what(task))
+                birth = slurm_queue.birth_of(int(job.job_id)) if self.flavour == "local" else ""
+                self._ledger[task.name] = _Entry(job.job_id, call.files.token, self._what(task), birth)
             self._write_ledger()
             if self.flavour == "slurm":
                 number = jobs[0].job_id.split("_")[0]
@@ -346,7 +348,8 @@ class SlurmExecutor:
     def _local_state(self, job: Any) -> str:
         state: str = job.state
         if state.startswith("NO PROCESS"):  # of this driver's
-            return "RUNNING" if slurm_queue.alive_here(int(job.job_id)) else ""
+            birth = next((entry.birth for entry in self._ledger.values() if entry.job == job.job_id), "")
+            return "RUNNING" if slurm_queue.alive_here(int(job.job_id), birth) else ""
         return state
 
     def _run_next(self) -> None:

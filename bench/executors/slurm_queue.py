@@ -134,10 +134,27 @@ def _last_line(log: Path) -> str:
     return next((inert(line)[:200] for line in reversed(lines) if line.strip()), "")
 
 
-def alive_here(pid: int) -> bool:
-    """Whether submitit's controller of a local job, started by an earlier driver, still runs."""
+def birth_of(pid: int) -> str:
+    """What no other process has, before or after it: the machine's boot and the clock tick at which it started.
+
+    "" where no living process has this number, and where the system does not tell (proc(5), /proc/[pid]/stat).
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        # counted from the third, as the second is a name that may hold anything: the state, and the 22nd
+        return f"{boot} {fields[19]}" if fields[0] != "Z" else ""
+    except (OSError, IndexError):
+        return ""
+
+
+def alive_here(pid: int, birth: str) -> bool:
+    """Whether submitit's controller of a local job, started by an earlier driver, still runs.
+
+    After a power cut its number may be another process's, which must be neither waited for nor ended.
+    """
     try:
         os.kill(pid, 0)
-        return not Path("/proc/self").exists() or b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+    return birth_of(pid) == birth

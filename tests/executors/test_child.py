@@ -15,6 +15,7 @@ import pytest
 from bench.core.events import Described, Event, Note
 from bench.executors import child
 from bench.executors.child import Outcome, call
+from bench.executors.processes import no_interrupt
 from tests.conftest import ROOT
 from tests.faults.processes import eventually, gone
 
@@ -50,6 +51,25 @@ def pids_in(path: Path, count: int) -> list[int]:
 
 
 # --- start -----------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_while_a_process_starts_is_held_back_and_not_lost() -> None:
+    """The process that starts never sees it."""
+    before, blocked = signal.getsignal(signal.SIGINT), ""
+    ask = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+    def start() -> None:
+        nonlocal blocked
+        with no_interrupt():
+            os.kill(os.getpid(), signal.SIGINT)
+            blocked = subprocess.check_output([sys.executable, "-c", ask], text=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert blocked == "True\n"
+    assert signal.getsignal(signal.SIGINT) == before
+    with no_interrupt():
+        pass
 
 
 @linux

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.core.errors import UserError
@@ -20,7 +22,7 @@ from bench.core.events import Continued, Note, Numbered, encode
 from bench.executors import slurm, slurm_queue
 from bench.executors.child import Outcome, call
 from bench.executors.protocol import LOST, Answer, Device, Message, Task
-from bench.executors.slurm import SlurmExecutor
+from bench.executors.slurm import SlurmExecutor, _Entry
 from bench.executors.slurm_job import SAVE_SECONDS, event_log, read_events
 from bench.executors.slurm_queue import parse_options
 from bench.machine.identity import Identity, identity
@@ -206,6 +208,28 @@ def test_the_next_driver_joins_a_local_job(make: Make, root: Path) -> None:
     answers, _ = listen(second, 5)
     assert answers[5].outcome.status == "ok"
     assert (root / "ready-a").read_text() == parent  # begun once
+
+
+def test_a_process_that_has_a_jobs_old_number_is_not_its_job(make: Make, root: Path) -> None:
+    """After a power cut: it is neither waited for nor ended, though submitit stands in its command line."""
+    first, ticket = make("local"), (1, task(root, "a", "waits", "a"), DEVICE)
+    with subprocess.Popen([sys.executable, "-c", "input()", "submitit"], stdin=subprocess.PIPE) as other:
+        birth = slurm_queue.birth_of(other.pid)
+        assert birth == slurm_queue.birth_of(other.pid) != slurm_queue.birth_of(os.getpid())
+        boot, tick = birth.split()
+        for wrong in (f"{boot} {int(tick) - 1}", f"another-boot {tick}", ""):
+            entry = _Entry(str(other.pid), "0" * 32, first._what(ticket[1]), wrong)
+            (first.folder / "jobs.json").write_bytes(msgspec.json.encode({"a": entry}))
+            executor = make("local")
+            assert executor._join([ticket]) == [ticket]
+            executor.close()
+            assert other.poll() is None
+        (first.folder / "jobs.json").write_bytes(msgspec.json.encode({"a": replace(entry, birth=birth)}))
+        assert make("local")._join([ticket]) == []
+        other.kill()
+        assert other.wait() == -signal.SIGKILL
+    assert slurm_queue.birth_of(other.pid) == ""
+    assert make("local")._join([ticket]) == [ticket]
 
 
 def test_this_machine_is_a_device_with_its_seats(make: Make) -> None:

@@ -362,7 +362,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(14))
 def test_a_rerun_that_dies_leaves_the_old_run_or_none(store: Store, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed, or the disk full, at each operation on a file: check finds nothing wrong, or the run is begun again."""
     of = spec("seresnet")
@@ -411,6 +411,13 @@ def test_a_full_disk_leaves_the_old_run_whole(store: Store, monkeypatch: pytest.
     with pytest.raises(OSError, match="No space"):
         store.write_record(*sound_run(spec("seresnet"), "another family"))
     monkeypatch.undo()
+    assert list(problems(store)) == []
+
+
+def test_a_folder_that_was_removed_in_a_run_is_whole_again(store: Store) -> None:
+    of = spec("seresnet")
+    shutil.rmtree(store.root / "runs" / of.run_id)
+    store.write_record(*sound_run(of, "cnn"))
     assert list(problems(store)) == []
 
 
