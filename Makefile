@@ -24,8 +24,11 @@ lint: $(INSTALLED)
 faults: $(INSTALLED)  ## the tests of tests/faults with fifty kills and more fuzzing
 	SEVIT_KILLS=50 $(BIN)/python -m pytest tests/faults --timeout 7200 --hypothesis-profile thorough
 
-gpu: $(INSTALLED)  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+gpu: $(INSTALLED)  ## the tests that need a CUDA device, side by side but for those that time something
+	status=0; \
+	$(BIN)/python -m pytest -m "gpu and not alone" -n $(WORKERS) || status=1; \
+	$(BIN)/python -m pytest -m "gpu and alone" || status=1; \
+	exit $$status
 
 # The stamp is written last, so that an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt

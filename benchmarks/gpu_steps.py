@@ -30,11 +30,10 @@ from models.registry import build
 
 CUDA = torch.device("cuda")
 CLASSES, SIZE = 10, 32
-EAGER, GRAPHED = SETTINGS["eager"], SETTINGS["graphed"]
-COMPILED_GRAPHED = Setting("tuned", compile_mode="default", graphed=True)
+EAGER, GRAPHED, FUSED = SETTINGS["eager"], SETTINGS["graphed"], SETTINGS["fused"]
 PARTS = 4  # of `warm`
 Case = tuple[str, int, Setting]  # model, batch size
-COMPILED_CASES: list[Case] = [(n, b, COMPILED_GRAPHED) for n, b in product(("seresnet", "vit_tiny"), (128, 512))]
+COMPILED_CASES: list[Case] = [(n, b, FUSED) for n, b in product(("seresnet", "vit_tiny"), (128, 512))]
 CASES: list[Case] = [
     *product(("seresnet", "resnet56", "vit_tiny", "vit_flops"), (128, 512, 1024), (EAGER, GRAPHED)),
     *COMPILED_CASES,

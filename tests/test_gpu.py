@@ -1,4 +1,4 @@
-"""What needs a CUDA device: `make gpu`."""
+"""What needs a CUDA device: `make gpu`. Each test ends within a minute; those marked `alone` time something."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.data.loader import Batches
+from bench.data.loader import Batches, HeldOut
 from bench.plan.budget import Course
 from bench.plan.recipes import shared
+from bench.store.disk import Store
+from bench.store.records import FinishedRun
 from models.registry import CATALOGUE, build
 
+Command = Callable[..., CompletedProcess[str]]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+    pytest.mark.timeout(60),
 ]
 
 
@@ -100,17 +104,26 @@ def test_no_batch_waits_for_the_gpu(resident: bool) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_sweep_on_the_gpu(bench: Callable[..., CompletedProcess[str]], tiny_npz: Path, tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_a_sweep_on_the_gpu(bench: Command, tiny_npz: Path, tmp_path: Path) -> None:
+    """Starts one process for the sweep, one for its run of 12 steps, one for a timing pass of 2 s."""
     data = ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "2", "--batch-size", "20"]
-    done = bench(*data, "--models", "resnet20,vit_params", "--results", tmp_path)
+    done = bench(*data, "--models=resnet20", "--timing-limit=2s", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
-    results = pd.read_csv(tmp_path / "results.csv")
-    assert set(results["device"]) == {"cuda"}
-    assert set(results["precision"]) <= {"bf16", "fp32"}
-    assert (results["peak_memory_bytes"] > 1e6).all()
-    assert (results["train_images_per_second"] > 0).all()
+    (row,) = pd.read_csv(tmp_path / "results.csv").to_dict("records")
+    assert row["device"] == "cuda"
+    assert row["precision"] in {"bf16", "fp32"}
+    assert row["setting"] == row["setting_used"] == "graphed", "what auto chooses for a sweep as short as this"
+    assert row["peak_memory_bytes"] > 1e6
+    assert row["train_images_per_second"] > 0
+    (run,) = Store(tmp_path).runs()
+    assert isinstance(run, FinishedRun)
+    assert sum(run.phases.values()) == pytest.approx(run.metrics.wall_seconds, rel=0.02)
+    assert run.notes == ()
+    assert run.environment["mig"] in (True, False)
 
 
+@pytest.mark.alone
 def test_events_agree_with_the_wall_clock() -> None:
     """A long queue of products: both clocks see the same time but for the launch of the first."""
     import time
@@ -125,8 +138,10 @@ def test_events_agree_with_the_wall_clock() -> None:
     assert by_events == pytest.approx(by_wall, rel=0.1)
 
 
-def test_a_speed_session_on_the_gpu(bench: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
-    words = ["--models=resnet20,vit_params", "--batch-size=64", "--batch-sizes=1,64", "--time-limit=20s"]
+@pytest.mark.alone
+def test_a_speed_session_on_the_gpu(bench: Command, tmp_path: Path) -> None:
+    """Starts one process for the command, one for a session of two models and 3 s."""
+    words = ["--models=resnet20,vit_params", "--batch-size=64", "--batch-sizes=64", "--time-limit=3s"]
     done = bench("time", *words, "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = pd.read_csv(tmp_path / "speed.csv")
@@ -137,8 +152,10 @@ def test_a_speed_session_on_the_gpu(bench: Callable[..., CompletedProcess[str]],
     assert (train["joules_per_1000_images"].notna() | train["joules_missing"].notna()).all()
 
 
-def test_a_batch_that_does_not_fit_is_a_row(bench: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
-    words = ["--models=resnet20", "--batch-size=8", "--batch-sizes=8,900000", "--image-size=256", "--time-limit=5s"]
+@pytest.mark.alone
+def test_a_batch_that_does_not_fit_is_a_row(bench: Command, tmp_path: Path) -> None:
+    """Starts one process for the command, one for a session of one model and 1 s."""
+    words = ["--models=resnet20", "--batch-size=8", "--batch-sizes=8,900000", "--image-size=256", "--time-limit=1s"]
     done = bench("time", *words, "--results", tmp_path)
     assert done.returncode == 1
     rows = pd.read_csv(tmp_path / "speed.csv")
@@ -164,14 +181,16 @@ def breaks(classes, size): return Model(classes, size)
 """
 
 
-def test_a_device_assert_ends_one_run(
-    bench: Callable[..., CompletedProcess[str]], tiny_npz: Path, tmp_path: Path
-) -> None:
-    """A CUDA context does not survive it: the next model has another process, and another context."""
+@pytest.mark.usefixtures("untimed")
+def test_a_device_assert_ends_one_run(here: Command, tiny_npz: Path, tmp_path: Path) -> None:
+    """A CUDA context does not survive it: the next model has another process, and another context.
+
+    Starts two runs of 6 steps.
+    """
     path = tmp_path / "mine.py"
     path.write_text(ASSERTS)
     data = ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "1", "--batch-size", "20"]
-    done = bench(*data, "--models", f"{path}:breaks,resnet20", "--results", tmp_path / "s")
+    done = here(*data, "--models", f"{path}:breaks,resnet20", "--results", tmp_path / "s")
     assert done.returncode == 1
     results = pd.read_csv(tmp_path / "s" / "results.csv").set_index("family")
     assert results.loc["external", "status"] in ("failed", "killed")
@@ -186,8 +205,6 @@ def test_a_resumed_run_continues_from_its_checkpoint(tiny_npz: Path, tmp_path: P
     from bench.measure.run import run_one
     from bench.plan.recipes import smoke
     from bench.plan.spec import RunSpec, Setting
-    from bench.store.disk import Store
-    from bench.store.records import FinishedRun
 
     source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
     recipe = replace(smoke(), epochs=3, batch_size=20, precision="fp32")
@@ -256,17 +273,62 @@ def test_dropout_draws_the_same_in_a_graph() -> None:
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["compiled", "graphed", "tuned"])
-def test_settings_from_the_command_line(
-    bench: Callable[..., CompletedProcess[str]], tiny_npz: Path, tmp_path: Path, setting: str
-) -> None:
+SMALL = """
+from torch import nn
+
+def small(classes, size):
+    head = nn.Linear(8 * ((size - 1) // 2) ** 2, classes)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), head)
+"""
+
+
+@pytest.mark.alone  # `tuned` times its candidates
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize("setting", ["compiled", "graphed", "fused", "tuned"])
+def test_settings_from_the_command_line(here: Command, tiny_npz: Path, tmp_path: Path, setting: str) -> None:
+    """Starts one run of 12 steps of a model that compiles within seconds, under `tuned` a search before it."""
+    path = tmp_path / "mine.py"
+    path.write_text(SMALL)
     data = ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "2", "--batch-size", "20"]
-    done = bench(*data, "--models=vit_params", "--setting", setting, "--tune-limit=30s", "--results", tmp_path)
+    words = ["--models", f"{path}:small", "--setting", setting, "--tune-limit=5s"]
+    done = here(*data, *words, "--results", tmp_path / "s")
     assert done.returncode == 0, done.stderr
     assert "could not be had" not in done.stdout
-    results = pd.read_csv(tmp_path / "results.csv")
+    results = pd.read_csv(tmp_path / "s" / "results.csv")
     assert set(results["setting"]) == {setting}
     assert setting == "tuned" or set(results["setting_used"]) == {setting}
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vit_params"])
+def test_a_captured_evaluation_is_the_eager_one(name: str) -> None:
+    """The last batch padded; after the weights have changed, too. The tolerance is that of docs/measurement.md."""
+    from bench.measure.evaluate import evaluate, make_forward
+    from bench.measure.step import arrange
+    from bench.plan.settings import SETTINGS
+
+    device = torch.device("cuda")
+    images, labels = cifar_like(1100)
+    batches = Batches.create(images, labels, replace(shared(), precision="bf16"), 10, 0, device)
+    held_out, model = HeldOut.create(images, labels, batches), arrange(build(name, 10, 32), SETTINGS["graphed"])
+    model, notes = model.to(device), list[str]()
+    captured = make_forward(model, SETTINGS["graphed"], device, "bf16", notes.append)
+    for _ in range(2):
+        eager = evaluate(model, held_out.batches(), make_forward(model, SETTINGS["eager"], device, "bf16"))
+        found = evaluate(model, held_out.batches(), captured)
+        np.testing.assert_allclose(found.losses, eager.losses, rtol=0.02, atol=0.02)
+        assert (found.predicted == eager.predicted).mean() > 0.99
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.1)
+    assert notes == []
+
+
+def test_draws_made_ahead_are_those_of_the_cpu() -> None:
+    recipe = replace(shared(), batch_size=64)
+    on_cpu, on_gpu = (Batches.create(*cifar_like(), recipe, 10, 0, torch.device(d)) for d in ("cpu", "cuda"))
+    for (x, y), (gx, gy) in zip(on_cpu.steps_between(5, 45), on_gpu.steps_between(5, 45), strict=True):
+        assert torch.equal(y, gy.cpu())
+        torch.testing.assert_close(x, gx.cpu())
 
 
 def test_an_epoch_of_training_never_waits() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bench.measure.build import build_model, make_batches
 from bench.measure.checkpoint import SHARE, Checkpoints, State
 from bench.measure.counting import CountedCost, cost_of
 from bench.measure.device import describe, device_name, fix_numerics, peak_memory_bytes, synchroniser
-from bench.measure.evaluate import Evaluation, evaluate
+from bench.measure.evaluate import Evaluation, Forward, evaluate, make_forward
 from bench.measure.pace import Pace, course_of, plan_course
 from bench.measure.phases import Phases
 from bench.measure.step import make_optimizer, undisturbed
@@ -79,12 +80,14 @@ def run_one(
     phases.enter("count")  # the pace of a budget in seconds
     state, course, pace = resume_or_plan(spec, batches, cost, notes)
     training = begin(model, batches, course, spec.setting, notes.about_run, state, options)
+    forward = make_forward(model, spec.setting, device, spec.recipe.precision, notes.about_run)
     try:
         clocks = Clocks.of(time.perf_counter, synchroniser(device), phases)
         with noticing_pauses(notes.about_run):
-            trained = supervise(training, lambda: _look(model, validation, spec, report), clocks, notes.report, keeper)
+            look = partial(_look, model, validation, forward, report)
+            trained = supervise(training, look, clocks, notes.report, keeper)
         phases.enter("test")
-        seen = _look(model, test, spec, report)  # the only time that a finished run has looked at the test set
+        seen = _look(model, test, forward, report)  # the only time that a finished run has looked at the test set
         if not np.isfinite(seen.losses).all():
             raise Diverged(course.steps, "test loss")
     except Diverged:
@@ -126,8 +129,9 @@ def run_trial(spec: RunSpec, dataset: Dataset, report: Report) -> TrialDone:
     course, _ = plan_course(spec, batches, flops)
     report(Planned(course.steps, course.epochs))
     training = begin(model, batches, course, spec.setting)
+    forward = make_forward(model, spec.setting, device, spec.recipe.precision)
     clocks = Clocks.of(time.perf_counter, synchroniser(device))
-    trained = supervise(training, lambda: _look(model, validation, spec, report), clocks, report)
+    trained = supervise(training, lambda: _look(model, validation, forward, report), clocks, report)
     return TrialDone(course.samples, trained.train_seconds, trained.validation.accuracy, trained.validation.loss)
 
 
@@ -200,10 +204,9 @@ def resume_or_plan(
     return state, course, pace
 
 
-def _look(model: nn.Module, part: HeldOut, spec: RunSpec, report: Report) -> Evaluation:
+def _look(model: nn.Module, part: HeldOut, forward: Forward, report: Report) -> Evaluation:
     """Evaluate; the report is asked in between whether to go on."""
-    device = part.labels.device
-    return evaluate(model, part.batches(), device, spec.recipe.precision, on_batch=lambda: report(Tick()))
+    return evaluate(model, part.batches(), forward, on_batch=lambda: report(Tick()))
 
 
 class Notes:

@@ -167,6 +167,27 @@ def test_a_compiled_run_agrees_with_the_eager_one_step_by_step(factory: Callable
         torch.testing.assert_close(weights[name], others[name], **WEIGHT, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_a_fused_step_is_compiled_and_then_captured() -> None:
+    """With a stand-in for the capture, which is given the compiled step; nothing of it stays in the weights."""
+    captured: list[int] = []
+
+    def capture(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        warmed_up(call)
+        captured.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+        return call
+
+    eager, fused = trained(perceptron(), Setting()), trained(perceptron(), SETTINGS["fused"], capture=capture)
+    assert captured == [1]
+    assert fused[2] == "fused"
+    assert fused[0] == pytest.approx(eager[0], rel=1e-4)
+
+
+def perceptron() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+
+
 def test_attention_kernels_agree() -> None:
     outputs = []
     images = batches(1)[0][0]

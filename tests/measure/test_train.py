@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from bench.core.errors import Diverged
 from bench.core.events import EpochDone, Event, StepDone
 from bench.data.augment import Mix, mix_labels
-from bench.data.loader import Batches, HeldOut
+from bench.data.loader import EVAL_BATCH, Batches, HeldOut
 from bench.measure.checkpoint import State
-from bench.measure.evaluate import Evaluation, evaluate
+from bench.measure.evaluate import Evaluation, evaluate, make_forward
 from bench.measure.step import make_optimizer, make_step
 from bench.measure.supervise import Clock, Clocks, Keeper, Trained, supervise
 from bench.measure.train import Training, begin, lr_factor, train
@@ -226,7 +226,7 @@ def test_vectors_are_not_decayed(name: str, kind: type) -> None:
 def test_evaluation_against_a_plain_count() -> None:
     model = small_model()
     held_out = HeldOut.create(IMAGES, LABELS, small_batches())
-    found = evaluate(model, held_out.batches(), CPU, "fp32")
+    found = evaluate(model, held_out.batches(), make_forward(model, Setting(), CPU, "fp32"))
     assert not model.training
     (images, labels), *rest = held_out.batches()
     assert not rest
@@ -235,6 +235,52 @@ def test_evaluation_against_a_plain_count() -> None:
     assert found.accuracy == (logits.argmax(1) == labels).float().mean()
     assert found.loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
     assert np.array_equal(found.labels, LABELS)
+
+
+def static(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """What a graph does with memory: every replay fills the same tensor anew, from the same inputs."""
+    out = call().clone()
+
+    def replay() -> Tensor:
+        return out.copy_(call())
+
+    return replay
+
+
+def test_a_captured_evaluation_is_the_eager_one() -> None:
+    """Of one shape in every call, the last batch padded, while the weights change between two validations."""
+    count, generator = 2 * EVAL_BATCH + 7, np.random.default_rng(1)
+    images = generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    held_out, shapes = HeldOut.create(images, np.arange(count) % 3, small_batches()), list[int]()
+    model = small_model()
+    model.register_forward_pre_hook(lambda module, words: shapes.append(len(words[0])))
+    eager, graphed = Setting(), Setting("graphed", graphed=True)
+    captured = make_forward(model, graphed, CPU, "fp32", capture=static)
+    for _ in range(2):
+        expected = evaluate(model, held_out.batches(), make_forward(model, eager, CPU, "fp32"))
+        shapes.clear()
+        found = evaluate(model, held_out.batches(), captured)
+        assert set(shapes) == {EVAL_BATCH}
+        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5, atol=1e-6)
+        assert np.array_equal(found.predicted, expected.predicted)
+        assert np.array_equal(found.labels, expected.labels)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.5)
+
+
+def test_an_evaluation_that_cannot_be_captured_is_eager_and_says_so_once() -> None:
+    def fails(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        call()
+        raise RuntimeError("no graph here")
+
+    model, notes = small_model(), list[str]()
+    held_out = HeldOut.create(IMAGES, LABELS, small_batches())
+    forward = make_forward(model, Setting("graphed", graphed=True), CPU, "fp32", notes.append, fails)
+    expected = evaluate(model, held_out.batches(), make_forward(model, Setting(), CPU, "fp32"))
+    for _ in range(2):
+        assert np.array_equal(evaluate(model, held_out.batches(), forward).losses, expected.losses)
+    assert notes == ["validation: graphed could not be had, eager instead: RuntimeError: no graph here"]
 
 
 def test_mixed_labels_weigh_the_losses_of_both() -> None:
