@@ -347,7 +347,7 @@ def test_training_speed_by_batch_size_and_where_the_order_turns(tmp_path: Path) 
     assert chart.x.ticks == (64, 128, 256)
     speeds = {s.model: [mark.y for mark in s.marks] for s in chart.series}
     assert speeds["vit_tiny"] == pytest.approx([64 / 0.122, 128 / 0.154, 256 / 0.218], rel=1e-3)
-    assert any("seresnet is faster up to 128, vit_tiny from 256 on." in text for text in chart.sentences)
+    assert "seresnet is faster up to 128, vit_tiny from 256 on." in chart.caption
 
 
 def test_a_single_image_is_in_the_latency_where_no_batch_of_one_was_timed(tmp_path: Path) -> None:
