@@ -29,7 +29,7 @@ from torch import nn  # noqa: E402
 from bench.core.stats import Interval, ratio_interval  # noqa: E402
 from bench.measure.device import device_name, fix_numerics  # noqa: E402
 from bench.measure.session import training_task  # noqa: E402
-from bench.measure.timing import Rule, Task, TaskShape, Timed, make_tasks, stopwatch_of, time_blocks  # noqa: E402
+from bench.measure.timing import Rule, Task, TaskShape, Timed, make_ready, make_tasks, stopwatch_of, time_blocks  # noqa: E402
 from bench.plan.recipes import shared  # noqa: E402
 from bench.plan.spec import Setting  # noqa: E402
 from models.registry import build  # noqa: E402
@@ -56,7 +56,9 @@ def train_task(name: str, model: nn.Module) -> Task:
 def session(tasks: list[Task], sample_seconds: float, seed: int, seconds: float = 20.0) -> Timed:
     """One session under the shipped rule."""
     rule = Rule("a", half_width=0.02, seconds=seconds, sample_seconds=sample_seconds)
-    return time_blocks(tasks, rule, stopwatch_of(DEVICE, time.perf_counter), time.perf_counter, seed)
+    stopwatch = stopwatch_of(DEVICE, time.perf_counter)
+    ready = [make_ready(task, sample_seconds, stopwatch) for task in tasks]
+    return time_blocks(ready, rule, stopwatch, time.perf_counter, seed)
 
 
 def ratio(timed: Timed) -> Interval:

@@ -17,6 +17,7 @@ import msgspec
 from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED, UserError
 from bench.core.events import Event, Explained, MemoryMeasured, ModelTurn, TaskFailed, TaskStarted
+from bench.core.text import duration
 from bench.drive import setting_search
 from bench.drive.opening import local_devices
 from bench.executors.child import Outcome
@@ -186,7 +187,10 @@ def time_together(
                 return theirs
             continue
         if part.session is not None:
-            return other_starts(part, part.session, end)
+            session = other_starts(part, part.session, end)
+            took = spec.seconds + time.monotonic() - end
+            display.line(f"  took {duration(took)} of a limit of {duration(spec.seconds)}")
+            return session
         where = save_trace(store, outcome)
         if not part.culprit:
             display.line(f"  {outcome.status}: {outcome.message}{where}; no model was running, so none is left out")
@@ -232,7 +236,7 @@ class _Part:
         before = {session.id for session in self.store.sessions()}
         self.culprit = ""
         timeout = max(0.0, seconds) + SLACK_SECONDS + SLACK_PER_MODEL * len(self.spec.models)
-        args = (self.spec, self.trials, self.store.root, max(0.0, seconds), so_far)
+        args = (self.spec, self.trials, self.store.root, seconds, so_far)
         outcome = self.call("bench.measure.session:child_session", args, self._on_event, timeout, grace=0)
         sessions = self.store.sessions()
         mine = [s for s in sessions if (s.id == so_far.id if so_far else s.id not in before)]

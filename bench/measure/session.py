@@ -412,10 +412,13 @@ def _ready(task: Task, pace: Pace, like: Sample | None = None) -> Ready | None:
 def child_session(
     report: Report, spec: SessionSpec, trials: TrialResults, root: Path, seconds: float, so_far: Session | None
 ) -> None:
-    """One process start of a speed session, under the store's exclusive lock for timing."""
+    """One process start of a speed session, under the store's exclusive lock for timing.
+
+    `seconds`: left when it was called, before this process began.
+    """
     store = Store(root.absolute())  # a model may change the directory
     with store.claim_timing():
-        time_models(spec, trials, store, report, Start(seconds, so_far))
+        time_models(spec, trials, store, report, Start(seconds - START_SECONDS, so_far))
 
 
 # --- what limits them --------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from tests.synthetic import (
     DATA,
     ENVIRONMENT,
     RECIPE,
+    by_batch,
     failure,
     record,
     spec,
@@ -335,7 +336,24 @@ def test_speed_and_latency_by_batch_size(thorough: Store) -> None:
                 wanted = [1000 * t for t in seconds] if per_batch else [size / t for t in reversed(seconds)]
                 assert (mark.y_low, mark.y, mark.y_high) == pytest.approx(wanted)
             assert [mark.label for mark in marks] == ["", "", model]
-    assert {m.key for m in missing} == {"time_to_target", "phases", "data_efficiency", "differences"}
+    assert {m.key for m in missing} == {
+        "time_to_target",
+        "phases",
+        "data_efficiency",
+        "differences",
+        "training_vs_batch",
+    }
+
+
+def test_training_speed_by_batch_size_and_where_the_order_turns(tmp_path: Path) -> None:
+    """0.09 s and 0.5 ms an image against 1 ms an image: at 64 images 524 and 1,000 images/s."""
+    made = by_batch({"seresnet": (0.0, 0.001), "vit_tiny": (0.09, 0.0005)}, (64, 128, 256))
+    Store(tmp_path).write_session(made)
+    chart = of(charts_of([Store(tmp_path)])[0], "training_vs_batch")
+    assert chart.x.ticks == (64, 128, 256)
+    speeds = {s.model: [mark.y for mark in s.marks] for s in chart.series}
+    assert speeds["vit_tiny"] == pytest.approx([64 / 0.122, 128 / 0.154, 256 / 0.218], rel=1e-3)
+    assert "seresnet is faster up to 128, vit_tiny from 256 on." in chart.caption
 
 
 def test_a_single_image_is_in_the_latency_where_no_batch_of_one_was_timed(tmp_path: Path) -> None:

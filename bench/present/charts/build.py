@@ -13,6 +13,7 @@ from itertools import count
 from typing import NamedTuple
 
 from bench.analysis.compare import Pair, pairs_loaded
+from bench.analysis.sessions import train_sizes
 from bench.analysis.tables import Comparison, Loaded, compare_loaded, load
 from bench.core.errors import UserError
 from bench.plan.spec import slug
@@ -112,7 +113,8 @@ def of_sessions(sessions: Sequence[Session], common: Common) -> list[Chart]:
     """The charts of the sessions of the `time` command."""
     charts, used = list[Chart](), set[str]()
     for session in sessions:
-        if session.bounds:
+        # a short limit may have left out any of these
+        if session.bounds or session.memory or len(train_sizes(session)) > 1:
             prefix = unused(f"speed-{slug(session.id)}", used)
             used.add(prefix)
             charts += charts_of_session(session, common, prefix)
