@@ -30,9 +30,9 @@ def test_everything_about_a_pair_of_the_committed_store() -> None:
         "+0.53 points (-10.54 to +11.61), this test set: no verdict",
         "training speed 0.86× (0.81–0.91), 26 interleaved blocks",
         "FLOPs per image 1.01×",
-        "reached by 2 of 3 and 0 of 3, medians 31.4 s and none (Kaplan–Meier)",
+        "reached by 2 of 3 and 0 of 3, medians 31.4 s and none",
         "learning rates 0.0055 and 0.001, found on validation in 7 trials each, 6,400 and 6,400 additional samples",
-        "claim seresnet is faster and at most 0.5 points less accurate: does not hold",
+        "original claim seresnet is faster and at most 0.5 points less accurate: does not hold",
         "seconds none: runs shared their device;",
         "both tracks: no verdict (shared: no verdict; family: no verdict)",
     ):
