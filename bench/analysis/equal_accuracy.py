@@ -86,10 +86,11 @@ def equal_accuracy(
     leader = max(finals, key=lambda model: finals[model])  # the first of equal ones
     follower = next(model for model in runs if model != leader)
     lost = (diverged or {}).get(leader, 0)
-    samples = gain(*(_curves(runs[model], "samples_seen") for model in (leader, follower)), lost)
-    timed = not any(run.shared_device for own in runs.values() for run in own)
-    seconds = gain(*(_curves(runs[model], "train_seconds") for model in (leader, follower)), lost) if timed else None
-    costs = [runs[model][0].metrics.train_flops_2x for model in (leader, follower)]
+    both = runs[leader], runs[follower]
+    samples = gain(_curves(both[0], "samples_seen"), _curves(both[1], "samples_seen"), lost)
+    timed = not any(run.shared_device for own in both for run in own)
+    seconds = gain(_curves(both[0], "train_seconds"), _curves(both[1], "train_seconds"), lost) if timed else None
+    costs = [own[0].metrics.train_flops_2x for own in both]
     return EqualAccuracy(
         leader=leader,
         follower=follower,

@@ -338,7 +338,9 @@ def test_runs_without_predictions_and_of_different_conditions(tmp_path: Path) ->
     write_pair(apart, {"vit_flops": 0.8}, images=500, data=replace(DATA, name="svhn", content_hash="d" * 64))
     result = headline_of(apart)
     assert result.caveat.startswith("No two models were trained under equal conditions")
-    assert result.others[0].startswith("SVHN, 3 epochs: vit_flops reached ")
+    assert result.others[0].startswith(
+        "SVHN, 45,000 training images, 3 epochs, recipe shared, fp32, eager, 2 threads: vit_flops reached "
+    )
 
 
 def test_hostile_names_change_nothing_but_the_name(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def sources(run: FinishedRun, data_dir: Path) -> list[str]:
         stem += ".npz" * (kind == "npz")
     file = Path(stem).name
     if kind in ("npz", "folder") and file not in ("", ".."):
-        given = Path(run.provenance.path).expanduser() if run.provenance and run.provenance.path else Path(file)
+        given = Path(run.provenance.path if run.provenance else "").expanduser()
         # A record may be a stranger's: only a file or folder of the data's own name is opened, and no pipe or device.
         here = [given] if given.name == file else []
         fits = Path.is_file if kind == "npz" else Path.is_dir
