@@ -39,6 +39,18 @@ def test_everything_about_a_pair_of_the_committed_store() -> None:
         assert part in text, part
 
 
+def test_the_time_to_equal_accuracy_of_one_seed() -> None:
+    """The figures are those of the store's README."""
+    text = flat(render(pairs([Store(ROOT / "results/reference/h100")], ["seresnet", "vit_flops"])))
+    for part in (
+        "training seconds 1.85×, 1 seed, so no interval; whole trainings, 54.1 s and 29.3 s",
+        "equal accuracy seresnet reached vit_flops's final 75.72 % on validation after 16.2 s, where vit_flops took "
+        "29.3 s: 1.81× (1.81–2.17 between validations; one seed, so no interval)",
+        "203 training TFLOP against 674 training TFLOP: 3.32×",
+    ):
+        assert part in text, part
+
+
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_lines_wrap_at_words_and_lose_nothing(width: int) -> None:
     made = pairs([Store(VERDICT)])
