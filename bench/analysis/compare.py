@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bench.analysis.conditions import Conditions, as_text, conditions_of, group_of, same_plan
+from bench.analysis.conditions import Conditions, as_text, conditions_of, group_of, same_plan, told_apart
 from bench.analysis.crossed import (
     Difference,
     images_needed,
@@ -24,13 +24,15 @@ from bench.analysis.crossed import (
     on_this_test_set,
     seeds_needed_for_images,
 )
+from bench.analysis.equal_accuracy import EqualAccuracy, equal_accuracy
 from bench.analysis.sessions import turns
-from bench.analysis.stats import holm, kaplan_meier_median, welch_ratio
+from bench.analysis.stats import holm, median_time, welch_ratio
 from bench.analysis.tables import Loaded, like_the_newest, load
-from bench.analysis.verdicts import ACROSS_TRACKS, Condition, claim, fails, points, verdict, what_would_help
+from bench.analysis.verdicts import ACROSS_TRACKS, MOST_SEEDS, claim, points, verdict, what_would_help
 from bench.core.errors import UserError
 from bench.core.files import sha256
 from bench.core.stats import Interval, mean_interval
+from bench.plan.budget import parse_budget
 from bench.plan.keys import REFERENCE, question, speed_key
 from bench.plan.recipes import TRACKS
 from bench.store.disk import Store
@@ -41,15 +43,17 @@ from bench.store.views import sessions_of
 Right = npt.NDArray[np.bool_]
 NONE = Interval(math.nan, math.nan, math.nan, 0)
 TEST_ARRAYS = ("test_predicted", "test_label", "test_loss")
+TRANSFORMERS = ("vit", "hybrid")  # families that the original project's claim is about
 MARGIN = 0.005  # of accuracy, as a share: what the original project calls comparable
 Clock = Literal["seconds", "samples"]
 
 
 @dataclass(frozen=True)
 class Reached:
-    """When one model's runs reached the target, on the training clock; for those that never did, when they ended.
+    """When one model's finished runs reached the target, by the training clock; when they ended where they never did.
 
-    Seconds are nan where runs shared their device.
+    Seconds are nan where runs shared their device. A finished run that missed the target never reaches it: it was
+    trained to its planned end. Runs that were stopped before say nothing and are not here.
     """
 
     seconds: tuple[float, ...]
@@ -66,6 +70,10 @@ class Reached:
     def timed(self) -> bool:
         """Whether its seconds mean anything."""
         return not any(map(math.isnan, self.seconds))
+
+    def times(self, clock: Sequence[float]) -> list[float]:
+        """A clock's figures at the target, one per finished run; inf for those that never reached it."""
+        return [time if there else math.inf for time, there in zip(clock, self.reached, strict=True)]
 
     def mean(self, clock: Clock) -> Interval:
         """Mean over seeds with a t-interval; none unless every run reached the target."""
@@ -114,6 +122,8 @@ class Pair:
     speed: Interval = NONE  # training images/s
     inference: Interval = NONE
     by_batch: str = ""  # where the order of their training speeds turns with the batch size
+    training_seconds: Interval = NONE  # of whole trainings, A's over B's; none where they shared a device or a budget
+    equal_accuracy: EqualAccuracy | None = None
     flops: Interval = NONE
     target: float | None = None
     named_before: bool = False  # whether the target was named before the runs
@@ -136,6 +146,12 @@ class Pair:
     def claim(self) -> str:
         """Whether "A is faster and at most the margin less accurate" holds, does not hold, or is open."""
         return claim(self.like_these, self.speed, self.margin)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the original project makes that claim: of an SE-ResNet against a transformer, or a hybrid."""
+        families = [side.runs[0].family for side in (self.a, self.b)]
+        return families[0] == "cnn" and self.a.model.startswith(REFERENCE) and families[1] in TRANSFORMERS
 
     @cached_property  # it looks for numbers of seeds and images
     def what_would_change(self) -> str:
@@ -197,11 +213,11 @@ def pairs_loaded(
     made, comparable = list[Pair](), False
     searches = [search for store in stores for search in store.lr_searches()]
     failures = [run for run in loaded.runs if isinstance(run, FailedRun)]
-    for runs in groups.values():
+    for runs, conditions in zip(groups.values(), told_apart([runs[0] for runs in groups.values()]), strict=True):
         failed = [r for r in failures if same_plan(r.spec, runs[0].spec)]
         sides = {model: _with_search(side, searches) for model, side in sides_of(runs, failed, stores).items()}
         chosen = [(sides[a], sides[b]) for a, b in ordered(list(sides), models, reference)]
-        made += _family(chosen, runs[0], loaded.sessions, margin, target)
+        made += _family(chosen, conditions, loaded.sessions, margin, target)
         comparable |= bool(ordered(sorted({run.spec.model for run in runs}), models))
     if not made and comparable:
         raise UserError("the predictions of these runs are missing or damaged, so that they cannot be compared")
@@ -306,7 +322,7 @@ def _with_search(side: Side, searches: list[LRSearch]) -> Side:
 
 
 def _family(
-    sides: list[tuple[Side, Side]], first: FinishedRun, sessions: list[Session], margin: float, target: float | None
+    sides: list[tuple[Side, Side]], conditions: Conditions, sessions: list[Session], margin: float, target: float | None
 ) -> list[Pair]:
     """Pairs under one set of conditions: their p values are adjusted for one another."""
     like = [on_images_like_these(a.right, b.right) for a, b in sides]
@@ -319,7 +335,7 @@ def _family(
         reached = None if goal is None else (reach(a.runs, goal, a.diverged), reach(b.runs, goal, b.diverged))
         made.append(
             Pair(
-                conditions=conditions_of(first),
+                conditions=conditions,
                 a=a,
                 b=b,
                 like_these=like[index],
@@ -330,6 +346,10 @@ def _family(
                 speed=session_ratio(a, b, "train", sessions),
                 inference=session_ratio(a, b, "inference", sessions),
                 by_batch=next((text for s in together(a, b, sessions) if (text := turns(a.model, b.model, s))), ""),
+                training_seconds=_training_seconds(a, b),
+                equal_accuracy=equal_accuracy(
+                    {a.model: a.runs, b.model: b.runs}, {a.model: a.diverged, b.model: b.diverged}
+                ),
                 flops=_exact(a.flops, b.flops),
                 target=goal,
                 named_before=named_before,
@@ -360,6 +380,22 @@ def session_ratio(a: Side, b: Side, kind: str, sessions: list[Session]) -> Inter
     return NONE
 
 
+def _training_seconds(a: Side, b: Side) -> Interval:
+    """A's training seconds over B's, with Welch's interval on logarithms.
+
+    Runs under one key are of one device; none where they shared it with others, or where the budget was the time.
+    """
+    if any(run.shared_device for run in (*a.runs, *b.runs)) or timed_budget(conditions_of(a.runs[0])):
+        return NONE
+    values = [[run.metrics.train_seconds for run in side.runs] for side in (a, b)]
+    return welch_ratio(*values) if all(map(all, values)) else NONE
+
+
+def timed_budget(conditions: Conditions) -> bool:
+    """Whether the budget is a time, so that all trainings are equally long."""
+    return parse_budget(conditions.budget).kind == "seconds"
+
+
 def turned(pair: Pair) -> Pair:
     """The same pair with B for A: differences change their sign, ratios become their inverse."""
     return replace(
@@ -370,6 +406,7 @@ def turned(pair: Pair) -> Pair:
         this_set=_negative(pair.this_set),
         speed=_inverse(pair.speed),
         inference=_inverse(pair.inference),
+        training_seconds=_inverse(pair.training_seconds),
         flops=_inverse(pair.flops),
         reached=pair.reached and (pair.reached[1], pair.reached[0]),
         time_to_target=_inverse(pair.time_to_target),
@@ -410,7 +447,7 @@ def reach(runs: Sequence[FinishedRun], target: float, diverged: int = 0) -> Reac
 
 
 def _ratio_to_target(reached: tuple[Reached, Reached] | None, clock: Clock) -> Interval:
-    """A's over B's with Welch's interval on logarithms; none where a run was censored, or seconds mean nothing."""
+    """A's over B's with Welch's interval on logarithms; none where a run never reached it, or seconds mean nothing."""
     if reached is None or not all(side.all for side in reached):
         return NONE
     values: list[tuple[float, ...]] = [getattr(side, clock) for side in reached]
@@ -427,11 +464,8 @@ def _scaled(ratio: Interval, a: float | None, b: float | None) -> Interval:
 
 
 def median_seconds(side: Reached) -> float | None:
-    """Kaplan and Meier's median of the seconds to the target; None where too few reached it, or shared their device."""
-    if not side.timed:
-        return None
-    never = side.diverged
-    return kaplan_meier_median([*side.seconds, *[math.inf] * never], [*side.reached, *[False] * never])
+    """Median of the seconds to the target over all runs; None where under half reached it, or they shared a device."""
+    return median_time([*side.times(side.seconds), *[math.inf] * side.diverged]) if side.timed else None
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
@@ -446,9 +480,12 @@ def what_would_change(pair: Pair) -> str:
         return f"Another recipe, budget or data set; the interval ends {points(min(abs(low), abs(high)))} from 0."
     if pair.like_these.of_runs or pair.like_these.images < 2:
         return what_would_help(pair.like_these, pair.margin, None, None)
-    seeds = seeds_needed_for_images(pair.a.right, pair.b.right, pair.margin)
-    images = None if seeds is not None else images_needed(pair.a.right, pair.b.right, pair.margin)
-    return what_would_help(pair.like_these, pair.margin, seeds, images)
+    right, seen = (pair.a.right, pair.b.right), pair.like_these.value
+    seeds = seeds_needed_for_images(*right, pair.margin)
+    images = images_needed(*right, pair.margin) if seeds is None or seeds > MOST_SEEDS else None
+    return what_would_help(
+        pair.like_these, pair.margin, seeds_needed_for_images(*right, seen) if seen else None, seeds, images
+    )
 
 
 def across_tracks(made: list[Pair]) -> list[tuple[Pair, Pair, str]]:
@@ -465,17 +502,8 @@ def across_tracks(made: list[Pair]) -> list[tuple[Pair, Pair, str]]:
     ]
 
 
-def failing(made: list[Pair], condition: Condition) -> list[Pair]:
-    """Pairs whose whole interval meets the condition."""
-    return [pair for pair in made if fails(condition, _interval(pair, condition.metric))]
-
-
-def untested(made: list[Pair], condition: Condition) -> list[Pair]:
-    """Pairs that have no interval to test the condition on."""
-    return [pair for pair in made if math.isnan(_interval(pair, condition.metric).low)]
-
-
-def _interval(pair: Pair, metric: str) -> Interval:
+def interval_of(pair: Pair, metric: str) -> Interval:
+    """The interval that a condition is tested on, in its unit; of nan where there is none."""
     if metric == "accuracy":
         d = pair.like_these
         if d.of_runs:  # of these two runs alone

@@ -6,7 +6,8 @@ Runs are compared where their data, recipe and comparability key are equal; `gro
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from bench.data.provenance import content_words
 from bench.plan.keys import question, speed_key
@@ -35,7 +36,7 @@ class Conditions:
     device_name: str
     threads: int | None  # CPU only
     torch: str
-    host: str = ""  # its CPU, in words
+    apart: str = ""  # what tells it from others of the same title: `data 1f3a5c7e`, `lr 0.003`
 
     @property
     def data_title(self) -> str:
@@ -64,8 +65,40 @@ def conditions_of(run: FinishedRun) -> Conditions:
         device_name=spec.device_name,
         threads=key.threads,
         torch=str(run.environment["torch"]),
-        host=key.host,
     )
+
+
+def told_apart(runs: Sequence[FinishedRun]) -> list[Conditions]:
+    """The conditions of each group of runs, given one run of each; those that would read the same say what differs.
+
+    Names do not: two files may both be called data.npz, and a recipe's file may have been edited.
+    """
+    made = [conditions_of(run) for run in runs]
+    alike: dict[Conditions, list[int]] = {}
+    for index, conditions in enumerate(made):
+        alike.setdefault(conditions, []).append(index)
+    for group in alike.values():
+        facts = {index: _facts(runs[index]) for index in group}
+        chosen: list[str] = []
+        for name in facts[group[0]]:  # as few as tell all of them apart
+            if len(_values(facts, [*chosen, name])) > len(_values(facts, chosen)):
+                chosen.append(name)
+        for index in group:
+            apart = ", ".join(f"{name} {facts[index].get(name)}" for name in chosen)
+            made[index] = replace(made[index], apart=apart)
+    return made
+
+
+def _values(facts: Mapping[int, Mapping[str, object]], names: Sequence[str]) -> set[str]:
+    return {as_text([own.get(name) for name in names]) for own in facts.values()}
+
+
+def _facts(run: FinishedRun) -> dict[str, object]:
+    """Everything that `group_of` looks at, by a name to show, hashes shortened."""
+    asked = question(run.spec)
+    data = asked["data"]
+    hashes = {"data": data.pop("content_hash")[:8], "split": data.pop("split_hash")[:8]}
+    return {**hashes, **data, **asked["recipe"], **asdict(speed_key(run.spec, run.environment))}
 
 
 def group_of(run: FinishedRun) -> str:

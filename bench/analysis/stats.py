@@ -1,7 +1,7 @@
 """Statistics of seeds and test images. Example: welch_ratio(a_seconds, b_seconds)
 
-Wilson's interval and Kaplan and Meier's curve are written out: importing scipy.stats takes 1.2 s longer than
-scipy.special, and `table` and `compare` would wait for it. The tests hold both against scipy.stats.
+Wilson's interval is written out: importing scipy.stats takes 1.2 s longer than scipy.special, and `table` and `compare`
+would wait for it. The tests hold it against scipy.stats.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
 from bench.core.stats import CONFIDENCE, Interval, t_quantile
 
@@ -25,6 +24,23 @@ def share_interval(share: float, images: int) -> Interval:
     low, high = (middle - half) / (1 + z2 / images), (middle + half) / (1 + z2 / images)
     # at the ends exactly 0 and 1, despite rounding
     return Interval(share, low if counted > 0 else 0.0, high if counted < 1 else 1.0, images)
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """A median with a 95 % interval between two of the sorted values, whatever their distribution.
+
+    The number of values below the true median is binomial with one half (Thompson 1936, Annals of Mathematical
+    Statistics 7:122). The ends are nan for fewer than six values. Raises StatisticsError without any.
+    """
+    from scipy.special import bdtr
+
+    ordered, n = sorted(values), len(values)
+    # the r smallest and the r largest may be left out where fewer than r below the median is rare enough
+    left_out = max((r for r in range(n // 2 + 1) if r and bdtr(r - 1, n, 0.5) <= (1 - CONFIDENCE) / 2), default=0)
+    middle = statistics.median(ordered)
+    if not left_out:
+        return Interval(middle, math.nan, math.nan, n)
+    return Interval(middle, ordered[left_out - 1], ordered[n - left_out], n)
 
 
 # --- unpaired samples: one figure per seed ---------------------------------------------------------------------------
@@ -108,24 +124,13 @@ def least(enough: Callable[[int], bool]) -> int:
     return high
 
 
-def kaplan_meier(times: Sequence[float], reached: Sequence[bool]) -> list[tuple[float, Fraction]]:
-    """(time, estimated share of runs that have not reached the target by then), at each time at which one did.
+def median_time(times: Sequence[float]) -> float | None:
+    """The time by which half of the runs had reached a target; `times` are inf for those that never did.
 
-    `times` are when runs reached the target or, where `reached` is false, when they ended. Kaplan & Meier 1958 (Journal
-    of the American Statistical Association 53:457). Raises ValueError where the two lengths differ.
+    The lower of two middle ones. None where under half reached it. Where no run was stopped before its planned end this
+    is Kaplan and Meier's median. Raises ValueError without runs.
     """
-    runs = list(zip(times, reached, strict=True))
-    without, curve = Fraction(1), []  # exact: 3/4 * 2/3 must be one half
-    for time in sorted({time for time, success in runs if success}):
-        at_risk = sum(other >= time for other, _ in runs)
-        without *= 1 - Fraction(sum(other == time and success for other, success in runs), at_risk)
-        curve.append((time, without))
-    return curve
-
-
-def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> float | None:
-    """Median time to a target by `kaplan_meier`: the first at which at most half of the runs have not reached it.
-
-    None where there is no such time: where fewer than half reached it, if all runs were equally long.
-    """
-    return next((time for time, without in kaplan_meier(times, reached) if without <= Fraction(1, 2)), None)
+    if not times:
+        raise ValueError("a median needs a run")
+    middle = statistics.median_low(times)
+    return middle if math.isfinite(middle) else None

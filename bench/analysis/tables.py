@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from bench.analysis.conditions import Conditions, as_text, conditions_of, group_of, same_plan
+from bench.analysis.conditions import Conditions, as_text, group_of, same_plan, told_apart
+from bench.analysis.equal_accuracy import equal_accuracy
+from bench.analysis.equal_accuracy import sentence as sentence_of
 from bench.analysis.references import held_against, sentence
 from bench.analysis.sessions import about_limit, about_starts, why_ended
 from bench.analysis.stats import share_interval
@@ -100,7 +102,7 @@ class Failure:
 # The conditions that the CSV and JSON formats carry.
 ABOUT = (
     *("dataset", "content", "train_images", "test_images", "recipe", "track", "epochs", "budget", "batch_size"),
-    *("precision", "setting", "device_name", "threads", "torch"),
+    *("precision", "setting", "device_name", "threads", "torch", "apart"),
 )
 FACTS = ("flops_2x", "train_flops_2x", "flops_audit")
 
@@ -161,17 +163,11 @@ def compare_loaded(loaded: Loaded, reference: str | None = None, by_device: bool
         _refuse_mixed_keys([group[0] for group in groups.values()])
     failed = [run for run in loaded.runs if isinstance(run, FailedRun)]
     comparisons = []
-    for group in groups.values():
+    for group, conditions in zip(groups.values(), told_apart([group[-1] for group in groups.values()]), strict=True):
         own = [run for run in failed if same_plan(run.spec, group[0].spec)]
         failed = [run for run in failed if run not in own]
-        comparisons.append(replace(_comparison(group, loaded.sessions, reference), failures=_failures(own)))
-    alike = Counter(c.title for c in comparisons)
-    comparisons = [
-        replace(c, title=f"{c.title} · host: {c.conditions.host}")
-        if alike[c.title] > 1 and c.conditions and c.conditions.host
-        else c
-        for c in comparisons
-    ]
+        made = _comparison(group, conditions, loaded.sessions, reference)
+        comparisons.append(replace(made, failures=_failures(own)))
     titles = [c.conditions.data_title for c in comparisons if c.conditions]
     comparisons = [
         replace(c, notes=(*c.notes, *overlap(title, titles))) for c, title in zip(comparisons, titles, strict=True)
@@ -212,7 +208,9 @@ def _failures(runs: list[FailedRun]) -> tuple[Failure, ...]:
     return tuple(Failure(r.run_id, r.spec.model, r.spec.seed, r.status, r.message, r.spec.data.name) for r in runs)
 
 
-def _comparison(runs: list[FinishedRun], sessions: list[Session], reference: str | None) -> Comparison:
+def _comparison(
+    runs: list[FinishedRun], conditions: Conditions, sessions: list[Session], reference: str | None
+) -> Comparison:
     by_model: dict[str, list[FinishedRun]] = {}
     for run in runs:
         by_model.setdefault(run.spec.model, []).append(run)
@@ -232,7 +230,6 @@ def _comparison(runs: list[FinishedRun], sessions: list[Session], reference: str
         notes.append(
             f"{plural(older, 'run')} left out: the model's file, or its recipe in this track, has changed since."
         )
-    conditions = conditions_of(current[0])
     return Comparison(
         title=_title(conditions),
         conditions=conditions,
@@ -293,7 +290,7 @@ def _title(c: Conditions) -> str:
     return (
         f"{c.dataset} ({content}{c.train_images:,} training and {c.test_images:,} test images) · "
         f"{track}recipe {c.recipe}, {c.budget}, batch {c.batch_size}, {c.precision} · "
-        f"{c.device_name}{threads}, torch {c.torch}{setting}"
+        f"{c.device_name}{threads}, torch {c.torch}{setting}{f' · {c.apart}' if c.apart else ''}"
     )
 
 
@@ -356,6 +353,7 @@ def _notes(runs: list[FinishedRun], rows: list[Row], session: Session | None, re
             *(f"Speed session: {warning}." for warning in session.warnings),
         ]
     notes += _ratio_notes(rows, session, reference)
+    notes += _equal_accuracy_note(runs, reference)
     if any("flops" in row.marked for row in rows):
         notes.append("† These FLOPs did not pass the audit against torch's own counter; another note says how.")
     notes += _run_notes(runs)
@@ -391,6 +389,21 @@ def _ratio_notes(rows: list[Row], session: Session | None, reference: str) -> li
     if not known:
         notes.append(f"No ratios: {reference} is not among these models.")
     return notes
+
+
+def _equal_accuracy_note(runs: list[FinishedRun], reference: str) -> list[str]:
+    """The reference against each other model: how long the better one took to the other's final accuracy."""
+    by_model: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        by_model.setdefault(run.spec.model, []).append(run)
+    own = by_model.pop(reference, None)
+    if own is None or not by_model:
+        return []
+    each = [sentence_of(equal_accuracy({reference: own, model: other})) for model, other in by_model.items()]
+    return [
+        "Equal accuracy, the lower of two final validation accuracies (× is what the less accurate model took, over "
+        f"what the other did): {'; '.join(each)}."
+    ]
 
 
 def _run_notes(runs: list[FinishedRun]) -> list[str]:

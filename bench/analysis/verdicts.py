@@ -73,12 +73,15 @@ def claim(difference: Difference, speed_ratio: Interval, margin: float) -> str:
 
     `speed_ratio` is A's speed over B's, above 1 where A is faster; `margin` is a share. The claim holds where the whole
     95 % intervals of both parts agree with it, and does not hold where one of them contradicts it. An interval of nan
-    shows nothing, and neither does the accuracy of single runs (`of_runs`).
+    shows nothing, and neither does the accuracy of single runs (`of_runs`). Ends are judged as they are shown, with two
+    decimals: a word that turned on the third would contradict the figures beside it.
     """
-    low, high = (math.nan, math.nan) if difference.of_runs else (difference.low, difference.high)
-    if speed_ratio.low > 1 and low > -margin:
+    ends = (math.nan, math.nan) if difference.of_runs else (difference.low, difference.high)
+    low, high = (round(100 * end, 2) for end in ends)
+    slowest, fastest, least = round(speed_ratio.low, 2), round(speed_ratio.high, 2), round(-100 * margin, 9)
+    if slowest > 1 and low > least:
         return "holds"
-    if speed_ratio.high < 1 or high < -margin:
+    if fastest < 1 or high < least:
         return "does not hold"
     return "open"
 
@@ -89,34 +92,41 @@ def points(share: float) -> str:
 
 
 def what_would_help(
-    difference: Difference, sought: float, seeds: int | None, images: int | None, most_seeds: int = MOST_SEEDS
+    difference: Difference, margin: float, seen: int | None, sought: int | None, images: int | None = None
 ) -> str:
-    """One sentence on what would end a "no verdict": more seeds, more test images, or nothing realistic.
+    """One sentence on what would end a "no verdict": how many seeds, or test images, or nothing realistic.
 
-    `sought` is the share to be detected with a power of 80 %, usually the margin. `seeds` (per model) and `images` are
-    what that takes by `crossed.seeds_needed_for_images` and `images_needed`, None where no number is enough.
+    `seen` and `sought` are the seeds per model that detect, with a power of 80 %, the difference seen and one of the
+    margin (`crossed.seeds_needed_for_images`); None where no number is enough. `images`: test images for the margin
+    (`crossed.images_needed`), asked where seeds alone are not enough.
     """
     have = min(difference.seeds_a, difference.seeds_b)
     if difference.images < 2:
         return "One test image says nothing about others: test on some hundred at least."
     if have < 2:
         return "One seed says nothing about others: train each model with at least two seeds, better five."
-    if seeds is not None and seeds <= have:
-        return (
-            f"Only many more seeds: {have} per model already detect a difference of {points(sought)} with 80 % power, "
-            "and this difference is too close to the margin."
-        )
-    if seeds is not None and seeds <= most_seeds:
-        return f"More seeds: about {seeds} per model detect a difference of {points(sought)} with 80 % power."
-    if images is not None and difference.images < images <= MOST_IMAGES:
-        return (
-            f"More test images: about {images:,} like these detect a difference of {points(sought)} with 80 % power; "
-            f"with {difference.images:,} not even {most_seeds} seeds per model do."
-        )
+    parts = [f"{_seeds(sought, have)} for the margin, {points(margin)}"]
+    if difference.value:
+        parts.insert(0, f"{_seeds(seen, have)} for the difference seen, {points(abs(difference.value))}")
     return (
-        f"Nothing realistic: neither {most_seeds} seeds per model nor {MOST_IMAGES:,} test images detect a difference "
-        f"of {points(sought)} with 80 % power."
+        f"Seeds per model for 80 % power: {', '.join(parts)}{_help_for_the_margin(difference, have, sought, images)}."
     )
+
+
+def _seeds(needed: int | None, have: int) -> str:
+    if needed is None:
+        return "no number"
+    return f"the {have} here" if needed <= have else f"about {needed}" if needed <= MOST_SEEDS else f"over {MOST_SEEDS}"
+
+
+def _help_for_the_margin(difference: Difference, have: int, sought: int | None, images: int | None) -> str:
+    if sought is not None and sought <= have:
+        return "; the difference lies too close to the margin"
+    if sought is not None and sought <= MOST_SEEDS:
+        return ""
+    if images is not None and difference.images < images <= MOST_IMAGES:
+        return f"; about {images:,} test images like these would do for the margin"
+    return f"; for the margin not even {MOST_IMAGES:,} test images would do"
 
 
 # --- conditions on an exit code --------------------------------------------------------------------------------------
@@ -154,8 +164,25 @@ def parse_condition(text: str) -> Condition:
     return condition
 
 
-def fails(condition: Condition, interval: Interval) -> bool:
-    """Whether the whole interval meets the condition, in the metric's unit: points or a ratio. With nan: no."""
-    if condition.operator == "<":
-        return interval.high < condition.number
-    return interval.low > condition.number
+class Outcome(NamedTuple):
+    """What became of a condition: passed, failed or undecided, why, and whether the command fails for it."""
+
+    word: str
+    why: str
+    closes: bool
+
+
+def outcome(condition: Condition, interval: Interval, required: bool) -> Outcome:
+    """A condition of --fail-if, or with `required` of --require, on an interval in the metric's unit.
+
+    The first fails where the whole interval meets the condition, the second unless it does. Without an interval both
+    fail: a gate that nothing can close would stay open for ever, unnoticed.
+    """
+    if math.isnan(interval.low):
+        return Outcome("failed", "there is no interval, so it cannot be tested", True)
+    below = condition.operator == "<"
+    if interval.high < condition.number if below else interval.low > condition.number:
+        return Outcome("passed" if required else "failed", "the whole interval lies there", not required)
+    if interval.low >= condition.number if below else interval.high <= condition.number:
+        return Outcome("failed" if required else "passed", "the whole interval lies on the other side", required)
+    return Outcome("undecided", "the interval lies on both sides", required)

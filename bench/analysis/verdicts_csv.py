@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.analysis.compare import Pair, Reached, Side, across_tracks, median_seconds, pairs
 from bench.analysis.crossed import mcnemar
+from bench.analysis.equal_accuracy import EqualAccuracy, Gain
 from bench.core.errors import Busy, UserError
 from bench.core.files import to_csv
 from bench.core.stats import Interval
@@ -30,6 +31,11 @@ COLUMNS = (
     "low_points_this_set", "high_points_this_set", "p_this_set", "p_holm_this_set", "mcnemar_p",
     "speed_ratio", "speed_ratio_low", "speed_ratio_high", "speed_blocks",
     "inference_ratio", "inference_ratio_low", "inference_ratio_high", "flops_ratio",
+    "training_seconds_ratio", "training_seconds_ratio_low", "training_seconds_ratio_high",
+    "equal_accuracy", "equal_accuracy_leader", "equal_accuracy_reached",
+    "equal_seconds_ratio", "equal_seconds_ratio_low", "equal_seconds_ratio_high", "equal_seconds_ratio_last_below",
+    "equal_samples_ratio", "equal_samples_ratio_low", "equal_samples_ratio_high", "equal_samples_ratio_last_below",
+    "equal_flops_ratio", "equal_flops_ratio_low", "equal_flops_ratio_high", "equal_flops_ratio_last_below",
     "target", "target_named_before", "reached_a", "reached_b", "median_seconds_a", "median_seconds_b",
     "mean_seconds_a", "mean_seconds_a_low", "mean_seconds_a_high",
     "mean_seconds_b", "mean_seconds_b_low", "mean_seconds_b_high",
@@ -39,7 +45,7 @@ COLUMNS = (
     "target_flops_ratio", "target_flops_ratio_low", "target_flops_ratio_high",
     "lr_a", "lr_b", "lr_a_at_edge", "lr_b_at_edge", "search_trials", "search_samples_a", "search_samples_b",
     "left_out_a", "left_out_b",
-    "validations", "batch_size", "precision", "setting", "deterministic", "device_name", "threads", "torch",
+    "validations", "batch_size", "precision", "setting", "deterministic", "device_name", "threads", "torch", "apart",
     "what_would_change",
 )
 # fmt: on
@@ -49,12 +55,12 @@ def to_rows(made: list[Pair]) -> list[Row]:
     """One row per pair, with COLUMNS as keys; accuracies in points, None where there is no figure."""
     both = {id(pair): word for one, other, word in across_tracks(made) for pair in (one, other)}
     rows = [{**_row(pair), "verdict_both_tracks": both.get(id(pair))} for pair in made]
-    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
 
 
 def _row(pair: Pair) -> Row:
     a, b, like, this, conditions = pair.a, pair.b, pair.like_these, pair.this_set, asdict(pair.conditions)
-    epochs, _ = conditions.pop("epochs"), conditions.pop("host")
+    epochs = conditions.pop("epochs")
     row: Row = {
         **conditions,
         # "1 epochs" too: verdicts.csv of older versions must not look edited
@@ -82,6 +88,8 @@ def _row(pair: Pair) -> Row:
         "speed_blocks": pair.speed.n or None,
         **_interval_cells("inference_ratio", pair.inference),
         "flops_ratio": pair.flops.value,
+        **_interval_cells("training_seconds_ratio", pair.training_seconds),
+        **_equal_cells(pair.equal_accuracy),
         "target": pair.target,
         "target_named_before": pair.named_before if pair.target is not None else None,
         **_interval_cells("seconds_ratio", pair.time_to_target),
@@ -93,6 +101,23 @@ def _row(pair: Pair) -> Row:
         row |= _side_cells(name, side)
     for name, side, reached in zip("ab", (a, b), pair.reached or (), strict=False):
         row |= _target_cells(name, side, reached)
+    return row
+
+
+def _equal_cells(equal: EqualAccuracy | None) -> Row:
+    """The follower's expense over the leader's; a ratio is empty where a seed never reached the target."""
+    if equal is None:
+        return {}
+    row: Row = {
+        "equal_accuracy": equal.target,
+        "equal_accuracy_leader": equal.leader,
+        "equal_accuracy_reached": f"{equal.reached} of {equal.seeds}",
+    }
+    for clock in ("seconds", "samples", "flops"):
+        gain: Gain | None = getattr(equal, clock)
+        if gain is not None:
+            row |= _interval_cells(f"equal_{clock}_ratio", gain.ratio)
+            row[f"equal_{clock}_ratio_last_below"] = gain.at_last_below
     return row
 
 

@@ -130,6 +130,7 @@ EXAMPLES = {
         "run_bench.py compare",
         "run_bench.py compare seresnet vit_tiny --margin 1",
         "run_bench.py compare seresnet,vit_tiny --fail-if 'accuracy < -0.5'",
+        "run_bench.py compare seresnet,vit_tiny --require 'accuracy > -0.5'",
     ],
     "table": [
         "run_bench.py table",
@@ -406,6 +407,13 @@ def _compare_flags(compare: Parser) -> None:
         default=[],
         metavar="CONDITION",
         help="exit 1 if the whole interval of A against B meets this: 'accuracy < -0.5', 'speed < 1'; repeatable",
+    )
+    compare.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="exit 1 unless the whole interval of A against B meets this: 'accuracy > -0.5'; repeatable",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +70,7 @@ def table(request: TableRequest) -> int:
 
 
 def compare(request: CompareRequest) -> int:
-    """Print verdicts on pairs of models; 1 where a condition of --fail-if is met, or cannot be tested."""
+    """Print verdicts on pairs of models; 1 where a condition of --fail-if or --require fails."""
     stores = open_stores(request.stores)
     check_reference(request.reference, stores)
     from bench.analysis.compare import pairs
@@ -82,25 +84,33 @@ def compare(request: CompareRequest) -> int:
     print("\n".join(map(inert_line, text.split("\n"))), end="")
     if request.out is not None:
         write_atomically(request.out, content)
-    failures = failures_of(made, request.fail_if)
-    print("".join(f"{inert_line(line)}\n" for line in failures), end="")
-    return EXIT_FAILED if failures else 0
+    results = gates(made, request.fail_if, request.require)
+    channel = sys.stderr if request.format == "csv" else sys.stdout  # rows stay rows
+    print("".join(f"{inert_line(line)}\n" for line, _ in results), end="", file=channel)
+    return EXIT_FAILED if any(closes for _, closes in results) else 0
 
 
-def failures_of(pairs: list[Pair], conditions: Sequence[Condition]) -> list[str]:
-    """A line for each condition of --fail-if that a pair meets, then for each that cannot be tested.
+def gates(pairs: list[Pair], fail_if: Sequence[Condition], require: Sequence[Condition] = ()) -> list[tuple[str, bool]]:
+    """A line for each condition and pair, passed, failed or undecided, and whether the command fails for it."""
+    from bench.analysis.compare import interval_of
+    from bench.analysis.verdicts import outcome
 
-    A condition without an interval fails too: a gate that nothing can close would stay open for ever, unnoticed.
-    """
-    from bench.analysis.compare import failing, untested
-
-    return [
-        f"{result}: {c.metric} {c.operator} {c.number:g}: {pair.a.model} against {pair.b.model}"
-        f"{f', track {pair.track}' if pair.track else ''}"
-        for result, chosen in (("failed", failing), ("cannot be tested, there is no interval", untested))
-        for c in conditions
-        for pair in chosen(pairs, c)
-    ]
+    lines = []
+    for flag, conditions in (("--fail-if", fail_if), ("--require", require)):
+        for c in conditions:
+            for pair in pairs:
+                interval = interval_of(pair, c.metric)
+                result = outcome(c, interval, required=flag == "--require")
+                track = f", track {pair.track}" if pair.track else ""
+                ends = "" if math.isnan(interval.low) else f", {interval.low:.4g} to {interval.high:.4g}"
+                lines.append(
+                    (
+                        f"{result.word}: {flag} '{c.metric} {c.operator} {c.number:g}': {pair.a.model} against "
+                        f"{pair.b.model}{track}{ends}: {result.why}",
+                        result.closes,
+                    )
+                )
+    return lines
 
 
 def plot(request: PlotRequest) -> int:

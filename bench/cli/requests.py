@@ -108,6 +108,7 @@ class CompareRequest:
     format: str
     out: Path | None
     fail_if: tuple[Condition, ...]
+    require: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -355,11 +356,7 @@ def report_request(arguments: Namespace) -> ReportRequest:
 
 def compare_request(arguments: Namespace) -> CompareRequest:
     """Verdicts. Models are those of the stores: they need not be in the registry any more."""
-    fail_if: tuple[Condition, ...] = ()
-    if arguments.fail_if:
-        from bench.analysis.verdicts import parse_condition
-
-        fail_if = tuple(map(parse_condition, arguments.fail_if))
+    fail_if, require = map(_conditions, (arguments.fail_if, arguments.require))
     if not 0 < arguments.margin < 100:
         raise UserError(f"--margin must lie between 0 and 100 points, not {arguments.margin:g}")
     models = tuple(map(_model_name, registry.split_names(",".join(arguments.models)))) if arguments.models else ()
@@ -374,7 +371,16 @@ def compare_request(arguments: Namespace) -> CompareRequest:
         arguments.format,
         arguments.out,
         fail_if,
+        require,
     )
+
+
+def _conditions(texts: list[str]) -> tuple[Condition, ...]:
+    if not texts:
+        return ()
+    from bench.analysis.verdicts import parse_condition
+
+    return tuple(map(parse_condition, texts))
 
 
 def check_request(arguments: Namespace) -> CheckRequest:

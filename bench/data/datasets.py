@@ -112,10 +112,11 @@ def open_source(name: str, data_dir: Path, image_size: int | None, progress: Pro
     prefix, _, rest = name.partition(":")
     if prefix == "npz" and rest:
         path = Path(os.path.expanduser(rest))
-        return _own(f"npz:{writable(path.stem)}", path, *from_npz(path, image_size, say, progress))
+        return _own(f"npz:{writable(path.stem)}", path, rest, *from_npz(path, image_size, say, progress))
     if prefix == "folder" and rest:
         path = Path(os.path.abspath(os.path.expanduser(rest)))
-        return _own(f"folder:{writable(path.name)}", path, *from_folder(path, data_dir, image_size, say, progress))
+        read = from_folder(path, data_dir, image_size, say, progress)
+        return _own(f"folder:{writable(path.name)}", path, rest, *read)
     if name == "digits":
         release = version("scikit-learn")
         key = f"digits-{content_id([FORMAT, release, image_size])}"
@@ -127,7 +128,7 @@ def open_source(name: str, data_dir: Path, image_size: int | None, progress: Pro
     raise UserError(f"unknown dataset '{name}'{suggest(name, NAMES)} Choices: {', '.join(NAMES)}, npz:FILE, folder:DIR")
 
 
-def _own(name: str, path: Path, arrays: Arrays, content: str) -> Opened:
+def _own(name: str, path: Path, given: str, arrays: Arrays, content: str) -> Opened:
     """A user's arrays under their published name if they have one, else under `name`.
 
     The prefix in `name` stays: a stem alone might claim to be CIFAR-10.
@@ -135,7 +136,7 @@ def _own(name: str, path: Path, arrays: Arrays, content: str) -> Opened:
     who = arrays.identity
     flips = CATALOGUE[who.name].flip_keeps_labels if who.name else True
     source = f"{name.partition(':')[0]}:{writable(path.name)}"
-    origin = Provenance(source, f"sha256:{content}", who.official, who.like, who.checked)
+    origin = Provenance(source, f"sha256:{content}", who.official, who.like, who.checked, writable(given))
     return Opened(arrays, who.name or name, content, flips, origin)
 
 

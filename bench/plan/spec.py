@@ -94,6 +94,7 @@ class Provenance:
     official: bool  # whether the content is what its name promises, by checksum
     like: str = ""  # the published data set whose numbers it has
     checked: bool = True  # whether it was held against that one's checksums
+    path: str = ""  # of a user's own file or folder, as it was given
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 
-from bench.analysis.compare import Pair, Reached, Side, across_tracks, median_seconds
+from bench.analysis.compare import Pair, Reached, Side, across_tracks, median_seconds, timed_budget
 from bench.analysis.crossed import Difference, mcnemar
+from bench.analysis.equal_accuracy import clock_of, ratio_text, sentence, took_text
 from bench.analysis.verdicts import points
 from bench.core.stats import Interval
 from bench.core.text import plural, significant
@@ -43,7 +45,7 @@ def title_of(pair: Pair) -> str:
     return (
         f"{c.dataset} ({content}{c.train_images:,} training and {c.test_images:,} test images of {c.image_size} px) · "
         f"budget {c.budget}, {plural(c.validations, 'validation')}, batch {c.batch_size}, {c.precision}, {setting} · "
-        f"{c.device_name}{threads}, torch {c.torch}"
+        f"{c.device_name}{threads}, torch {c.torch}{f' · {c.apart}' if c.apart else ''}"
     )
 
 
@@ -88,16 +90,19 @@ def _sentence(pair: Pair) -> str:
 
 def _lines(pair: Pair) -> list[Line]:
     claim = f"{pair.a.model} is faster and at most {points(pair.margin)} less accurate: {pair.claim}"
+    claims = [("original claim", claim)] if pair.claimed else []
     return [
         *_accuracy_lines(pair),
         ("training speed", _ratio(pair.speed, "interleaved block", "not timed together: name both in one command")),
         *([("training speed by batch", pair.by_batch)] if pair.by_batch else []),
         ("inference speed", _ratio(pair.inference, "interleaved block", "not timed together")),
+        ("training seconds", _training_seconds(pair)),
         ("FLOPs per image", f"{_number(pair.flops.value)}×" if pair.flops.n else "not counted"),
         *(("left out", f"{side.model}: {', '.join(side.left_out)}") for side in (pair.a, pair.b) if side.left_out),
+        *_equal_accuracy_lines(pair),
         *_target_lines(pair),
         *_search_lines(pair.a, pair.b),
-        ("claim", claim),
+        *claims,
     ]
 
 
@@ -128,6 +133,29 @@ def _search_lines(a: Side, b: Side) -> list[Line]:
     return lines
 
 
+def _training_seconds(pair: Pair) -> str:
+    """The ratio of whole trainings."""
+    if not pair.training_seconds.n:
+        why = "the budget is a time" if timed_budget(pair.conditions) else "runs shared their device"
+        return f"no ratio: {why}"
+    ratio = _ratio(pair.training_seconds, "seed", "")
+    alone = ", so no interval" if pair.training_seconds.n == 1 else ""
+    means = (statistics.fmean(run.metrics.train_seconds for run in side.runs) for side in (pair.a, pair.b))
+    return f"{ratio}{alone}; whole trainings, {' and '.join(f'{significant(mean)} s' for mean in means)}"
+
+
+def _equal_accuracy_lines(pair: Pair) -> list[Line]:
+    """The time to the lower of the two final validation accuracies; then FLOPs and samples."""
+    equal = pair.equal_accuracy
+    if equal is None:
+        return []
+    lines = [("equal accuracy", sentence(equal))]
+    others = [clock for clock in ("flops", "samples") if clock != clock_of(equal) and getattr(equal, clock) is not None]
+    for clock in others:
+        lines.append(("", f"{' against '.join(took_text(equal, clock))}: {ratio_text(equal, clock)}"))
+    return lines
+
+
 def _target_lines(pair: Pair) -> list[Line]:
     if pair.target is None or pair.reached is None:
         return [("time to target", "no target was named before the runs (--target)")]
@@ -142,7 +170,7 @@ def _target_lines(pair: Pair) -> list[Line]:
     else:
         medians = [median_seconds(side) for side in pair.reached]
         ends = " and ".join("none" if median is None else f"{significant(median)} s" for median in medians)
-        shown = f", medians {ends} (Kaplan–Meier)" if any(median is not None for median in medians) else ""
+        shown = f", medians {ends}" if any(median is not None for median in medians) else ""
         lines = [("seconds", f"no ratio: not all runs reached it; {goal}{shown}")]
     return [*lines, ("training FLOPs", _target_flops(pair, own, other))]
 

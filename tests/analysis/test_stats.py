@@ -12,9 +12,9 @@ from scipy import stats
 
 from bench.analysis.stats import (
     holm,
-    kaplan_meier,
-    kaplan_meier_median,
     least,
+    median_interval,
+    median_time,
     power_of_t,
     satterthwaite,
     share_interval,
@@ -124,30 +124,22 @@ def test_power_at_its_ends() -> None:
     assert seeds_needed(0.2, 0.2, 0.001) == pytest.approx(normal, rel=1e-4)
 
 
-def test_kaplan_meier_by_hand() -> None:
-    """Freireich et al. 1963 (Blood 21:699), weeks of remission in leukaemia under 6-MP: the textbook median is 23."""
-    weeks = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
-    relapsed = [1, 1, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
-    assert kaplan_meier_median(weeks, [bool(r) for r in relapsed]) == 23
+def test_the_median_time_to_a_target() -> None:
+    assert median_time([5, 9]) == 5, "a half is enough"
+    assert median_time([9, 7, math.inf, 5]) == 7
+    assert median_time([5, math.inf, math.inf]) is None
+    assert median_time([31.4, 20.0, math.inf]) == 31.4
+    with pytest.raises(ValueError, match="run"):
+        median_time([])
 
 
-def test_kaplan_meier_against_scipy() -> None:
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 4, 5, 20):
-        for _ in range(20):
-            times, reached = rng.integers(1, 12, n).astype(float), rng.random(n) < 0.6
-            data = stats.CensoredData(uncensored=times[reached], right=times[~reached])
-            theirs = stats.ecdf(data).sf
-            below = [float(q) for q, p in zip(theirs.quantiles, theirs.probabilities, strict=True) if p <= 0.5 + 1e-12]
-            assert kaplan_meier_median(times.tolist(), reached.tolist()) == (below[0] if below else None)
-            ours = kaplan_meier(times.tolist(), reached.tolist())
-            assert [time for time, _ in ours] == sorted(set(times[reached].tolist()))
-            assert [float(share) for _, share in ours] == pytest.approx(theirs.evaluate([time for time, _ in ours]))
-
-
-def test_kaplan_meier_at_its_ends() -> None:
-    assert kaplan_meier_median([], []) is None
-    assert kaplan_meier_median([5, 9, 9, 9], [True, False, False, False]) is None
-    assert kaplan_meier_median([5, 7, 9, 9], [True, True, False, False]) == 7, "a half is enough"
-    with pytest.raises(ValueError, match="shorter"):
-        kaplan_meier_median([1.0, 2.0], [True])
+@pytest.mark.parametrize(
+    ("n", "ranks"),
+    # Conover 1999, Practical Nonparametric Statistics, table A3: the sign test's critical values
+    [(5, None), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (10, (2, 9)), (20, (6, 15)), (50, (18, 33))],
+)
+def test_the_interval_of_a_median(n: int, ranks: tuple[int, int] | None) -> None:
+    found = median_interval([float(i) for i in range(n, 0, -1)])
+    assert found.value == (n + 1) / 2
+    assert found.n == n
+    assert (math.isnan(found.low) and math.isnan(found.high)) if ranks is None else (found.low, found.high) == ranks

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from bench.cli.main import main
-from bench.cli.readers import failures_of
+from bench.cli.readers import gates
 from bench.cli.time import explanation_lines
 from bench.core.display import Display
 from bench.core.events import ModelCounted
@@ -215,12 +215,26 @@ def test_fail_if_closes_the_gate(tmp_path: Path, capsys: Captured) -> None:
         "--fail-if",
     ]
     assert main([*words, "accuracy < 5"]) == 0
+    assert "\npassed: --fail-if 'accuracy < 5': seresnet against vit_tiny, " in capsys.readouterr().out
     assert main([*words, "accuracy > 5"]) == 1
-    assert capsys.readouterr().out.endswith("\nfailed: accuracy > 5: seresnet against vit_tiny\n")
+    assert "\nfailed: --fail-if 'accuracy > 5': seresnet against vit_tiny, " in capsys.readouterr().out
     assert main([*words, "speed < 1"]) == 1, "no session timed them"
-    assert "cannot be tested, there is no interval: speed < 1" in capsys.readouterr().out
+    assert "there is no interval, so it cannot be tested" in capsys.readouterr().out
     assert (tmp_path / "v.csv").read_text().startswith("dataset,")
-    assert failures_of([], ()) == []
+    assert gates([], ()) == []
+
+
+def test_a_requirement_must_be_shown(tmp_path: Path, capsys: Captured) -> None:
+    write_pair(Store(tmp_path), {"seresnet": 0.9, "vit_tiny": 0.8})
+    words = ["compare", "vit_tiny", "seresnet", "--results", str(tmp_path), "--format", "csv", "--require"]
+    assert main([*words, "accuracy < -5"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("passed: --require 'accuracy < -5': vit_tiny against seresnet, -")
+    assert "passed" not in out, "CSV stays CSV"
+    assert main([*words, "accuracy > -10"]) == 1
+    assert capsys.readouterr().err.startswith("undecided: --require 'accuracy > -10': vit_tiny against seresnet, -1")
+    assert main([*words, "accuracy > -5"]) == 1
+    assert capsys.readouterr().err.endswith(": the whole interval lies on the other side\n")
 
 
 def test_a_style_is_matplotlibs_or_a_file(tmp_path: Path, capsys: Captured) -> None:

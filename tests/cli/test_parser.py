@@ -133,7 +133,7 @@ def test_requests_of_readers() -> None:
     assert two == PlotRequest((Path("a"), Path("b")), None, True, None, ("png", "pdf"), ("1", "2"), "")
     condition = ("accuracy", "<", -0.5)
     made = parse(["compare", "--margin", "1", "--target", "0.5", "--fail-if", "accuracy < -0.5", "--reference", "swin"])
-    assert made == CompareRequest(store, "swin", (), 0.01, 0.5, "text", None, (condition,))  # type: ignore[arg-type]
+    assert made == CompareRequest(store, "swin", (), 0.01, 0.5, "text", None, (condition,), ())  # type: ignore[arg-type]
 
 
 def test_every_request_has_a_function() -> None:

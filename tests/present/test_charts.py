@@ -18,10 +18,14 @@ from bench.core.stats import mean_interval
 from bench.plan.recipes import in_track
 from bench.present.charts.accuracy import MEASURES, front_of, pareto
 from bench.present.charts.build import KINDS, charts_of
-from bench.present.charts.model import LONGEST_NAME, Chart, Mark, Missing, Series
+from bench.present.charts.interactive import figure
+from bench.present.charts.model import LONGEST_NAME, Chart, Mark, Missing, Series, looks_of
 from bench.present.charts.parts import names_of
+from bench.present.charts.static import draw
 from bench.store.disk import Store
 from bench.store.records import PHASES, Session
+from models.registry import CATALOGUE
+from models.registry import family as family_of
 from tests.conftest import ROOT
 from tests.synthetic import (
     DATA,
@@ -280,7 +284,7 @@ def history(accuracies: list[float]) -> list[dict[str, float]]:
     ]
 
 
-def test_time_to_target_without_censoring_is_the_share_that_got_there(tmp_path: Path) -> None:
+def test_time_to_target_is_the_share_that_got_there(tmp_path: Path) -> None:
     histories = [history([0.6]), history([0.1, 0.6]), history([0.1, 0.6, 0.7]), history([0.1, 0.2, 0.3, 0.5])]
     store = runs(tmp_path, [{"history": h, "target": 0.5} for h in histories])
     chart = of(charts_of([store])[0], "time_to_target", "seconds")
@@ -292,8 +296,8 @@ def test_time_to_target_without_censoring_is_the_share_that_got_there(tmp_path: 
     assert "Reached by seresnet 4 of 4" in chart.caption
 
 
-def test_runs_that_ended_early_or_diverged_are_kept(tmp_path: Path) -> None:
-    """By hand, 5 runs: one is there at 10, one ends at 20, one of the three still watched is there at 30."""
+def test_runs_that_missed_the_target_or_diverged_never_reach_it(tmp_path: Path) -> None:
+    """By hand, 5 runs: one is there at 10, one at 30, three never; the curve levels off at 2 of 5."""
     histories = [history([0.6]), history([0.1, 0.2]), history([0.1, 0.2, 0.5]), history([0.1, 0.2, 0.3, 0.4])]
     store = runs(tmp_path, [{"history": h, "target": 0.5} for h in histories])
     lost = spec("seresnet", 4)
@@ -302,8 +306,7 @@ def test_runs_that_ended_early_or_diverged_are_kept(tmp_path: Path) -> None:
     store.write_failure(failure(other, "diverged"))
     chart = of(charts_of([store])[0], "time_to_target", "seconds")
     found = [(mark.x, pytest.approx(mark.y), mark.open) for mark in chart.series[0].marks]
-    after = 100 * (1 - 4 / 5 * 2 / 3)
-    assert found == [(0, 0, False), (10, 20, False), (20, 20, True), (30, after, False), (40, after, True)]
+    assert found == [(0, 0, False), (10, 20, False), (20, 20, True), (30, 40, False), (40, 40, True)]
     assert "seresnet 2 of 5" in chart.caption
     assert "1 run diverged" in chart.caption
 
@@ -443,7 +446,34 @@ def test_many_pairs_are_cut_and_those_with_the_reference_kept(tmp_path: Path) ->
     assert "6 more pairs left out" in chart.caption
     assert "these two runs" in chart.series[0].marks[0].hover[2]
     assert all(mark.open for series in chart.series for mark in series.marks), "single runs give no verdict"
+    assert "Every mark is hollow: no verdict." in chart.caption
+    assert "0 pairs" not in chart.caption
+    assert (chart.hollow, chart.band_name) == ("hollow: equivalent or no verdict", "within ±0.5 points: equivalent")
+    shown = [trace["name"] for trace in figure(chart)["data"] if trace["showlegend"]]
+    assert shown == ["one recipe for all", chart.hollow, chart.band_name]
+    legend = draw(chart).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == shown
     assert not [series for series in chart.series if series.kind == "ranges"]
+
+
+def test_a_model_has_one_colour_in_every_store() -> None:
+    alone, together = looks_of({"vit_tiny": "vit"}), looks_of({m: family_of(m) for m in CATALOGUE})
+    assert alone["vit_tiny"] == together["vit_tiny"]
+    assert {together[m].round for m in ("seresnet", "resnet56", "vit_flops", "vit_tiny", "vit_params", "cct_2")} == {0}
+    assert len({(look.colour, look.round) for look in together.values()}) == len(CATALOGUE)
+    mine = {"timm:resnet18": "external", "torchvision:resnet18": "external", "a.py:f": "external"}
+    assert len({(look.colour, look.round) for look in looks_of(mine).values()}) == 3
+
+
+def test_speed_and_accuracy_have_intervals_of_one_kind(tmp_path: Path) -> None:
+    """Of ten blocks of 1.0 to 1.9 s, the second and the ninth are the ends, by the binomial distribution."""
+    seconds = {"seresnet": [1 + i / 10 for i in range(10)], "vit_tiny": [2.0] * 10}
+    store = write_store(tmp_path, {"seresnet": 0.9, "vit_tiny": 0.8}, seconds)
+    chart = of(charts_of([store])[0], "accuracy_vs_throughput")
+    (mark,) = next(one for one in chart.series if one.model == "seresnet" and not one.faint).marks
+    assert (mark.x_low, mark.x_high) == pytest.approx((128 / 1.8, 128 / 1.1))
+    assert "quartiles" not in chart.caption
+    assert "95 % interval of the median" in chart.caption
 
 
 def test_both_tracks_stand_in_one_chart_of_differences(tmp_path: Path) -> None:
@@ -592,7 +622,8 @@ def test_comparisons_of_one_title_are_told_apart(tmp_path: Path) -> None:
     charts, missing = charts_of([store])
     check_shape(charts, missing)
     first, second = (c for c in charts if c.key == "accuracy_vs_flops")
-    assert second.subject == f"{first.subject} (2)"
+    assert {one.subject.partition(" · data ")[2] for one in (first, second)} == {"c" * 8, "d" * 8}
+    assert first.subject.partition(" · data ")[0] == second.subject.partition(" · data ")[0]
 
 
 def test_doubtful_flops_and_missing_parameters_are_mentioned(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -23,6 +24,7 @@ from bench.present.report.page import build
 from bench.store.disk import Store
 from tests.conftest import ROOT
 from tests.report_stores import HOSTILE, STORES
+from tests.synthetic import RECIPE, record, spec
 
 Here = Callable[..., CompletedProcess[str]]
 
@@ -250,3 +252,16 @@ def test_bars_lie_side_by_side_or_end_to_end() -> None:
 
 def test_texts_are_neither_markup_nor_formulas() -> None:
     assert escape("<b>$x$ & y</b> %{x}") == "&lt;b&gt;&#36;x&#36; &amp; y&lt;/b&gt; &#37;{x}"
+
+
+def test_each_comparison_has_a_titled_section(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for precision in ("fp32", "bf16"):
+        for model, accuracy in (("seresnet", 0.9), ("vit_tiny", 0.8)):
+            store.write_record(record(spec(model, recipe=replace(RECIPE, precision=precision)), accuracy))
+    page = build([store], images="none", still=False).decode()
+    titles = re.findall(r'<tr class="title"><th scope="rowgroup" colspan="\d+">(.*?)</th>', page)
+    assert [", fp32 ·" in title for title in titles] == [True, False]
+    assert [", bf16 ·" in title for title in titles] == [False, True]
+    bodies = page.split("<tbody>")
+    assert [body.count("<tr data-model") for body in bodies if '<tr class="title">' in body] == [2, 2]

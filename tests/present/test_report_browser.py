@@ -102,7 +102,7 @@ def column(page: Page, key: str) -> list[float]:
     """The values of a column from top to bottom, those without a figure left out."""
     script = """(key) => {
       const heads = [...document.querySelectorAll('#results thead th')].findIndex((head) => head.dataset.key === key);
-      return [...document.querySelectorAll('#results tbody tr')].filter((row) => !row.hidden)
+      return [...document.querySelectorAll('#results tbody tr[data-model]')].filter((row) => !row.hidden)
         .map((row) => row.cells[heads] && row.cells[heads].dataset.value).filter((value) => value);
     }"""
     return [float(value) for value in page.evaluate(script, key)]
@@ -124,7 +124,7 @@ def test_it_sorts(browser: Browser, page_of: Callable[[str], Path]) -> None:
 
 def test_it_filters_the_table_and_the_charts(browser: Browser, page_of: Callable[[str], Path]) -> None:
     with opened(browser, page_of("full")) as page:
-        rows = page.locator("#results tbody tr:visible")
+        rows = page.locator("#results tbody tr[data-model]:visible")
         everything = rows.count()
         page.locator('#filters select[data-facet="dataset"]').select_option("digits")
         assert rows.count() == len(MODELS)
@@ -210,7 +210,7 @@ def test_files_come_out_as_they_are_in_the_store(browser: Browser, page_of: Call
 def test_it_is_readable_without_javascript(browser: Browser, page_of: Callable[[str], Path]) -> None:
     with opened(browser, page_of("one_model"), java_script_enabled=False) as page:
         assert page.locator(".lead").first.inner_text()
-        assert page.locator("#results tbody tr:visible").count() == 1
+        assert page.locator("#results tbody tr[data-model]:visible").count() == 1
         images = page.locator("figure img.still")
         assert images.count() >= 10
         assert images.first.is_visible()

@@ -245,6 +245,17 @@ def test_a_record_cannot_name_other_places(tmp_path: Path, source: str, monkeypa
     assert sources(run, tmp_path / "data") == [f"npz:{tmp_path / 'secret.npz'}"] * source.startswith("npz")
 
 
+def test_images_are_found_at_the_path_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "elsewhere" / "shapes"
+    place.mkdir(parents=True)
+    of = spec("seresnet", data=replace(DATA, name="folder:shapes"))
+    origin = {"source": "folder:shapes", "version": "", "official": False, "path": "elsewhere/shapes"}
+    assert sources(record(of, 0.5, provenance=origin), tmp_path / "data") == ["folder:elsewhere/shapes"]
+    for path in (str(tmp_path), "elsewhere/shapes/missing", "/dev/null"):  # of another name, absent, a device
+        assert sources(record(of, 0.5, provenance=origin | {"path": path}), tmp_path / "data") == []
+
+
 # --- the rest of a section -------------------------------------------------------------------------------------------
 
 

@@ -231,7 +231,7 @@ def test_texts_are_apart_in_an_empty_chart_and_with_one_label_everywhere() -> No
 
 def test_points_are_where_they_were_measured() -> None:
     marks = (Mark(1, 2, y_low=1.5, y_high=3, area=0.25), Mark(3, 4, x_low=2, x_high=5, open=True))
-    axes = draw(chart_of([Series("m", "points", marks)], ["m"], Axis("x"), Axis("y"))).axes[0]
+    axes = draw(chart_of([Series("seresnet", "points", marks)], ["seresnet"], Axis("x"), Axis("y"))).axes[0]
     (points,) = axes.collections
     assert points.get_offsets().tolist() == [[1, 2], [3, 4]]
     small, large = points.get_sizes()
@@ -250,9 +250,9 @@ def test_lines_are_cut_and_steps_are_steps() -> None:
         np.array([(1, 2), (2, 3), (math.nan, math.nan), (1, 5)]), nan_ok=True
     )
     steps = (Mark(0, 0), Mark(4, 50), Mark(9, 50, open=True))
-    line, censored = draw(chart_of([Series("m", "steps", steps)], ["m"], Axis("x"), Axis("y"))).axes[0].lines
+    line, never = draw(chart_of([Series("m", "steps", steps)], ["m"], Axis("x"), Axis("y"))).axes[0].lines
     assert line.get_drawstyle() == "steps-post"
-    assert (censored.get_marker(), np.array(censored.get_xydata()).tolist()) == ("+", [[9, 50]])
+    assert (never.get_marker(), np.array(never.get_xydata()).tolist()) == ("+", [[9, 50]])
 
 
 def test_bars_stand_side_by_side_or_end_to_end() -> None:

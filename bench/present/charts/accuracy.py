@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.analysis.stats import share_interval
+from bench.analysis.stats import median_interval, share_interval
 from bench.analysis.tables import Comparison, Row
 from bench.core.stats import Interval
 from bench.core.text import plural, significant
@@ -52,7 +52,7 @@ MEASURES = (
         "train_images_per_second",
         "accuracy_vs_throughput",
         "Accuracy against training speed",
-        "training images/s (median of a speed session; more is faster)",
+        "training images/s and 95 % interval (median of a speed session; more is faster)",
         1.0,
         "faster",
     ),
@@ -125,7 +125,11 @@ def accuracy_against(comparison: Comparison, measure: Measure, runs: Runs, scope
     series = [_single_runs(row, runs[row.model], measure) for row in rows if row.runs > 1]
     series += _front_series(comparison, measure)
     series += [
-        Series(row.model, "points", (_mean_mark(row, runs[row.model], measure, common, most if areas else 0.0),))
+        Series(
+            row.model,
+            "points",
+            (_mean_mark(row, runs[row.model], measure, common, most if areas else 0.0, _speed(comparison, row)),),
+        )
         for row in rows
     ]
     title = measure.axis + (f" (area: parameters, largest {significant(most / 1e6)} million)" if areas else "")
@@ -164,10 +168,12 @@ def _hover_of_run(run: FinishedRun) -> tuple[str, ...]:
     return f"run {run.run_id}", f"seed {run.spec.seed}", percent_with(interval, "other test images")
 
 
-def _mean_mark(row: Row, runs: Sequence[FinishedRun], measure: Measure, common: Common, most_params: float) -> Mark:
-    """A model's mark; its area is its share of `most_params`, unless that is 0."""
+def _mean_mark(
+    row: Row, runs: Sequence[FinishedRun], measure: Measure, common: Common, most_params: float, speed: Interval | None
+) -> Mark:
+    """A model's mark; its area is its share of `most_params`, unless that is 0. `speed` has the ends of images/s."""
     accuracy, value = row.values["accuracy"], row.values[measure.key]
-    timed = _more_is_better(measure.key)
+    ends = speed if _more_is_better(measure.key) else None
     several = (f"mean of {row.runs} seeds", percent_with(accuracy, "other seeds"))
     params = row.values.get("params")
     share = params.value / most_params if params is not None and most_params else 0.0
@@ -175,27 +181,36 @@ def _mean_mark(row: Row, runs: Sequence[FinishedRun], measure: Measure, common: 
     return Mark(
         value.value / measure.unit,
         100 * accuracy.value,
-        x_low=value.low if timed else math.nan,
-        x_high=value.high if timed else math.nan,
+        x_low=ends.low if ends else math.nan,
+        x_high=ends.high if ends else math.nan,
         y_low=100 * accuracy.low,
         y_high=100 * accuracy.high,
         label=common.names[row.model],
         hover=(
             one_line(row.model),
             *(several if row.runs > 1 else _hover_of_run(runs[0])),
-            _figure_text(value, measure),
+            _figure_text(value, measure, ends),
             *facts,
         ),
         area=max(SMALLEST_AREA, share) if most_params else 1.0,
     )
 
 
-def _figure_text(value: Interval, measure: Measure) -> str:
+def _speed(comparison: Comparison, row: Row) -> Interval | None:
+    """A model's median training images/s with its 95 % interval over the blocks."""
+    if comparison.session is None or "train_images_per_second" not in row.values:
+        return None
+    session = comparison.session
+    return median_interval([session.recipe.batch_size / s for s in session.seconds_per_call(row.model, "train")])
+
+
+def _figure_text(value: Interval, measure: Measure, speed: Interval | None) -> str:
     if measure.key == "params":
         return f"{value.value / 1e6:,.3f} million parameters"
     if measure.key == "flops":
         return f"{value.value / 1e6:,.1f} million multiply-adds per image"
-    return with_quartiles(value, "training images/s")
+    ends = f" ({significant(speed.low)} to {significant(speed.high)})" if speed and math.isfinite(speed.low) else ""
+    return f"{significant(value.value)} training images/s{ends}, median of {plural(value.n, 'block')}"
 
 
 # --- its caption -----------------------------------------------------------------------------------------------------
@@ -224,7 +239,7 @@ def _about_figure(rows: Sequence[Row], measure: Measure) -> str:
     blocks = spread([row.values[measure.key].n for row in rows], "block")
     return (
         f"Horizontal: images/s of whole training steps, the median of {blocks} of one speed session, in which the "
-        "models took turns; the ends are quartiles."
+        "models took turns; the ends are a 95 % interval of the median over the blocks of this session."
     )
 
 

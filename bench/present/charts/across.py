@@ -190,6 +190,8 @@ def _differences(group: Sequence[Pair], common: Common, stem: str, reference: st
         facets=facets,
         command=common.command,
         band=(-margin, margin),
+        band_name=f"within ±{points(pairs[0].margin)}: equivalent",
+        hollow="hollow: equivalent or no verdict",
     )
 
 
@@ -246,6 +248,16 @@ def _in_points(difference: Difference) -> str:
     return f"{100 * difference.value:+.2f} points{ends}"
 
 
+def _about_holm(rows: PairRows) -> str:
+    """What filled and hollow marks mean; nothing is tested where every side has one seed."""
+    if not any(pair.tests for pair in rows.pairs):
+        return "Every mark is hollow: no verdict. "
+    pairs = spread([pair.tests for pair in rows.pairs], "pair")
+    return (
+        f"Filled: better or worse, by Holm's p among {pairs} and the whole interval; hollow: equivalent or no verdict. "
+    )
+
+
 def _differences_caption(rows: PairRows, left_out: int) -> str:
     first = rows.pairs[0]
     seeds = [n for pair in rows.pairs for n in (pair.like_these.seeds_a, pair.like_these.seeds_b)]
@@ -253,9 +265,7 @@ def _differences_caption(rows: PairRows, left_out: int) -> str:
     return caption(
         f"Accuracy of the first model minus that of the second, {spread(seeds, 'seed')} each. Thin line: the 95 % "
         "interval for other seeds and other images like these; wide pale bar: for other seeds on this test set. "
-        f"Filled: better or worse, by Holm's p among {spread([pair.tests for pair in rows.pairs], 'pair')} and the "
-        "whole interval; hollow: equivalent or no verdict. Grey band: differences within "
-        f"±{points(first.margin)}, treated as equivalent.",
+        f"{_about_holm(rows)}Grey band: differences within ±{points(first.margin)}, treated as equivalent.",
         "With one seed on a side the interval is for these two runs on other images, and gives no verdict."
         if any(pair.like_these.of_runs for pair in rows.pairs)
         else "",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import count
 from typing import NamedTuple
 
 from bench.analysis.compare import Pair, pairs_loaded
@@ -97,12 +95,12 @@ def build(
     """`charts_of` for stores that were read already."""
     common = common_of(loaded, stores, by_device)
     by_id = {run.run_id: run for run in loaded.runs}
-    charts, used, titles = list[Chart](), set[str](), set[str]()
+    charts, used = list[Chart](), set[str]()
     for comparison in comparisons:
         if comparison.conditions is not None:
             prefix = unused(stem_of(comparison.conditions), used)
             used.add(prefix)
-            charts += charts_of_comparison(_with_own_title(comparison, titles), by_id, common, prefix)
+            charts += charts_of_comparison(comparison, by_id, common, prefix)
     charts += data_efficiency(comparisons, common)
     charts += differences(pairs, common, reference)
     charts += of_sessions(loaded.sessions, common)
@@ -138,14 +136,6 @@ def common_of(loaded: Loaded, stores: Sequence[Store], by_device: bool = True) -
     where = " ".join(f"--results {shlex.quote(str(store.root))}" for store in stores)
     command = " ".join(filter(None, ("python run_bench.py plot", where, "--by-device" if by_device else "")))
     return Common(looks_of(families), names_of(families), command)
-
-
-def _with_own_title(comparison: Comparison, taken: set[str]) -> Comparison:
-    """With a number after its title where another has the same: they differ in what a title does not show."""
-    numbered = (comparison.title if n == 1 else f"{comparison.title} ({n})" for n in count(1))
-    title = next(title for title in numbered if title not in taken)
-    taken.add(title)
-    return replace(comparison, title=title)
 
 
 def missing_of(charts: Sequence[Chart], loaded: Loaded) -> list[Missing]:

@@ -34,8 +34,30 @@ def escape(text: str) -> str:
 
 def figure(chart: Chart) -> Plotly:
     """Traces and layout; numbers are finite or None, so that strict JSON can hold them."""
-    traces = [trace for series in chart.series for trace in _traces(series, chart)]
+    traces = [trace for series in chart.series for trace in _traces(series, chart)] + _explained(chart)
     return {"data": traces, "layout": _layout(chart)}
+
+
+def _explained(chart: Chart) -> list[Plotly]:
+    """Entries of the legend, without data, for hollow marks and the band."""
+    samples = []
+    if chart.hollow and any(mark.open for series in chart.series for mark in series.marks):
+        cross = any(series.kind == "steps" for series in chart.series)
+        samples.append((chart.hollow, "cross-thin-open" if cross else "circle-open", 1.0))
+    if chart.band_name:
+        samples.append((chart.band_name, "square", 0.2))
+    common: Plotly = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "showlegend": True}
+    return [
+        {
+            **common,
+            "name": escape(name),
+            "meta": {"model": "", "thin": True},
+            "hoverinfo": "skip",
+            "opacity": opacity,
+            "marker": {"color": GREY, "symbol": symbol, "size": 9.0, "line": {"width": 1.5, "color": GREY}},
+        }
+        for name, symbol, opacity in samples
+    ]
 
 
 def _layout(chart: Chart) -> Plotly:
@@ -44,7 +66,7 @@ def _layout(chart: Chart) -> Plotly:
         "height": max(HEIGHT, 130 + ROW_PIXELS * rows) if rows else HEIGHT,
         "xaxis": _axis(chart.x, _along(chart, "x")),
         "yaxis": _axis(chart.y, _along(chart, "y")) | ({"autorange": "reversed"} if rows else {}),
-        "showlegend": any(series.name for series in chart.series),
+        "showlegend": bool(_explained(chart)) or any(series.name for series in chart.series),
         "barmode": "stack" if chart.stacked else "overlay",
     }
     if chart.band is not None:

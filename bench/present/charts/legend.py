@@ -40,7 +40,16 @@ def _handles(sheet: Sheet) -> dict[str, Line2D | Patch]:
     for series in sheet.chart.series:
         if series.name:
             named.setdefault(series.name, []).append(series)
-    return {name: _handle(sheet, group) for name, group in named.items()}
+    handles = {name: _handle(sheet, group) for name, group in named.items()}
+    chart = sheet.chart
+    if chart.hollow and any(mark.open for series in chart.series for mark in series.marks):
+        cross = any(series.kind == "steps" for series in chart.series)
+        handles[chart.hollow] = Line2D(
+            [], [], color=NO_MODEL, linestyle="none", marker="+" if cross else "o", markersize=4, markerfacecolor="none"
+        )
+    if chart.band_name:
+        handles[chart.band_name] = Patch(facecolor=NO_MODEL, alpha=0.17, edgecolor="none")
+    return handles
 
 
 def _handle(sheet: Sheet, group: Sequence[Series]) -> Line2D | Patch:

@@ -7,12 +7,18 @@ figures, intervals and captions. Texts are those of the records, made inert; the
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
+
+from models.registry import CATALOGUE
 
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that white paper swallows; black first.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# models of the catalogue that have these colours, filled; the rest have them hollow
+FIRST = ("seresnet", "vit_flops", "vit_tiny", "resnet56", "vit_params", "cct_2", "swin")
 MARKERS = {"cnn": "circle", "vit": "square", "hybrid": "triangle", "external": "diamond"}
 LONGEST_NAME = 26  # characters of a model's name in a chart; the caption has the full name
 
@@ -55,7 +61,7 @@ class Mark:
     label: str = ""  # stands beside it
     hover: tuple[str, ...] = ()  # lines: the run, its seed, its interval
     area: float = 1.0  # of the marker, as a share of the largest
-    open: bool = False  # drawn hollow: no verdict; on steps a run that ended without reaching the target
+    open: bool = False  # drawn hollow, or on steps as a cross: what Chart.hollow says
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class Chart:
     position: str = ""  # of the switch, such as "seconds"
     stacked: bool = False
     band: tuple[float, float] | None = None  # of x: differences treated as equivalent
+    band_name: str = ""  # in the legend
+    hollow: str = ""  # what a hollow mark means, in the legend
 
 
 @dataclass(frozen=True)
@@ -107,10 +115,19 @@ class Missing:
 
 
 def looks_of(families: Mapping[str, str]) -> dict[str, Look]:
-    """A look for each model, by its family; the same names give the same looks."""
+    """A look for each model, by its family.
+
+    A model of the catalogue has the same colour in every chart of every store; each of the others has the one that its
+    name's checksum gives it, or the next that is free in these charts.
+    """
+    order = [*FIRST, *(model for model in CATALOGUE if model not in FIRST)]
+    places = {model: place for place, model in enumerate(order) if model in families}
+    for model in sorted(families.keys() - places.keys()):
+        start = zlib.crc32(model.encode(errors="replace")) % len(COLOURS)
+        places[model] = next(place for place in count(start) if place not in places.values())
     return {
-        model: Look(COLOURS[i % len(COLOURS)], MARKERS.get(families[model], "diamond"), i // len(COLOURS))
-        for i, model in enumerate(sorted(families))
+        model: Look(COLOURS[place % len(COLOURS)], MARKERS.get(families[model], "diamond"), place // len(COLOURS))
+        for model, place in sorted(places.items())
     }
 
 

@@ -55,6 +55,7 @@ class Draft:
     models: tuple[str, ...]
     position: str = ""  # of a switch
     stacked: bool = False
+    hollow: str = ""  # as of Chart
 
 
 def finish(draft: Draft, scope: Scope) -> Chart:
@@ -75,6 +76,7 @@ def finish(draft: Draft, scope: Scope) -> Chart:
         switch=draft.key if draft.position else "",
         position=draft.position,
         stacked=draft.stacked,
+        hollow=draft.hollow,
     )
 
 

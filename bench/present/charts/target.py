@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.analysis.compare import Reached, reach
-from bench.analysis.stats import kaplan_meier
 from bench.core.text import plural, significant
 from bench.present.charts.accuracy import Runs
 from bench.present.charts.curves import POSITIONS, Position, Progress
@@ -80,13 +78,13 @@ def _chart(target: Target, position: Position, scope: Scope) -> Chart | None:
         key="time_to_target",
         title=f"Runs that reached {goal} by {position.title}",
         x=Axis(position.axis, from_zero=True),
-        y=Axis(f"runs that reached {goal} on validation, Kaplan–Meier estimate, %", from_zero=True),
+        y=Axis(f"runs that reached {goal} on validation, %", from_zero=True),
         series=tuple(series),
         sentences=(
-            f"The share of runs at {goal} validation accuracy or above, a target named before the runs, by the "
-            f"Kaplan–Meier estimate. Reached by {shares}.",
-            "A run that ended without reaching it is censored: it has a mark where it ended and counts until then, so "
-            "the estimate may lie above the share of runs that reached it.",
+            f"The share of runs that had reached {goal} validation accuracy, a target named before the runs. "
+            f"Reached by {shares}.",
+            "A run that was trained to its end without reaching it never does: it has a mark where it ended, and the "
+            "curve stays below 100 %. Runs that were stopped before their end are not counted.",
             f"{plural(diverged, 'run')} diverged and will never reach it; included as runs without it."
             if diverged
             else "",
@@ -96,6 +94,7 @@ def _chart(target: Target, position: Position, scope: Scope) -> Chart | None:
         ),
         models=models,
         position=position.name,
+        hollow="ended without reaching it",
     )
     return finish(draft, scope)
 
@@ -110,14 +109,11 @@ def _times(group: Group, position: Position) -> list[float] | None:
 
 def _steps(group: Group, times: Sequence[float], position: Position, label: str) -> tuple[Mark, ...]:
     """From 0 at the start, a mark per run; open where it ended without having reached the target."""
-    reached = group.reached
-    never = [math.inf] * reached.diverged
-    curve = dict(kaplan_meier([*times, *never], [*reached.reached, *[False] * reached.diverged]))
-    marks, share = [Mark(0.0, 0.0)], 0.0
+    reached, marks = group.reached, [Mark(0.0, 0.0)]
+    every = len(group.runs) + reached.diverged
     ends = ((time, not there, run) for time, there, run in zip(times, reached.reached, group.runs, strict=True))
-    # of equal times first those that reached it: a run censored at that moment was still at risk then
     for time, missed, run in sorted(ends, key=lambda end: end[:2]):
-        share = share if missed else 100 * float(1 - curve[time])
+        share = 100 * sum(at <= time for at in reached.times(times)) / every
         outcome = "ended without reaching it" if missed else "reached it"
         hover = (
             f"run {run.run_id}",

@@ -69,8 +69,8 @@ class Gallery:
 def sources(run: FinishedRun, data_dir: Path) -> list[str]:
     """Where a run's images may be, as arguments of --dataset.
 
-    Records keep the name of a local file or folder but not its path, so it is looked for in the current directory and
-    in the data directory; its content decides whether it is the same.
+    Local files are looked for at the path that was given, of which older records keep the name only, then by that name
+    in the current directory and in the data directory; the content decides whether it is the same.
     """
     name = run.spec.data.name
     kind, _, stem = (run.provenance.source if run.provenance else "").partition(":")
@@ -78,9 +78,14 @@ def sources(run: FinishedRun, data_dir: Path) -> list[str]:
     if kind not in ("npz", "folder"):
         kind, _, stem = name.partition(":")
         stem += ".npz" * (kind == "npz")
-    file = Path(stem).name  # never outside these two folders, whatever a record says
+    file = Path(stem).name
     if kind in ("npz", "folder") and file not in ("", ".."):
-        places += [f"{kind}:{folder / file}" for folder in (Path.cwd(), data_dir) if (folder / file).exists()]
+        given = Path(run.provenance.path if run.provenance else "").expanduser()
+        # A record may be a stranger's: only a file or folder of the data's own name is opened, and no pipe or device.
+        here = [given] if given.name == file else []
+        fits = Path.is_file if kind == "npz" else Path.is_dir
+        found = [place for place in (*here, Path.cwd() / file, data_dir / file) if fits(place)]
+        places += list(dict.fromkeys(f"{kind}:{place}" for place in found))
     return places
 
 

@@ -64,8 +64,8 @@
   // --- the table -----------------------------------------------------------------------------------------------------
 
   const table = document.getElementById("results");
-  const rows = table ? all("tbody tr", table) : [];
-  const firstOrder = [...rows];
+  const rows = table ? all("tbody tr:not(.title)", table) : [];
+  const bodies = table ? [...table.tBodies].map((body) => [body, all("tr:not(.title)", body)]) : [];
 
   function valueOf(row, column) {
     const cell = row.cells[column];
@@ -83,12 +83,14 @@
     });
     const sign = direction === "up" ? 1 : -1;
     const numeric = column >= 0 && heads[column].classList.contains("number");
-    const ordered = column < 0 ? firstOrder : [...firstOrder].sort((a, b) => {
-      const [x, y] = [valueOf(a, column), valueOf(b, column)];
-      if (x === "" || y === "") return (x === "") - (y === "");  // rows without a figure come last, whatever the order
-      return sign * (numeric ? Number(x) - Number(y) : x.localeCompare(y));
-    });
-    table.tBodies[0].append(...ordered);
+    // each comparison on its own: figures of different conditions have no common order
+    for (const [body, firstOrder] of bodies) {
+      body.append(...(column < 0 ? firstOrder : [...firstOrder].sort((a, b) => {
+        const [x, y] = [valueOf(a, column), valueOf(b, column)];
+        if (x === "" || y === "") return (x === "") - (y === "");  // rows without a figure come last, whatever the order
+        return sign * (numeric ? Number(x) - Number(y) : x.localeCompare(y));
+      })));
+    }
   }
 
   function meets(facets) {
@@ -101,6 +103,7 @@
       row.hidden = !meets(JSON.parse(row.dataset.facets));
       shown += !row.hidden;
     }
+    for (const [body, own] of bodies) body.hidden = own.every((row) => row.hidden);
     const count = document.getElementById("count");
     if (count) count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
     for (const group of all(".group")) group.hidden = !meets(JSON.parse(group.dataset.facets));

@@ -56,7 +56,7 @@ def build(
     pairs = _pairs(loaded, stores, reference)
     first_model = reference or REFERENCE
     charts, missing = build_charts(loaded, comparisons, pairs, stores, reference=reference)
-    rows = results_table.rows(comparisons, {run.run_id: run for run in loaded.runs})
+    sections = results_table.sections(comparisons, {run.run_id: run for run in loaded.runs})
     script, plotly = (FOLDER / "page.js").read_text(encoding="utf-8"), _plotly() if charts else ""
     page = _template().render(
         title=TITLE,
@@ -64,8 +64,8 @@ def build(
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         headline=story.headline(pairs, comparisons, first_model),
         heads=results_table.heads(comparisons),
-        rows=rows,
-        choices=results_table.choices(rows),
+        sections=sections,
+        choices=results_table.choices(sections),
         conditions=[(one.title, notes) for one in comparisons if (notes := lay_out(one, (), "Bold").notes)],
         first_command=FIRST_COMMAND,
         groups=figures.groups(charts, figures.stills(charts, progress) if still else [b""] * len(charts)),

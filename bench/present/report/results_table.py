@@ -1,4 +1,4 @@
-"""The page's table of results. Example: rows(comparisons, {run.run_id: run for run in loaded.runs})"""
+"""The page's table of results. Example: sections(comparisons, {run.run_id: run for run in loaded.runs})"""
 
 from __future__ import annotations
 
@@ -58,11 +58,19 @@ def heads(comparisons: Sequence[Comparison]) -> list[Head]:
     return [*first, *(Head(c.key, c.title, unit_of(c)) for c in _columns(comparisons))]
 
 
-def rows(comparisons: Sequence[Comparison], by_id: Mapping[str, RunRecord]) -> list[TableRow]:
-    """One row per model and comparison, and one per failed run."""
-    columns = _columns(comparisons)
-    lines = []
+@dataclass(frozen=True)
+class Section:
+    """The rows of one comparison under its title: figures of different conditions share no ranking."""
+
+    title: str
+    rows: tuple[TableRow, ...]
+
+
+def sections(comparisons: Sequence[Comparison], by_id: Mapping[str, RunRecord]) -> list[Section]:
+    """One section per comparison, with a row per model and one per failed run."""
+    columns, made = _columns(comparisons), []
     for comparison in comparisons:
+        lines = []
         if comparison.conditions is not None:
             lines += _finished_rows(comparison, comparison.conditions, columns)
         for failure in comparison.failures:
@@ -71,7 +79,9 @@ def rows(comparisons: Sequence[Comparison], by_id: Mapping[str, RunRecord]) -> l
             message = Cell(text, number=False, span=max(1, len(columns)))
             cells = (_failed_conditions_cell(run), message)
             lines.append(TableRow(failure.model, failure.run_id, _failed_facets(run), cells, failed=True))
-    return lines
+        if lines:
+            made.append(Section(comparison.title, tuple(lines)))
+    return made
 
 
 def _finished_rows(comparison: Comparison, conditions: Conditions, columns: Sequence[Column]) -> list[TableRow]:
@@ -85,8 +95,9 @@ def _finished_rows(comparison: Comparison, conditions: Conditions, columns: Sequ
     return lines
 
 
-def choices(lines: Sequence[TableRow]) -> dict[str, list[str]]:
+def choices(tables: Sequence[Section]) -> dict[str, list[str]]:
     """What each filter offers."""
+    lines = [row for section in tables for row in section.rows]
     names = ("dataset", "device", "recipe", "track", "family")
     return {name: list(dict.fromkeys(line.facets[name] for line in lines if name in line.facets)) for name in names}
 
@@ -96,7 +107,8 @@ def label(comparison: Comparison) -> str:
     c = comparison.conditions
     if c is None:
         return comparison.title
-    return f"{c.dataset} on {c.train_images:,} images, {_recipe(c.track, c.recipe)}, {c.budget}, {c.device_name}"
+    words = f"{c.dataset} on {c.train_images:,} images, {_recipe(c.track, c.recipe)}, {c.budget}, {c.precision}"
+    return f"{words}, {c.setting}, {c.device_name}{f', {c.apart}' if c.apart else ''}"
 
 
 def _columns(comparisons: Sequence[Comparison]) -> list[Column]:
@@ -125,7 +137,8 @@ def _conditions_cell(c: Conditions) -> Cell:
     data = f"{c.dataset} ({c.content})" if c.content else c.dataset
     setting = "" if c.setting == "eager" else f", {c.setting}"
     recipe = _recipe(c.track, c.recipe)
-    under = f"{recipe}, {c.budget}, {c.train_images:,} images{setting}; {c.device_name}"
+    apart = f"; {c.apart}" if c.apart else ""
+    under = f"{recipe}, {c.budget}, {c.train_images:,} images, {c.precision}{setting}; {c.device_name}{apart}"
     return Cell(data, under, value=f"{data} {under}", number=False)
 
 

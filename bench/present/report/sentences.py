@@ -9,6 +9,7 @@ import math
 
 from bench.analysis.compare import Pair
 from bench.analysis.crossed import Difference
+from bench.analysis.equal_accuracy import sentence
 from bench.analysis.verdicts import ACROSS_TRACKS, BETTER, DEPENDS, EQUIVALENT, NO_VERDICT, WORSE, points
 from bench.core.stats import Interval
 from bench.core.text import plural
@@ -25,8 +26,14 @@ def accuracy_sentence(tracks: list[Pair]) -> str:
     pair = tracks[0]
     start = f"On {data_text(pair.conditions)}, after {training_text(pair.conditions)}, "
     if len(tracks) == 1:
-        return f"{start}{_one_track(pair)}{_under(pair)} {_brackets(pair)}{_afterthought(pair)}."
-    return f"{start}{_both_tracks(tracks)}: {_by_track(tracks)}."
+        return f"{start}{_one_track(pair)}{_under(pair)} {_brackets(pair)}{_afterthought(pair)}{_equal(tracks)}."
+    return f"{start}{_both_tracks(tracks)}: {_by_track(tracks)}{_equal(tracks)}."
+
+
+def _equal(tracks: list[Pair]) -> str:
+    """How long the more accurate model took to the other's accuracy, by track."""
+    parts = [f"{_under(pair)} {sentence(pair.equal_accuracy)}" for pair in tracks if pair.equal_accuracy]
+    return f";{','.join(parts)}" if parts else ""
 
 
 def _under(pair: Pair) -> str:
@@ -143,17 +150,20 @@ def excludes_zero(d: Difference) -> bool:
 
 
 def speed_sentence(tracks: list[Pair]) -> str:
-    """The ratio of training speeds, and whether the original project's claim holds."""
+    """The ratio of training speeds, and whether the original project's claim holds where it is about these models."""
     a, b = tracks[0].a.model, tracks[0].b.model
-    claim = f"the claim “faster and at most {points(tracks[0].margin)} less accurate” {_claim(tracks)}"
+    claim = ""
+    if tracks[0].claimed:
+        claim = f"the claim “faster and at most {points(tracks[0].margin)} less accurate” {_claim(tracks)}"
     timed = [pair for pair in tracks if pair.speed.n]
     if not timed:
-        return f"{a} and {b} were never timed together, so their relative speed is unknown, and {claim}."
+        unknown = f"{a} and {b} were never timed together, so their relative speed is unknown"
+        return f"{unknown}, and {claim}." if claim else f"{unknown}."
     parts = []
     for index, pair in enumerate(timed):
         start = f"ran at {times(pair.speed)} the speed of {b}" if index == 0 else f"at {times(pair.speed)}"
         parts.append(f"{start}{_under(pair)} {_speed_brackets(pair.speed, index == 0)}")
-    return f"One training step of {a} {' and '.join(parts)}, so {claim}."
+    return f"One training step of {a} {' and '.join(parts)}{f', so {claim}' if claim else ''}."
 
 
 def times(ratio: Interval) -> str:
@@ -162,10 +172,8 @@ def times(ratio: Interval) -> str:
 
 
 def ratio_figure(value: float) -> str:
-    """Two decimals; three where two would read 1.00 for what is not 1, since that is where faster begins."""
-    if value < 0.1:
-        return f"{value:.2g}"
-    return f"{value:.3f}" if f"{value:.2f}" == "1.00" and value != 1 else f"{value:.2f}"
+    """Two decimals, with which the claim is judged."""
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
 def _speed_brackets(ratio: Interval, first: bool) -> str:

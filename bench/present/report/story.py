@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.analysis.compare import Pair, Side, turned
+from bench.analysis.compare import TRANSFORMERS, Pair, Side, turned
 from bench.analysis.conditions import Conditions
 from bench.analysis.tables import Comparison, Row
 from bench.analysis.verdicts import EQUIVALENT, points
@@ -29,7 +29,6 @@ from bench.present.report.sentences import (
 )
 from bench.present.report.wording import data_text, listed, training_text
 
-TRANSFORMERS = ("vit", "hybrid")
 STATUS_WORDS = {
     "oom": "ran out of memory",
     "diverged": "diverged",
@@ -146,9 +145,14 @@ def _lone_line(comparison: Comparison) -> str:
     return f"{_conditions(comparison.conditions)}: {listed(list(map(_accuracy, comparison.rows)))}; not compared"
 
 
-def _conditions(conditions: Conditions) -> str:
-    track = f", track {conditions.track}" if conditions.track else ""
-    return f"{data_text(conditions)}, {conditions.budget}{track}"
+def _conditions(c: Conditions) -> str:
+    """Everything that decides which figures may be read together."""
+    track = f", track {c.track}" if c.track else f", recipe {c.recipe}"
+    threads = f", {plural(c.threads, 'thread')}" if c.threads else ""
+    return (
+        f"{data_text(c)}, {c.train_images:,} training images, {c.budget}{track}, {c.precision}, {c.setting}{threads}"
+        f"{f', {c.apart}' if c.apart else ''}"
+    )
 
 
 # --- without a pair --------------------------------------------------------------------------------------------------
