@@ -200,7 +200,7 @@ def test_check_holds_records_against_each_other(store: Store) -> None:
     assert problems_with() == ""
     assert "another accuracy" in problems_with(metrics=metrics(accuracy=0.123))
     assert "losses give another mean" in problems_with(metrics=metrics(test_loss=9.0))
-    assert "the predictions are for 60 test images, not 59" in problems_with(metrics=metrics(test_images=59))
+    assert "test_predicted of 60 images, not 59" in problems_with(metrics=metrics(test_images=59))
     assert "epochs are not 1 to" in problems_with(history=(second, first))
     assert "epochs are not 1 to" in problems_with(history=(first, first))
     assert "train_seconds falls" in problems_with(history=(slower, second))
