@@ -1,4 +1,4 @@
-"""Where a run's wall-clock goes. Example: with phases.of("validation"): evaluate(…)
+"""Where a run's wall-clock goes. Example: phases.enter("validation")
 
 Exactly one phase counts at any moment, so their seconds add up to the wall-clock by construction.
 """
