@@ -76,7 +76,7 @@ def make_forward(
             except Exception as error:  # captures fail in many ways; memory is the model's own failure
                 if status_of(error) == "oom":
                     raise
-                note(f"validation: {setting.name} could not be had, eager instead: {one_line(error)}")
+                note(f"validation: {setting.name} failed, falling back to eager: {one_line(error)}")
         if replay is None:
             return plain(images)
         own[: len(images)].copy_(images)

@@ -116,11 +116,13 @@ def check_built(model: nn.Module, name: str, num_classes: int, image_size: int, 
     if not torch.equal(images, original):
         raise ModelError(f"model '{name}' changes its input in place; write x = x - 0.5 instead of x.sub_(0.5)")
     if not torch.equal(first, second):
-        raise ModelError(f"model '{name}' answers the same images differently in eval mode: its accuracy means nothing")
+        raise ModelError(
+            f"model '{name}' gives different outputs for the same images in eval mode: its accuracy means nothing"
+        )
     warnings = []
     total = sum(p.requires_grad for p in model.parameters())
     if reached < total:
-        warnings.append(f"{name}: {total - reached} of {plural(total, 'parameter tensor')} get no gradient")
+        warnings.append(f"{name}: {total - reached} of {plural(total, 'parameter tensor')} receive no gradient")
     count = tokens(model)
     if count is not None and count < FEW_TOKENS:
         warnings.append(f"{name} cuts a {image_size} px image into only {count} tokens: use a smaller patch")
@@ -131,9 +133,9 @@ def _logits(out: object, name: str, images: int, num_classes: int) -> torch.Tens
     """The output as a tensor of logits. Raises ModelError where it is not one."""
     if not isinstance(out, torch.Tensor) or out.shape != (images, num_classes) or not out.is_floating_point():
         shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ModelError(f"model '{name}' puts out {shape} for {images} images, not ({images}, {num_classes}) logits")
+        raise ModelError(f"model '{name}' returns {shape} for {images} images, not ({images}, {num_classes}) logits")
     if not torch.isfinite(out).all():
-        raise ModelError(f"model '{name}' puts out values that are not finite before any training")
+        raise ModelError(f"model '{name}' returns non-finite values before any training")
     return out
 
 
@@ -147,5 +149,5 @@ def _gradients(model: nn.Module, out: torch.Tensor, name: str) -> int:
     if not any(bool(g.any()) for g in gradients):
         raise ModelError(f"model '{name}' cannot learn: no gradient reaches its parameters")
     if not all(bool(torch.isfinite(g).all()) for g in gradients):
-        raise ModelError(f"model '{name}' has gradients that are not finite before any training")
+        raise ModelError(f"model '{name}' has non-finite gradients before any training")
     return len(gradients)

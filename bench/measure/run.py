@@ -226,7 +226,7 @@ class Notes:
         self._report(event)
 
     def about_run(self, text: str) -> None:
-        """Why the setting could not be had, or what disturbed the run."""
+        """Why the setting is not in use, or what disturbed the run."""
         self._of_run.append(text)
         self.report(Note(text))
 

@@ -1,4 +1,4 @@
-"""One training step, executed as a setting says. Example: step = make_step(model, optimizer, recipe, setting, device)
+"""A training step under a given setting. Example: step = make_step(model, optimizer, recipe, setting, device)
 
 The loop and the speed session use this same step, so that what is timed is what trains. A compiled or graphed step is
 made at its first call, on real images; whatever that leaves behind in weights, statistics, optimizer and random streams
@@ -123,8 +123,9 @@ def make_step(
     note: Note = lambda text: None,
     capture: Capture | None = None,
 ) -> Step:
-    """Forward, loss, backward, clip, update, as the setting says. `note` hears, once, why it cannot be had.
+    """Forward, loss, backward, clip, update, as the setting says.
 
+    If the setting fails, `note` is called once with the reason.
     A graphed step needs an optimizer made `capturable`, and batches of one shape. `capture`: a test's own.
     """
 
@@ -166,7 +167,7 @@ def make_inference(
     note: Note = lambda text: None,
     capture: Capture | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """(B, 3, S, S) images -> (B, C) probabilities, as the setting says; made anew for each B at its first call."""
+    """(B, 3, S, S) images -> (B, C) probabilities, as the setting says; rebuilt for each new batch size B."""
 
     def plain(images: Tensor) -> Tensor:
         with attention(setting), autocast(device, recipe.precision):
@@ -185,7 +186,7 @@ def make_inference(
         except Exception as error:
             if status_of(error) == "oom":
                 raise
-            note(f"inference of {len(images)}: {setting.name} could not be had, eager instead: {one_line(error)}")
+            note(f"inference of {len(images)}: {setting.name} failed, falling back to eager: {one_line(error)}")
             return plain
         return lambda images: (own.copy_(images), replay())[1]
 
@@ -231,7 +232,7 @@ class Made:
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         if self._step is None:
             self._step, self._size = self._first(images, targets), len(images)
-        # the one short batch that ends a run is not worth a compilation or a capture of its own
+        # the single short batch that ends a run is not worth a compilation or a capture of its own
         return (self._step if len(images) == self._size else self._eager)(images, targets)
 
     def _first(self, images: Tensor, targets: Tensor) -> Plain:
@@ -242,7 +243,7 @@ class Made:
             if status_of(error) == "oom":
                 raise
             self.used = "eager"
-            self._note(f"{self._name} could not be had, eager instead: {one_line(error)}")
+            self._note(f"{self._name} failed, falling back to eager: {one_line(error)}")
             return self._eager
         finally:
             undo()

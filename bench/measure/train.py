@@ -115,7 +115,7 @@ def begin(
 ) -> Training:
     """A training from its first step, or from `state`, a snapshot.
 
-    `note` is told why the setting could not be had. `options.target` counts only where there is no snapshot.
+    `note` is called with the reason where the setting fails. `options.target` counts only where there is no snapshot.
     """
     device = batches.labels.device
     optimizer = make_optimizer(model, batches.recipe, capturable=setting.graphed)

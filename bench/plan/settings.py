@@ -29,10 +29,10 @@ AUTO = "auto"
 SUMMARIES = {
     AUTO: "the default of a sweep: eager on a CPU; on CUDA graphed, or fused where a long sweep repays compiling",
     "eager": "operator by operator, channels_last, fused attention; on a GPU it measures the host's launches",
-    "compiled": "by torch.compile; needs a C++ compiler, and half a minute or two a model at first",
+    "compiled": "compiled with torch.compile; needs a C++ compiler, and 30 s to 2 min per model on first use",
     "graphed": "the whole training step as one CUDA graph; CUDA only; no launches between its kernels",
     "fused": "compiled, then captured as one CUDA graph; the fastest steps, after a minute or two of compiling a model",
-    "tuned": "for each model the best of layouts, compilation, graphs and attention kernels, by the same timed search",
+    "tuned": "each model's fastest combination of layout, compilation, graph and attention, by a timed search",
 }
 ATTENTION = ("fused", "explicit", "math")
 LAYOUTS = ("channels_last", "contiguous")
@@ -45,7 +45,7 @@ GRAPHED_IMAGES_PER_SECOND = (14_000.0, 87_000.0)  # of the slowest and the faste
 
 
 def parse_settings(text: str) -> list[str]:
-    """Names by commas. Raises UserError with the choices."""
+    """Parse comma-separated names. Raises UserError with the choices."""
     names = [part.strip() for part in text.split(",")]
     for name in names:
         if name not in SETTINGS:
@@ -54,9 +54,9 @@ def parse_settings(text: str) -> list[str]:
 
 
 def check(name: str, device: str) -> None:
-    """Raise UserError where a setting cannot be had for any model on this kind of device."""
+    """Raise UserError if a setting is unavailable for every model on this kind of device on this kind of device."""
     if SETTINGS[name].graphed and device != "cuda":
-        raise UserError(f"setting '{name}' needs a CUDA device: there are no CUDA graphs elsewhere; use eager or tuned")
+        raise UserError(f"setting '{name}' needs a CUDA device: CUDA graphs exist only there; use eager or tuned")
     if SETTINGS[name].compile_mode and not has_compiler():
         raise UserError(
             f"setting '{name}' needs a C++ compiler, and none of {', '.join(COMPILERS)} is on the PATH; install one "
@@ -81,7 +81,7 @@ def has_compiler() -> bool:
 
 
 def space(device: str, attention_choice: bool) -> list[Setting]:
-    """Everything that `tuned` may choose from, the simplest first: a tie goes to the earlier one.
+    """All candidates for `tuned`, simplest first; ties go to the earlier one.
 
     Layout, compilation, graph (CUDA) and attention kernel (where the model has the choice); never the precision, which
     belongs to the recipe. Without a compiler nothing compiled is tried.
@@ -99,7 +99,7 @@ def space(device: str, attention_choice: bool) -> list[Setting]:
 
 
 def words(setting: Setting) -> str:
-    """What a setting is, for a reader: `channels_last, compiled (default), explicit attention, graph`."""
+    """A readable description of a setting: `channels_last, compiled (default), explicit attention, graph`."""
     parts = [setting.memory_format, f"compiled ({setting.compile_mode})" if setting.compile_mode else "eager"]
     parts += [f"{setting.attention} attention"] if setting.attention != "fused" else []
     return ", ".join([*parts, *(["graph"] if setting.graphed else [])])

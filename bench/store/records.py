@@ -58,7 +58,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics(_Record, frozen=True, kw_only=True):
-    """The figures of a finished run. A figure that could not be had is None."""
+    """The figures of a finished run. A figure that could not be measured is None."""
 
     accuracy: Share  # of the test images
     val_accuracy: Share

@@ -121,10 +121,10 @@ UNFIT = {
     "never_built": "timeout: not done after",
     "frozen": "no parameter requires a gradient",
     "cut": "no gradient reaches its parameters",
-    "infinite": "not finite before any training",
-    "random_": "differently in eval mode",
-    "pair": "puts out tuple",
-    "integers": "puts out (2, 3) for 2 images",
+    "infinite": "non-finite values before any training",
+    "random_": "gives different outputs for the same images in eval mode",
+    "pair": "returns tuple",
+    "integers": "returns (2, 3) for 2 images",
     "one_by_one": "needs two",
 }
 

@@ -101,7 +101,7 @@ def test_a_capture_that_fails_half_way_is_noted_and_leaves_no_trace() -> None:
     expected, others, _ = trained(small_se_resnet(), Setting())
     assert used == "eager"
     assert notes == [
-        "graphed could not be had, eager instead: RuntimeError: operation not permitted when stream is capturing"
+        "graphed failed, falling back to eager: RuntimeError: operation not permitted when stream is capturing"
     ]
     assert losses == expected
     assert all(torch.equal(weights[name], others[name]) for name in others)
@@ -139,7 +139,7 @@ def test_more_compilations_than_torch_counts_are_not_silently_eager(monkeypatch:
         step(*batches(1)[0])
     torch._dynamo.reset()
     assert len(notes) == 1
-    assert "compiled could not be had, eager instead" in notes[0]
+    assert "compiled failed, falling back to eager" in notes[0]
     assert step.used == "eager"
 
 
@@ -231,7 +231,7 @@ def test_inference_falls_back_for_the_batch_that_fails() -> None:
     images = batches(1)[0][0]
     for n in (8, 3, 8, 3):
         assert torch.equal(infer(images[:n]), plain(images[:n]))
-    assert notes == ["inference of 8: graphed could not be had, eager instead: RuntimeError: no"]
+    assert notes == ["inference of 8: graphed failed, falling back to eager: RuntimeError: no"]
 
 
 def test_names_and_choices() -> None:

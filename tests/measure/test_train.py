@@ -280,7 +280,7 @@ def test_an_evaluation_that_cannot_be_captured_is_eager_and_says_so_once() -> No
     expected = evaluate(model, held_out.batches(), make_forward(model, Setting(), CPU, "fp32"))
     for _ in range(2):
         assert np.array_equal(evaluate(model, held_out.batches(), forward).losses, expected.losses)
-    assert notes == ["validation: graphed could not be had, eager instead: RuntimeError: no graph here"]
+    assert notes == ["validation: graphed failed, falling back to eager: RuntimeError: no graph here"]
 
 
 def test_mixed_labels_weigh_the_losses_of_both() -> None:

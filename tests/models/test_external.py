@@ -32,7 +32,7 @@ def test_a_file(factory: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("wide", r"puts out \(2, 1000\) for 2 images, not \(2, 10\)"),
+        ("wide", r"returns \(2, 1000\) for 2 images, not \(2, 10\)"),
         ("breaks", "ZeroDivisionError: my own mistake"),
         ("text", "returned a str"),
         ("fien", "no function 'fien'; did you mean 'fine'"),

@@ -64,13 +64,13 @@ def test_runs_at_once_are_told_apart() -> None:
     with display.run("one (1 of 2)", 100, "  one: ") as one, display.run("two (2 of 2)", 100) as two:
         one.event(Planned(20, 2.0))
         one.event(epoch(1))
-        two.event(Note("graphed could not be had"))
+        two.event(Note("graphed failed"))
         one.event(Continued(3))
     assert file.getvalue().splitlines() == [
         "one (1 of 2)",
         "two (2 of 2)",
         "  one: epoch 1/2  loss 1.500  validation 25.0 %  100 images/s  10 s left",
-        "  note: graphed could not be had",
+        "  note: graphed failed",
         "  one: resumes after step 3 of 20",
     ]
 
