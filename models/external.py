@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from models.errors import ModelError, suggest
-from models.files import model_file
+from models.files import model_file, neighbours
 from models.torchvision_import import ensure_torchvision
 
 TRAINED = ("pretrained", "checkpoint_path")  # starts of timm's options that load weights
@@ -36,7 +36,8 @@ def build_external(name: str, num_classes: int, image_size: int) -> nn.Module:
         return _from_timm(rest, num_classes, image_size)
     if source == "torchvision":
         return _from_torchvision(rest, num_classes, image_size)
-    model = load_factory(name)(num_classes, image_size)
+    with neighbours(name.rpartition(":")[0]):
+        model = load_factory(name)(num_classes, image_size)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -115,6 +116,9 @@ def load_factory(name: str) -> Callable[[int, int], Any]:
     except ModelError:
         raise
     except Exception as error:  # any error of the user's own code becomes one sentence
+        if isinstance(error, ModuleNotFoundError) and error.name == source and source.startswith("models."):
+            where = f"{source.replace('.', '/')}.py:{function}"
+            raise ModelError(f"'{name}': `models` is this tool's own package; name your file: {where}") from error
         raise ModelError(f"importing {source} for '{name}' failed: {type(error).__name__}: {error}") from error
     factory = getattr(module, function, None)
     if not callable(factory):
@@ -127,7 +131,8 @@ def _import_file(source: str) -> Any:
     if not path.is_file():
         raise ModelError(f"no file '{source}' (looked in {Path.cwd()})")
     name = f"_sevit_model_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    # as a package of its folder, so that relative imports find what lies beside it
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.resolve().parent)])
     assert spec is not None  # the name ends in .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

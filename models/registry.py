@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.errors import ModelError, suggest
-from models.files import model_file
+from models.files import sources_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,15 +108,16 @@ def expand_names(text: str) -> list[str]:
 
 
 def source_hash(name: str) -> str:
-    """SHA-256 of the file of an external factory, so that a changed model is a new run; "" for all other models.
+    """SHA-256 of the files of an external factory, so that a changed model is a new run; "" for all other models.
 
-    Reads the file without importing it. A package is identified by its version.
+    Its file and those of its folder that it imports, read without importing them. An installed package is identified by
+    its version.
     """
     source, _, _ = name.rpartition(":")
-    path = model_file(source)
-    if not source.endswith(".py") or not path.is_file():
+    if not source or source in ("timm", "torchvision"):
         return ""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources_of(source)]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest() if len(hashes) > 1 else "".join(hashes)
 
 
 def family(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -149,11 +150,10 @@ def test_the_record_is_written_last(source: DataSource, tmp_path: Path, monkeypa
     assert not store.is_done(spec)
 
 
-def test_predictions_hold_every_class_that_data_may_have(tmp_path: Path) -> None:
+def test_predictions_hold_every_class_that_data_may_have() -> None:
     labels = np.array([17, MOST_CLASSES - 1])
     seen = Evaluation(labels[::-1].copy(), np.ones(2, np.float32), labels)
-    run_module.save_predictions(tmp_path / "predictions.npz", seen, seen)
-    with np.load(tmp_path / "predictions.npz") as stored:
+    with np.load(io.BytesIO(run_module.predictions_npz(seen, seen))) as stored:
         assert stored["test_label"].tolist() == labels.tolist()
         assert stored["val_predicted"].tolist() == labels[::-1].tolist()
 

@@ -14,7 +14,7 @@ import torch
 from bench.measure.probe import check_model
 from models.errors import ModelError
 from models.external import parse_options
-from models.registry import build, split_names
+from models.registry import build, source_hash, split_names
 from tests.conftest import ROOT
 
 
@@ -131,7 +131,7 @@ def from_vit_pytorch(classes, size):
 """
 BUILD = """
 import sys
-from models.registry import build, split_names
+from models.registry import build, source_hash, split_names
 for function in ("from_torchvision", "from_timm", "from_vit_pytorch"):
     print(type(build(f"{sys.argv[1]}:{function}", 3, 32)).__name__)
 """
@@ -143,3 +143,41 @@ def test_files_that_build_on_the_zoos(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BUILD, str(tmp_path / "zoo.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.stdout.split() == ["SqueezeNet", "ResNet", "SimpleViT"], done.stderr
+
+
+NETWORK = """
+from torch import nn
+{line}
+def make(num_classes, image_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, WIDTH), nn.Linear(WIDTH, num_classes))
+"""
+
+
+def test_a_file_may_import_its_neighbours_and_each_file_has_its_own(tmp_path: Path) -> None:
+    """Cases 18 and 19: by their name or relatively; a changed neighbour is a changed model."""
+    lines = ("from sizes import WIDTH", "from .sizes import WIDTH", "from inner.sizes import WIDTH")
+    for width, line in zip((5, 6, 7), lines, strict=True):
+        folder = tmp_path / str(width)
+        (folder / "inner").mkdir(parents=True)
+        (folder / "net.py").write_text(NETWORK.format(line=line))
+        for place in (folder, folder / "inner"):
+            (place / "sizes.py").write_text(f"WIDTH = {width}")
+    for width in (5, 6, 7, 5):
+        name = f"{tmp_path / str(width)}/net.py:make"
+        assert build(name, 2, 4)[1].out_features == width
+        before = source_hash(name)
+        for place in ("sizes.py", "inner/sizes.py"):
+            with (tmp_path / str(width) / place).open("a") as file:
+                file.write("  # changed")
+        assert source_hash(name) != before
+
+
+def test_a_package_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "net.py").write_text(NETWORK.format(line="from mine.sizes import WIDTH"))
+    (tmp_path / "mine" / "sizes.py").write_text("WIDTH = 9")
+    monkeypatch.chdir(tmp_path)
+    assert build("mine.net:make", 2, 4)[1].out_features == 9
+    assert len(source_hash("mine.net:make")) == 64
+    with pytest.raises(ModelError, match=r"own package; name your file: models/net\.py:make"):
+        build("models.net:make", 2, 4)
