@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -216,6 +217,8 @@ def _child(surroundings: Surroundings, sender: Connection, life: Connection, wor
     print_any_character()  # a model may print what it likes
     try:
         surroundings.enter()
+        os.dup2(2, 1)  # stdout is the command's: what a model prints must not come between the rows of a CSV
+        del sys.argv[1:]  # a model's file may parse arguments, but these were not for it
         function, args = pickle.loads(work)  # not before: it imports what may read the environment
         _resolve(function)(report, *args)
         sender.send_bytes(DONE)

@@ -100,7 +100,8 @@ def test_a_child_has_the_callers_environment_folder_and_streams(
     assert (child["ADDED"], child["CHANGED"], child["REMOVED"]) == ("here", "after", None)
     assert (child["folder"], child["PYTHONSAFEPATH"]) == (str(tmp_path), None)
     events_of("speaks")
-    assert capfd.readouterr() == ("to standard output\n", "to standard error\n")
+    captured = capfd.readouterr()
+    assert (captured.out, set(captured.err.splitlines())) == ("", {"to standard output", "to standard error"})
 
 
 @linux
@@ -252,3 +253,15 @@ def test_texts_that_are_no_utf_8_come_through_with_replacements() -> None:
     assert events == [Note("on ?")]
     assert (outcome.status, outcome.message) == ("failed", "ValueError: bad \ufffd name")
     assert outcome.traceback.encode().endswith(b"bad ? name\n")
+
+
+@pytest.mark.parametrize("environment", [{}, SPAWNED])
+def test_what_a_child_prints_stays_out_of_the_commands_output(
+    environment: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CSV on stdout stays one; and the command's arguments are not for a file that parses some (cases 31, 32)."""
+    monkeypatch.setattr(sys, "argv", ["run_bench.py", "cost", "noisy.py:net"])
+    assert text_of("prints", environment=environment) == ""
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert {"in Python", "below it"} <= set(captured.err.splitlines())

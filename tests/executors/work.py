@@ -131,3 +131,10 @@ def fails(report: Report) -> None:
     """With a text that is no UTF-8."""
     report(Note("on \udcff"))
     raise ValueError("bad \udcff name")
+
+
+def prints(report: Report) -> None:
+    """Prints, by Python and from below it, and reports the arguments that it sees."""
+    print("in Python")
+    os.write(1, b"below it\n")
+    report(Note(" ".join(sys.argv[1:])))

@@ -74,8 +74,8 @@ def test_a_signal_saves_and_the_same_command_resumes(
 def test_a_second_signal_stops_at_once(words: list[str], factory: Path, tmp_path: Path) -> None:
     """The model sleeps for days in its first step, so that the first signal alone would wait out the grace period."""
     process = start(*words, f"--models={factory}:hangs", "--results", tmp_path / "s")
-    assert process.stdout is not None
-    assert any("now it hangs" in line for line in process.stdout)
+    assert process.stderr is not None
+    assert any("now it hangs" in line for line in process.stderr)
     process.send_signal(signal.SIGTERM)
     below = descendants(process.pid)
     with pytest.raises(subprocess.TimeoutExpired):
