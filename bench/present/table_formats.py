@@ -307,8 +307,8 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def comment(text: str) -> str:
-    """A LaTeX comment of one line, whatever the text."""
-    return f"% {' '.join(text.split())}"
+    """A LaTeX comment of one line, and without a command, whatever the text."""
+    return f"% {' '.join(text.split())}".replace("\\", r"\textbackslash{}")
 
 
 def _html(comparison: Comparison, columns: Sequence[Column]) -> str:

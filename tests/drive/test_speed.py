@@ -35,7 +35,7 @@ def test_failures_are_rows_and_the_session_continues(here: Bench, factory: Path,
         "--batch-sizes=4,32",
         "--image-size=16",
         "--num-classes=3",
-        "--time-limit=180s",
+        "--time-limit=600s",
         "--starts=1",
         "--within=50",
     ]
