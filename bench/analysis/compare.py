@@ -383,11 +383,13 @@ def session_ratio(a: Side, b: Side, kind: str, sessions: list[Session]) -> Inter
 def _training_seconds(a: Side, b: Side) -> Interval:
     """A's training seconds over B's, with Welch's interval on logarithms.
 
-    Runs under one key are of one device; none where they shared it with others, or where the budget was the time.
+    Runs under one key are of one device. Only runs that trained alone count, and none do where the budget was the time.
     """
-    if any(run.shared_device for run in (*a.runs, *b.runs)) or timed_budget(conditions_of(a.runs[0])):
+    if timed_budget(conditions_of(a.runs[0])) or any(run.shared_device for run in (*a.runs, *b.runs)):
         return NONE
-    values = [[run.metrics.train_seconds for run in side.runs] for side in (a, b)]
+    values = [[run.metrics.train_seconds or 0.0 for run in side.runs if run.timed_alone] for side in (a, b)]
+    if not all(values):
+        return NONE
     return welch_ratio(*values) if all(map(all, values)) else NONE
 
 
@@ -440,7 +442,8 @@ def reach(runs: Sequence[FinishedRun], target: float, diverged: int = 0) -> Reac
     for run in runs:
         first = next((epoch for epoch in run.history if epoch.val_accuracy >= target), None)
         row = first or run.history[-1]
-        seconds.append(math.nan if run.shared_device else row.train_seconds)
+        known = None if run.shared_device else row.train_seconds
+        seconds.append(math.nan if known is None else known)
         samples.append(row.samples_seen)
         reached.append(first is not None)
     return Reached(tuple(seconds), tuple(samples), tuple(reached), diverged)

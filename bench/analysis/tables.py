@@ -28,6 +28,7 @@ from bench.plan.keys import REFERENCE, Fact, question, speed_key
 from bench.plan.settings import words
 from bench.store.disk import Store
 from bench.store.records import FailedRun, FinishedRun, RunRecord, Session, finished, inert_copy
+from bench.store.seconds import with_seconds
 from bench.store.views import NOT_SHARED, quartiles, sessions_of
 
 
@@ -141,7 +142,9 @@ def load(stores: list[Store]) -> Loaded:
         if isinstance(run, FinishedRun) or not isinstance(runs.get(run.run_id), FinishedRun):
             runs[run.run_id] = run
     sessions = {s.id: inert_copy(s) for store in stores for s in store.sessions(damaged)}
-    return Loaded(list(runs.values()), sorted(sessions.values(), key=lambda s: (s.started, s.id)), damaged)
+    return Loaded(
+        with_seconds(list(runs.values())), sorted(sessions.values(), key=lambda s: (s.started, s.id)), damaged
+    )
 
 
 def compare(stores: list[Store], reference: str | None = None, by_device: bool = True) -> list[Comparison]:
@@ -304,7 +307,7 @@ def _row(model: str, runs: list[FinishedRun], timed: Seconds | None) -> Row:
     # Under a budget in epochs every run sees as many samples, and the title says how many.
     budgeted = ("samples_seen",) if runs[0].spec.recipe.budget else ()
     for key in ("train_seconds", *budgeted, "flops", "params", "activations", "peak_memory_bytes"):
-        valid = [run for run in runs if key not in NOT_SHARED or not run.shared_device]
+        valid = [run for run in runs if key not in NOT_SHARED or run.timed_alone]
         figures = [figure for run in valid if (figure := getattr(run.metrics, key)) is not None]
         if figures:
             middle = statistics.median(figures)
@@ -414,10 +417,16 @@ def _run_notes(runs: list[FinishedRun]) -> list[str]:
     if spec.recipe.track:
         rates = _distinct(f"{run.spec.model} {run.spec.recipe.lr:g}" for run in runs)
         notes.append(f"Learning rates found on validation, with as many trials for each model: {', '.join(rates)}.")
-    if shared := [run for run in runs if run.shared_device]:
+    if shared := [run for run in runs if run.shared_device and not run.seconds_from]:
         notes.append(
             f"{len(shared)} of {plural(len(runs), 'run')} shared the device with others (--runs-per-device): their "
             "seconds are not comparable and are left out."
+        )
+    if together := [run for run in runs if run.seconds_from]:
+        alone = _distinct(f"{run.spec.model} seed {run.spec.seed}" for run in runs if run.timed_alone)
+        notes.append(
+            f"{len(together)} of {plural(len(runs), 'run')} trained together with other seeds. Their seconds are those "
+            f"of the run alone ({', '.join(alone) or 'not in these stores'}): its images/s times the images seen."
         )
     if spec.device == "cpu":
         notes.append(

@@ -7,7 +7,7 @@ an event by adding a class and listing it in `Event`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import msgspec
@@ -29,7 +29,7 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
     val_loss: Amount
     val_accuracy: Share
     lr: Amount
-    train_seconds: Amount
+    train_seconds: Amount | None  # None: others trained in the same process
     samples_seen: Count
 
 
@@ -167,7 +167,7 @@ class TrialDone(_Event, frozen=True, tag="trial"):
     """What one learning-rate trial found."""
 
     samples: int
-    train_seconds: float
+    train_seconds: float | None  # None: others trained in the same process
     val_accuracy: float
     val_loss: float
 
@@ -255,12 +255,23 @@ class Explained(_Event, frozen=True, tag="explained"):
 # --- the end -----------------------------------------------------------------------------------------------------
 
 
+class Finished(_Event, frozen=True, tag="finished"):
+    """A run of several that train in one process has reached its end."""
+
+
 class Failed(_Event, frozen=True, tag="failure"):
     """The worker's function raised; `status` is one of bench.core.status."""
 
     status: str
     message: str
     traceback: str = ""
+
+
+class OfRun(_Event, frozen=True, tag="of_run"):
+    """An event of one of the runs, or trials, that train in one process."""
+
+    name: str
+    said: Event
 
 
 Event = (
@@ -289,10 +300,22 @@ Event = (
     | CandidateStarted
     | CandidateTurn
     | Explained
+    | Finished
     | Failed
+    | OfRun
 )
 FREQUENT = (StepDone, Tick)  # thousands per second on a GPU: senders thin them out, and losing one loses nothing
 Report = Callable[[Event], None]
+
+
+def is_frequent(event: Event | Numbered) -> bool:
+    """Whether an event may be left out where there are many."""
+    return isinstance(event.said if isinstance(event, OfRun) else event, FREQUENT)
+
+
+def of_run(events: Iterable[Event], name: str) -> tuple[Event, ...]:
+    """The events of one of several runs."""
+    return tuple(event.said for event in events if isinstance(event, OfRun) and event.name == name)
 
 
 class Numbered(msgspec.Struct, frozen=True):

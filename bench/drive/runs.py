@@ -209,7 +209,8 @@ def result_line(record: FinishedRun) -> str:
     metrics = record.metrics
     accuracy = f"test accuracy {100 * metrics.accuracy:.2f} %"
     if record.shared_device:
-        return accuracy
+        beside = f", trained together with {metrics.together - 1} others" if metrics.together > 1 else ""
+        return accuracy + beside
     return f"{accuracy}, {metrics.train_seconds:.1f} s of training, first step {metrics.first_step_seconds:.1f} s"
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import Busy, Interrupted
-from bench.core.events import FREQUENT, Event, Failed, Note, Numbered, Report, decode, encode
+from bench.core.events import Event, Failed, Note, Numbered, OfRun, Report, decode, encode, is_frequent
 from bench.core.text import print_any_character
 from bench.executors.processes import NOTHING, Surroundings, blocked, start
 
@@ -202,16 +202,16 @@ def _child(surroundings: Surroundings, sender: Connection, life: Connection, wor
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     threading.Thread(target=_follow, args=(life,), daemon=True).start()
-    last = 0.0
+    last: dict[str, float] = {}  # of each run where several take turns
 
     def report(event: Event) -> None:
-        nonlocal last
         if stopped.is_set():
             raise Interrupted("stopped by the user")
-        if isinstance(event, FREQUENT):
-            if time.monotonic() - last < EVERY_SECONDS:
+        if is_frequent(event):
+            name = event.name if isinstance(event, OfRun) else ""
+            if time.monotonic() - last.get(name, 0.0) < EVERY_SECONDS:
                 return
-            last = time.monotonic()
+            last[name] = time.monotonic()
         sender.send_bytes(encode(event))
 
     print_any_character()  # a model may print what it likes

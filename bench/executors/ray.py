@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.events import FREQUENT, Event, Numbered
+from bench.core.events import Event, Numbered, is_frequent
 from bench.core.files import inert
 from bench.executors.child import Outcome
 from bench.executors.protocol import LOST, REFUSED, Answer, Device, Message, Task, variables
@@ -280,7 +280,7 @@ def carry(ticket: int, task: Task, environment: Mapping[str, str], mailbox: Any)
 
     def on_event(event: Event | Numbered) -> None:
         nonlocal last
-        if isinstance(event, FREQUENT):
+        if is_frequent(event):
             if time.monotonic() - last < FREQUENT_SECONDS:
                 return
             last = time.monotonic()

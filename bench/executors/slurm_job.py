@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from bench.core.events import FREQUENT, Event, Numbered, decode, encode
+from bench.core.events import Event, Numbered, decode, encode, is_frequent
 from bench.core.files import inert, write_atomically
 from bench.executors.child import GRACE_SECONDS, Outcome
 from bench.executors.processes import set_variables, spawn_only
@@ -217,7 +217,7 @@ class EventLog:
         self._file, self._earlier, self._last = file, earlier, 0.0
 
     def __call__(self, event: Event | Numbered) -> None:
-        if isinstance(event, FREQUENT):
+        if is_frequent(event):
             if time.monotonic() - self._last < FREQUENT_SECONDS:
                 return
             self._last = time.monotonic()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import Busy, NotIdle
-from bench.core.events import FREQUENT, DeviceFound, Event, Numbered, Report
+from bench.core.events import DeviceFound, Event, Numbered, Report, is_frequent
 from bench.core.files import cache_dir
 from bench.executors.child import GRACE_SECONDS, Outcome, call
 from bench.executors.protocol import REFUSED, UNFIT, Answer, Device, Task
@@ -47,7 +47,7 @@ def work(
         return Answer(Outcome(UNFIT, f"{where} has {'; '.join(wrong)}"), where)
 
     def number(event: Event) -> None:
-        if isinstance(event, FREQUENT):
+        if is_frequent(event):
             on_event(event)
         else:
             kept.append(event)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bench.core.errors import Diverged, Unfit, UserError
@@ -31,7 +33,7 @@ from bench.measure.evaluate import Evaluation, Forward, evaluate, make_forward
 from bench.measure.pace import Pace, course_of, plan_course
 from bench.measure.phases import Phases
 from bench.measure.step import make_optimizer, undisturbed
-from bench.measure.supervise import Clocks, Trained, noticing_pauses, supervise
+from bench.measure.supervise import Clocks, Trained, Turns, noticing_pauses, supervise, to_end
 from bench.measure.train import begin, restore
 from bench.plan.budget import Course
 from bench.plan.keys import Fact
@@ -60,13 +62,31 @@ def run_one(
     `report` may raise Interrupted: the training is saved, and Interrupted passed on. At most `share` of the time goes
     into checkpoints. `phases` has counted since the process began. Raises what any step raises.
     """
+    return to_end(run_in_turns(spec, Images(dataset), store, report, share, options, phases))
+
+
+def run_in_turns(
+    spec: RunSpec,
+    images: Images,
+    store: Store,
+    report: Report,
+    share: float = SHARE,
+    options: RunOptions = DEFAULT,
+    phases: Phases | None = None,
+    remarks: Sequence[str] = (),
+) -> Turns[FinishedRun]:
+    """The same, with a turn after each training step for others in this process (together.py).
+
+    `remarks`: notes that may still grow.
+    """
     started, phases = now(), phases or Phases()
-    check_unchanged(spec, dataset)
+    check_unchanged(spec, images.dataset)
     device = prepare_device(spec)
     store.write_spec(spec)
     phases.enter("data")
-    batches = make_batches(spec, dataset, device)
+    batches = images.batches(spec, device)
     phases.enter("build")
+    dataset = images.dataset
     notes = Notes(report, dataset.notes, batches.resident)
     model = build_model(spec, notes.about_model.append)
     facts = facts_of(device, options)  # the conditions of the training; soon, since what is on disk may change
@@ -74,18 +94,17 @@ def run_one(
     cost = cost_of(model, spec)
     phases.enter("move")
     model = model.to(device)
-    notes.keeper = keeper = make_keeper(spec, model, store, facts, share)
-    validation = validation_part(dataset, batches)
-    test = HeldOut.create(dataset.arrays.test_x, dataset.arrays.test_y, batches)
+    notes.keeper = keeper = make_keeper(spec, model, store, facts, share / options.together)
+    validation, test = images.validation(batches), images.test(batches)
     phases.enter("count")  # the pace of a budget in seconds
-    state, course, pace = resume_or_plan(spec, batches, cost, notes)
+    state, course, pace = resume_or_plan(spec, batches, cost, notes, options.samples)
     training = begin(model, batches, course, spec.setting, notes.about_run, state, options)
     forward = make_forward(model, spec.setting, device, spec.recipe.precision, notes.about_run)
     try:
-        clocks = Clocks.of(time.perf_counter, synchroniser(device), phases)
+        clocks = Clocks.of(time.perf_counter, synchroniser(device), phases, alone=options.together == 1)
         with noticing_pauses(notes.about_run):
             look = partial(_look, model, validation, forward, report)
-            trained = supervise(training, look, clocks, notes.report, keeper)
+            trained = yield from supervise(training, look, clocks, notes.report, keeper)
         phases.enter("test")
         seen = _look(model, test, forward, report)  # the only time that a finished run has looked at the test set
         if not np.isfinite(seen.losses).all():
@@ -95,19 +114,22 @@ def run_one(
         raise
     phases.enter("saving")
     files = files_of(trained, seen)
-    seconds = phases.seconds()
-    measured = Measured(course, pace, trained, seen, keeper.seconds, peak_memory_bytes(device))
+    alone = trained.together == 1  # else the process's seconds and memory are not this run's own
+    seconds = phases.seconds() if alone else {}
+    peak = peak_memory_bytes(device) if alone else None
+    measured = Measured(course, pace, trained, seen, keeper.seconds, peak)
     record = FinishedRun(
         run_id=spec.run_id,
         spec=spec,
         family=registry.family(spec.model),
         started=started,
         target=trained.target,
-        metrics=metrics_of(measured, batches, cost, sum(seconds.values())),
+        metrics=metrics_of(measured, batches, cost, sum(seconds.values()) if alone else None),
         history=trained.history,
         setting_used=trained.setting_used,
         phases=seconds,
-        notes=tuple(notes.collected(cost.notes)),
+        seconds_from="" if alone else options.seconds_from,
+        notes=(*notes.collected(cost.notes), *remarks),
         flops_audit=cost.audit,
         modules=cost.modules,
         classes=tuple(dataset.arrays.classes),
@@ -119,19 +141,19 @@ def run_one(
     return record
 
 
-def run_trial(spec: RunSpec, dataset: Dataset, report: Report) -> TrialDone:
+def run_trial(spec: RunSpec, images: Images, report: Report, together: int = 1) -> Turns[TrialDone]:
     """Train and validate, without a look at the test set, a record or a checkpoint. Raises what a step raises."""
     device = prepare_device(spec)
-    batches, model = make_batches(spec, dataset, device), build_model(spec)
+    batches, model = images.batches(spec, device), build_model(spec)
     flops = cost_of(model, spec).train_flops if length(spec.recipe).kind == "flops" else None
     model = model.to(device)
-    validation = validation_part(dataset, batches)
+    validation = images.validation(batches)
     course, _ = plan_course(spec, batches, flops)
     report(Planned(course.steps, course.epochs))
-    training = begin(model, batches, course, spec.setting)
+    training = begin(model, batches, course, spec.setting, options=RunOptions(together=together))
     forward = make_forward(model, spec.setting, device, spec.recipe.precision)
-    clocks = Clocks.of(time.perf_counter, synchroniser(device))
-    trained = supervise(training, lambda: _look(model, validation, forward, report), clocks, report)
+    clocks = Clocks.of(time.perf_counter, synchroniser(device), alone=together == 1)
+    trained = yield from supervise(training, lambda: _look(model, validation, forward, report), clocks, report)
     return TrialDone(course.samples, trained.train_seconds, trained.validation.accuracy, trained.validation.loss)
 
 
@@ -172,16 +194,42 @@ def make_keeper(spec: RunSpec, model: nn.Module, store: Store, facts: dict[str, 
     return Checkpoints(store.run_dir(spec) / "checkpoints", conditions, size, share=share)
 
 
-def validation_part(dataset: Dataset, batches: Batches) -> HeldOut:
-    """The validation images, on the batches' device."""
-    images, labels = dataset.arrays.train_x[dataset.val_index], dataset.arrays.train_y[dataset.val_index]
-    return HeldOut.create(images, labels, batches)
+class Images:
+    """A data set on the device, once for all runs of a process, which differ in the seed or the learning rate."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._batches: Batches | None = None
+        self._held_out: dict[str, HeldOut] = {}
+
+    def batches(self, spec: RunSpec, device: torch.device) -> Batches:
+        """The spec's training batches."""
+        if self._batches is None:
+            self._batches = make_batches(spec, self.dataset, device)
+        return replace(self._batches, recipe=spec.recipe, seed=spec.seed)
+
+    def validation(self, batches: Batches) -> HeldOut:
+        """The validation images, on the batches' device."""
+        arrays, index = self.dataset.arrays, self.dataset.val_index
+        return self._part("validation", arrays.train_x[index], arrays.train_y[index], batches)
+
+    def test(self, batches: Batches) -> HeldOut:
+        """The test images, on the batches' device."""
+        return self._part("test", self.dataset.arrays.test_x, self.dataset.arrays.test_y, batches)
+
+    def _part(self, name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], batches: Batches) -> HeldOut:
+        if name not in self._held_out:
+            self._held_out[name] = HeldOut.create(images, labels, batches)
+        return self._held_out[name]
 
 
 def resume_or_plan(
-    spec: RunSpec, batches: Batches, cost: CountedCost, notes: Notes
+    spec: RunSpec, batches: Batches, cost: CountedCost, notes: Notes, samples: int | None = None
 ) -> tuple[State | None, Course, Pace | None]:
-    """(a checkpoint's state, its course, None), or (None, a new course, the pace measured for it)."""
+    """(a checkpoint's state, its course, None), or (None, a new course, the pace measured for it).
+
+    `samples`: where the length is known already.
+    """
     recipe, pace = spec.recipe, None
 
     def fits(state: State) -> None:
@@ -196,6 +244,8 @@ def resume_or_plan(
     state = notes.keeper.load(fits)
     if state is not None:
         course = course_of(recipe, state["progress"]["samples"], batches.steps)
+    elif samples is not None:
+        course = course_of(recipe, samples, batches.steps)
     else:
         course, pace = plan_course(spec, batches, cost.train_flops)
     notes.report(Planned(course.steps, course.epochs))
@@ -247,7 +297,7 @@ class Measured:
     peak_memory_bytes: int | None
 
 
-def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_seconds: float) -> Metrics:
+def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_seconds: float | None) -> Metrics:
     """The figures of a run. `loop_images_per_second` is the training's own speed, loading included."""
     trained, test, course, pace = measured.trained, measured.test, measured.course, measured.pace
     steady = trained.samples_seen - trained.segments * course.batch_size  # each segment's first step is not timed
@@ -258,7 +308,7 @@ def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_sec
         val_accuracy=trained.validation.accuracy,
         val_loss=trained.validation.loss,
         train_seconds=trained.train_seconds,
-        first_step_seconds=trained.first_step_seconds,
+        first_step_seconds=trained.first_step_seconds if trained.together == 1 else None,
         segments=trained.segments,
         samples_seen=trained.samples_seen,
         loop_images_per_second=max(steady, 0) / trained.train_seconds if trained.train_seconds else None,
@@ -270,6 +320,7 @@ def metrics_of(measured: Measured, batches: Batches, cost: CountedCost, wall_sec
         val_images=len(trained.validation.labels),
         checkpoint_seconds=measured.checkpoint_seconds,
         runs_at_once=trained.runs_at_once,
+        together=trained.together,
         peak_memory_bytes=measured.peak_memory_bytes,
         wall_seconds=wall_seconds,
         **figures,
@@ -303,18 +354,34 @@ def child_run(report: Report, spec: RunSpec, source: DataSource, root: Path, opt
     The run belongs to the device that is here: its first event gives its name.
     """
     phases, store = Phases(before=process_age()), Store(root.absolute())  # a model may change the directory
+
+    def images() -> Images:
+        with phases.of("data"):
+            return Images(data_here(source))
+
+    to_end(claimed_run(spec, images, store, report, options, phases))
+
+
+def claimed_run(
+    spec: RunSpec,
+    images: Callable[[], Images],
+    store: Store,
+    report: Report,
+    options: RunOptions,
+    phases: Phases | None = None,
+    remarks: Sequence[str] = (),
+) -> Turns[None]:
+    """A run as that of the device that is here, under its lock, unless it is done. Raises Busy."""
     spec = replace(spec, device_name=device_name(torch.device(spec.device)))  # whatever was expected
     report(Placed(spec.run_id, spec.device_name))
     with store.claim(spec.run_id):
         if options.rerun or not store.is_done(spec):
-            with phases.of("data"):
-                dataset = data_here(source)
-            run_one(spec, dataset, store, report, options=options, phases=phases)
+            yield from run_in_turns(spec, images(), store, report, options=options, phases=phases, remarks=remarks)
 
 
 def child_trial(report: Report, spec: RunSpec, source: DataSource) -> None:
     """One trial of a learning-rate search; its last event holds the result."""
-    report(run_trial(spec, data_here(source), report))
+    report(to_end(run_trial(spec, Images(data_here(source)), report)))
 
 
 def data_here(source: DataSource) -> Dataset:

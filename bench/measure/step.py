@@ -335,14 +335,16 @@ def _host_draws() -> tuple[Any, ...]:
 
 def cuda_capture(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Capture a call as a CUDA graph, warmed up on a side stream as torch's notes on CUDA graphs ask for."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # for the capture, too: graphs of one stream would share cuBLAS' workspace
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the loader's thread may allocate meanwhile
+    with torch.cuda.graph(
+        graph, stream=stream, capture_error_mode="thread_local"
+    ):  # the loader's thread may allocate meanwhile
         out = call()
 
     def replay() -> Tensor:

@@ -1,4 +1,4 @@
-"""Clocks, checkpoints, progress and interruption of a training. Example: supervise(training, validate, clocks, report)
+"""Clocks, checkpoints, progress and interruption. Example: to_end(supervise(training, validate, clocks, report))
 
 One clock counts training and pauses for validation and checkpoints; the first step of a process, which allocates,
 autotunes and compiles, is counted by another.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from bench.core.errors import Interrupted
 from bench.core.events import Epoch, EpochDone, Report, StepDone
@@ -43,16 +43,31 @@ class Clock:
 
 @dataclass(frozen=True)
 class Clocks:
-    """`first`: the first step of this process; `steady`: all others; `phases`: the whole run, to the last second."""
+    """`first`: the first step of this process; `steady`: all others; `phases`: the whole run, to the last second.
+
+    Not `alone`: other trainings take turns in this process, and what these count is no training's own.
+    """
 
     first: Clock
     steady: Clock
     phases: Phases = field(default_factory=Phases)
+    alone: bool = True
 
     @classmethod
-    def of(cls, now: Callable[[], float], synchronize: Callable[[], None], phases: Phases | None = None) -> Clocks:
-        """Both with the same source of time."""
-        return cls(Clock(now, synchronize), Clock(now, synchronize), phases or Phases(now))
+    def of(
+        cls,
+        now: Callable[[], float],
+        synchronize: Callable[[], None],
+        phases: Phases | None = None,
+        alone: bool = True,
+    ) -> Clocks:
+        """Both with the same source of time; `synchronize` waits for the device, which matters only where `alone`."""
+        wait = synchronize if alone else _no_wait
+        return cls(Clock(now, wait), Clock(now, wait), phases or Phases(now), alone)
+
+
+def _no_wait() -> None:
+    pass
 
 
 @contextlib.contextmanager
@@ -60,25 +75,45 @@ def noticing_pauses(note: Callable[[str], None]) -> Iterator[None]:
     """Notes, at the end, that this process was stopped and continued meanwhile: its clocks went on.
 
     A batch system suspends jobs so, and so does a debugger. Does nothing outside the main thread, which alone may
-    handle signals.
+    handle signals. Several at once may end in any order.
     """
-    continued = 0
-
-    def count(number: int, frame: object) -> None:
-        nonlocal continued
-        continued += 1
-
     if not hasattr(signal, "SIGCONT") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGCONT, count)
+    pauses = _Pauses.here()
+    before = pauses.continued
     try:
         yield
     finally:
-        signal.signal(signal.SIGCONT, before)
-        if continued:
+        pauses.listeners -= 1
+        if not pauses.listeners:
+            signal.signal(signal.SIGCONT, pauses.earlier)
+        if continued := pauses.continued - before:
             times = plural(continued, "time")
             note(f"the process was continued after a stop {times} (SIGCONT): the seconds measured include the pause")
+
+
+@dataclass
+class _Pauses:
+    """How often this process was continued since somebody began to listen."""
+
+    earlier: Any  # the handler to be put back
+    listeners: int = 0
+    continued: int = 0
+
+    def count(self, number: int, frame: object) -> None:
+        self.continued += 1
+
+    @classmethod
+    def here(cls) -> _Pauses:
+        """The process's own, with one more listener."""
+        handler = signal.getsignal(signal.SIGCONT)
+        pauses = getattr(handler, "__self__", None)
+        if not isinstance(pauses, cls):
+            pauses = cls(handler)
+            signal.signal(signal.SIGCONT, pauses.count)
+        pauses.listeners += 1
+        return pauses
 
 
 class Keeper(Protocol):
@@ -98,12 +133,27 @@ class Trained:
     history: tuple[Epoch, ...]
     validation: Evaluation  # after the last step
     first_step_seconds: float
-    train_seconds: float
+    train_seconds: float | None  # None: others took turns in the same process
     samples_seen: int
     segments: int = 1  # one more for each resumption; the first step of each is not in train_seconds
     setting_used: str = "eager"  # what really ran the steps
     runs_at_once: int = 1  # on the device, the most of any segment: above 1 the seconds mean nothing
+    together: int = 1  # in one process, the most of any segment
     target: float | None = None  # named before the first step
+
+
+T = TypeVar("T")
+Turns = Generator[None, None, T]  # yields after each training step, when another may have its turn; returns its result
+
+
+def to_end(turns: Turns[T]) -> T:
+    """All turns at once."""
+    while True:
+        try:
+            next(turns)
+        except StopIteration as end:
+            value: T = end.value
+            return value
 
 
 def supervise(
@@ -112,7 +162,7 @@ def supervise(
     clocks: Clocks,
     report: Report,
     keeper: Keeper | None = None,
-) -> Trained:
+) -> Turns[Trained]:
     """Train to the end. Interrupted, raised by `report` or `validate`, is passed on after a last checkpoint."""
 
     def looked() -> Evaluation:
@@ -138,14 +188,15 @@ def supervise(
                 end = min(mark, (progress.step // training.batches.steps + 1) * training.batches.steps)
                 clock = clocks.first if first else clocks.steady
                 with phases.of("first step" if first else "training"), clock.running():
-                    _steps(events, progress.step + 1 if first else end, report, keeper)
+                    yield from _steps(events, progress.step + 1 if first else end, report, keeper)
                 if progress.step < end and not first:
                     save()
                 first = False
             validated = next(events)
             assert isinstance(validated, Validated)
             evaluation = validated.evaluation
-            progress.history.append(_row(training, validated, clocks.steady.seconds))
+            alone = clocks.alone and progress.together == 1
+            progress.history.append(_row(training, validated, clocks.steady.seconds if alone else None))
             report(EpochDone(progress.history[-1]))
         if evaluation is None:  # interrupted after the last validation
             evaluation = looked()
@@ -158,25 +209,27 @@ def supervise(
         tuple(progress.history),
         evaluation,
         progress.first_step_seconds or clocks.first.seconds,
-        clocks.steady.seconds,
+        clocks.steady.seconds if progress.together == 1 else None,
         samples_seen=training.course.samples,
         segments=progress.segments,
         setting_used=training.step.used,
         runs_at_once=progress.runs_at_once,
+        together=progress.together,
         target=progress.target,
     )
 
 
-def _steps(events: Iterator[Stepped | Validated], end: int, report: Report, keeper: Keeper | None) -> None:
+def _steps(events: Iterator[Stepped | Validated], end: int, report: Report, keeper: Keeper | None) -> Turns[None]:
     """Take steps until the `end`-th, or until a checkpoint is due."""
     for event in events:
         assert isinstance(event, Stepped)
         report(StepDone(event.step))
+        yield
         if event.step == end or (keeper is not None and keeper.due()):
             return
 
 
-def _row(training: Training, validated: Validated, seconds: float) -> Epoch:
+def _row(training: Training, validated: Validated, seconds: float | None) -> Epoch:
     passes = validated.step / training.batches.steps
     return Epoch(
         epoch=int(passes) if passes.is_integer() else passes,

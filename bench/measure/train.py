@@ -1,7 +1,7 @@
 """One training loop for every model. Example: events = train(begin(model, batches, course), validate)
 
 The loop is a generator that yields after every step and every validation. Clocks, checkpoints, progress and
-interruption belong to whoever drives it (supervise.py), which may let several trainings take turns on one device.
+interruption belong to whoever drives it (supervise.py); together.py lets several trainings take turns.
 Within an epoch nothing is read back from the device: losses stay there until a validation reads them all at once.
 """
 
@@ -43,6 +43,7 @@ class Progress:
     first_step_seconds: float = 0.0  # of the first segment
     train_seconds: float = 0.0
     runs_at_once: int = 1  # on the device, the most of any segment
+    together: int = 1  # in one process, the most of any segment
     target: float | None = None  # validation accuracy whose time is asked for, as named before the first step
     history: list[Epoch] = field(default_factory=list)
 
@@ -125,6 +126,7 @@ def begin(
         progress, losses = restore(state, model, optimizer, device, course)
     progress.segments += 1
     progress.runs_at_once = max(progress.runs_at_once, options.colocation.runs)
+    progress.together = max(progress.together, options.together)
     return Training(model, batches, course, optimizer, step, progress, losses)
 
 

@@ -136,6 +136,9 @@ class RunOptions:
     rerun: bool = False  # repeat a finished run
     colocation: Colocation = ALONE
     target: float | None = None  # validation accuracy in 0..1 to be timed, named before training
+    together: int = 1  # runs that take turns in its process, itself included; 0: as many as are worth it
+    seconds_from: str = ""  # the run_id of one of the same work that trained alone, where this one does not
+    samples: int | None = None  # of a budget in seconds, where another run has measured the pace
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,8 @@ def _training_seconds(pair: Pair) -> str:
         return f"no ratio: {why}"
     ratio = _ratio(pair.training_seconds, "seed", "")
     alone = ", so no interval" if pair.training_seconds.n == 1 else ""
-    means = (statistics.fmean(run.metrics.train_seconds for run in side.runs) for side in (pair.a, pair.b))
+    sides = (pair.a.runs, pair.b.runs)
+    means = [statistics.fmean(run.metrics.train_seconds or 0.0 for run in runs if run.timed_alone) for runs in sides]
     return f"{ratio}{alone}; whole trainings, {' and '.join(f'{significant(mean)} s' for mean in means)}"
 
 

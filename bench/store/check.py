@@ -88,10 +88,10 @@ def history_problems(run: FinishedRun) -> Iterator[str]:
     if budget and budget.kind == "samples" and metrics.samples_seen != budget.amount:
         yield f"it saw {plural(metrics.samples_seen, 'sample')}, and its budget is {recipe.budget}"
     for field in ("train_seconds", "samples_seen"):
-        values = [getattr(row, field) for row in history]
+        values = [value for row in history if (value := getattr(row, field)) is not None]
         if values != sorted(values):
             yield f"{field} falls from one epoch to the next"
-        if values[-1] != getattr(metrics, field):
+        if getattr(history[-1], field) != getattr(metrics, field):
             yield f"{field} of the last epoch differs from the record's"
     if history[-1].val_accuracy != metrics.val_accuracy:
         yield "the last epoch's validation accuracy differs from the record's"

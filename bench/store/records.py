@@ -64,8 +64,8 @@ class Metrics(_Record, frozen=True, kw_only=True):
     val_accuracy: Share
     test_loss: Amount  # nats
     val_loss: Amount | None = None
-    train_seconds: Amount
-    first_step_seconds: Amount
+    train_seconds: Amount | None  # None: it trained together with others
+    first_step_seconds: Amount | None
     checkpoint_seconds: Amount
     wall_seconds: Amount | None = None
     pace_seconds: Amount | None = None  # measuring the pace for a budget in seconds
@@ -85,6 +85,7 @@ class Metrics(_Record, frozen=True, kw_only=True):
     test_images: Count
     val_images: Count | None = None  # older records do not say
     runs_at_once: Count | None = None  # on the same device; older records do not say
+    together: Count = 1  # in the same process, taking turns
 
 
 class Audit(_Record, frozen=True, kw_only=True):
@@ -119,6 +120,7 @@ class FinishedRun(_Record, frozen=True, kw_only=True):
     files: dict[str, str] = {}  # SHA-256 of the files beside the record, by name
     setting_used: str | None = None  # what really ran the steps
     target: Share | None = None  # validation accuracy to be timed, named before training
+    seconds_from: str = ""  # the run_id of one of the same work that trained alone, where this one did not
     phases: dict[Phase, Amount] = {}  # seconds of the process that finished it; together its wall_seconds
     flops_audit: Audit | None = None
     modules: tuple[ModulePart, ...] | None = None
@@ -127,7 +129,12 @@ class FinishedRun(_Record, frozen=True, kw_only=True):
     @property
     def shared_device(self) -> bool:
         """Whether other runs trained on the same device at the same time, so that its seconds mean nothing."""
-        return (self.metrics.runs_at_once or 1) > 1
+        return (self.metrics.runs_at_once or 1) > 1 or self.metrics.train_seconds is None
+
+    @property
+    def timed_alone(self) -> bool:
+        """Whether its seconds were measured, while it trained alone; else there are none, or those of another run."""
+        return not self.shared_device and not self.seconds_from
 
 
 class FailedRun(_Record, frozen=True, kw_only=True):
@@ -356,7 +363,7 @@ class Trial(_Record, frozen=True, kw_only=True):
     status: Status
     message: str
     samples: Amount | Whole
-    train_seconds: Amount
+    train_seconds: Amount | None  # None: other trials trained in the same process
     val_accuracy: Share | None
     val_loss: Amount | None
 

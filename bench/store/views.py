@@ -17,6 +17,7 @@ from bench.core.events import Epoch
 from bench.core.files import to_csv
 from bench.plan.keys import speed_key, step_key
 from bench.store.records import FinishedRun, RunRecord, Session
+from bench.store.seconds import with_seconds
 
 Row = dict[str, Any]
 # fmt: off
@@ -29,7 +30,8 @@ RESULT_COLUMNS = (
     "speed_session", "flops", "flops_2x", "train_flops_2x", "flops_audit", "params", "activations",
     "peak_memory_bytes", "train_images", "test_images",
     "image_size", "num_classes", "content_hash", "split_hash", "data_source", "data_version", "data_official",
-    "batch_size", "precision", "setting", "setting_used", "runs_at_once",
+    "batch_size", "precision", "setting", "setting_used", "runs_at_once", "together",
+    "seconds_from",
     "torch", "commit", "dirty", "started", "message",
 )
 
@@ -65,7 +67,7 @@ def views_of(runs: list[RunRecord], sessions: list[Session]) -> dict[str, bytes]
         for s in sessions
         for sample in s.samples
     ]
-    history = [row for run in runs for row in long_history(run)]
+    history = [row for run in with_seconds(runs) for row in long_history(run)]
     sample_columns = ("model", "kind", "start", "block", "position", "batch_size", "calls", "seconds")
     return {
         "results.csv": to_csv(RESULT_COLUMNS, results(runs, sessions)),
@@ -111,7 +113,7 @@ def sessions_of(run: RunRecord, sessions: list[Session]) -> list[Session]:
 
 def results(runs: list[RunRecord], sessions: list[Session]) -> list[Row]:
     """The rows of results.csv: one per run, joined with the newest speed session that timed its model."""
-    return [_result(run, next(reversed(sessions_of(run, sessions)), None)) for run in runs]
+    return [_result(run, next(reversed(sessions_of(run, sessions)), None)) for run in with_seconds(runs)]
 
 
 def _result(run: RunRecord, session: Session | None) -> Row:
@@ -149,7 +151,13 @@ def _figures(run: FinishedRun) -> Row:
     hidden = NOT_SHARED if run.shared_device else ()
     origin = {f"data_{k}": getattr(run.provenance, k, None) for k in ("source", "version", "official")}
     metrics = {k: v for k, v in msgspec.structs.asdict(run.metrics).items() if k in RESULT_COLUMNS and k not in hidden}
-    return {**metrics, **origin, "target": run.target, "setting_used": run.setting_used}
+    return {
+        **metrics,
+        **origin,
+        "target": run.target,
+        "setting_used": run.setting_used,
+        "seconds_from": run.seconds_from,
+    }
 
 
 def _speeds(model: str, batch: int, session: Session) -> Row:

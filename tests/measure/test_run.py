@@ -82,17 +82,18 @@ def test_phases_add_up_to_the_wall_clock(source: DataSource, tmp_path: Path, mon
     """On a clock that only the work moves, each part by seconds of its own."""
     clock, spec = [100.0], make_spec(source)
 
-    def takes(seconds: float, name: str) -> None:
-        original = getattr(run_module, name)
+    def takes(seconds: float, name: str, owner: Any = run_module) -> None:
+        original = getattr(owner, name)
 
         def slow(*words: Any, **named: Any) -> Any:
             clock[0] += seconds
             return original(*words, **named)
 
-        monkeypatch.setattr(run_module, name, slow)
+        monkeypatch.setattr(owner, name, slow)
 
-    for seconds, name in enumerate(("prepare_device", "make_batches", "build_model", "cost_of", "validation_part"), 1):
+    for seconds, name in enumerate(("prepare_device", "make_batches", "build_model", "cost_of"), 1):
         takes(seconds, name)
+    takes(5, "validation", run_module.Images)
     takes(10, "evaluate")
     takes(20, "predictions_npz")
 

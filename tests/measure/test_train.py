@@ -20,7 +20,7 @@ from bench.data.loader import EVAL_BATCH, Batches, HeldOut
 from bench.measure.checkpoint import State
 from bench.measure.evaluate import Evaluation, evaluate, make_forward
 from bench.measure.step import make_optimizer, make_step
-from bench.measure.supervise import Clock, Clocks, Keeper, Trained, supervise
+from bench.measure.supervise import Clock, Clocks, Keeper, Trained, supervise, to_end
 from bench.measure.train import Training, begin, lr_factor, train
 from bench.plan.budget import Course
 from bench.plan.recipes import shared
@@ -94,7 +94,7 @@ def run(
     course = Course(recipe.epochs * 24, 8, 3, recipe.validations)
     training = begin(model, batches, course, state=state, options=options)
     clocks = Clocks(Clock(first.now, first.sync), Clock(steady.now, steady.sync))
-    return Observed(supervise(training, validate, clocks, events.append, keeper), steady, first, events)
+    return Observed(to_end(supervise(training, validate, clocks, events.append, keeper)), steady, first, events)
 
 
 def test_schedule_by_its_formula() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from bench.data.datasets import Arrays, DataSource
 from bench.drive.lr_search import SEED
-from bench.measure.run import run_trial
+from bench.measure.run import Images, run_trial
+from bench.measure.supervise import to_end
 from bench.plan.recipes import shared
 from bench.plan.spec import RunSpec, Setting
 
@@ -20,7 +21,7 @@ def test_a_trial_never_reads_the_test_set(tiny_npz: Path) -> None:
     blind = Arrays(**{**dataset.arrays.__dict__, "test_x": None, "test_y": None})
     recipe = replace(shared(), epochs=0, budget="64samples", batch_size=16, precision="fp32", validations=1)
     spec = RunSpec("resnet20", dataset.ref, recipe, Setting(), "cpu", "here", SEED)
-    done = run_trial(spec, replace(dataset, arrays=blind), lambda event: None)
+    done = to_end(run_trial(spec, Images(replace(dataset, arrays=blind)), lambda event: None))
     assert done.samples == 64
     assert 0 <= done.val_accuracy <= 1
     assert np.isfinite(done.val_loss)

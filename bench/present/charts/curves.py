@@ -98,7 +98,7 @@ def _curve(run: FinishedRun, counter: Callable[[Progress], float], label: str) -
     last = len(run.history) - 1
     return tuple(
         Mark(
-            counter(Progress(epoch.train_seconds, epoch.samples_seen, epoch.epoch)),
+            counter(Progress(epoch.train_seconds or 0.0, epoch.samples_seen, epoch.epoch)),
             100 * epoch.val_accuracy,
             label=label if i == last else "",
             hover=(f"run {run.run_id}", f"seed {run.spec.seed}", *_hover(epoch)),

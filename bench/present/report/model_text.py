@@ -56,7 +56,8 @@ def run_cells(run: RunRecord) -> list[str]:
     if isinstance(run, FinishedRun):
         interval = share_interval(run.metrics.accuracy, run.metrics.test_images)
         accuracy = f"{100 * interval.value:.2f} % ({100 * interval.low:.2f}–{100 * interval.high:.2f})"
-        seconds = seconds if run.shared_device else f"{significant(run.metrics.train_seconds)} s"
+        if (measured := run.metrics.train_seconds) is not None and not run.shared_device:
+            seconds = f"{significant(measured)} s" + (", of the seed alone" if run.seconds_from else "")
     else:
         status = f"{run.status}. {run.message}".rstrip()
     track = f"track {recipe.track}, " if recipe.track else ""

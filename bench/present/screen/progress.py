@@ -179,11 +179,12 @@ class RunBar:
 
     def _epoch_done(self, row: Epoch) -> None:
         done, seconds = row.epoch, row.train_seconds
-        speed = row.samples_seen / seconds if seconds else math.nan
-        left = f"  {duration(seconds / done * (self._epochs - done))} left" if done < self._epochs - 1e-9 else ""
+        speed = f"  {row.samples_seen / seconds:,.0f} images/s" if seconds else ""
+        more = bool(seconds) and done < self._epochs - 1e-9
+        left = f"  {duration((seconds or 0.0) / done * (self._epochs - done))} left" if more else ""
         self._last_validation = f"loss {row.train_loss:.3f}  validation {100 * row.val_accuracy:.1f} %"
         epochs = f"epoch {_epochs_text(done)}/{_epochs_text(self._epochs)}"
-        self.line(f"{epochs}  {self._last_validation}  {speed:,.0f} images/s{left}")
+        self.line(f"{epochs}  {self._last_validation}{speed}{left}")
 
     def _step_done(self, step: int) -> None:
         now = time.monotonic()
