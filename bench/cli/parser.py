@@ -289,7 +289,14 @@ def _run_flags(run: Parser) -> None:
         type=whole,
         default=1,
         metavar="N",
-        help="train N runs at once; their times are not compared; default 1",
+        help="on a CPU: train N runs at once; their times are not compared; default 1",
+    )
+    execution.add_argument(
+        "--together",
+        type=whole,
+        metavar="N",
+        help="train N seeds of a model at once in one process, after one alone that gives the times; "
+        "default: on a GPU as many as are worth it, on a CPU 1",
     )
     _shared(execution, "--deterministic")
     _where_and_output_flags(run)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 EXECUTORS = {"local": "local", "ray": "ray or ray:ADDRESS", "slurm": "slurm, slurm:local or slurm:debug"}
 SLURM_FLAVOURS = ("local", "debug")  # submitit's stand-ins for a cluster, on this machine
 OWN_DATA = ("npz", "folder")
-MOST_RUNS_PER_DEVICE = 64
+MOST_RUNS_PER_DEVICE = MOST_TOGETHER = 64
 MOST_STARTS = 20
 MOST_RETRIES = 100
 
@@ -271,8 +271,12 @@ def execution_options(arguments: Namespace) -> ExecutionOptions:
         raise UserError(
             f"--runs-per-device must be between 1 and {MOST_RUNS_PER_DEVICE}, not {arguments.runs_per_device}"
         )
+    if arguments.together is not None and not 1 <= arguments.together <= MOST_TOGETHER:
+        raise UserError(f"--together must be between 1 and {MOST_TOGETHER}, not {arguments.together}")
+    if arguments.runs_per_device > 1 and (arguments.together or 1) > 1:
+        raise UserError("--together and --runs-per-device are two ways to share a device; name one of them")
     limit = _duration(arguments.tune_limit, "--tune-limit")
-    return ExecutionOptions(setting, limit, arguments.deterministic, arguments.runs_per_device)
+    return ExecutionOptions(setting, limit, arguments.deterministic, arguments.runs_per_device, arguments.together)
 
 
 def placement_options(arguments: Namespace) -> PlacementOptions:

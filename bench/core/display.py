@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol
 
-from bench.core.events import BlockDone, Event, ModelTurn
+from bench.core.events import BlockDone, Event, ModelTurn, OfRun
 from bench.core.text import duration, plural
 
 
@@ -79,6 +79,27 @@ class RunDisplay(Protocol):
 
     def ended(self, well: bool, text: str) -> None:
         """What it found, or how it failed; never called where another process has the run."""
+
+
+@dataclass(frozen=True)
+class SeveralRuns:
+    """Shows runs that one process carries out, by name: a RunDisplay that gives each its own events."""
+
+    of: dict[str, RunDisplay]
+
+    def line(self, text: str) -> None:
+        """Of all of them: shown once."""
+        next(iter(self.of.values())).line(text)
+
+    def event(self, event: Event) -> None:
+        """To the run that it is of."""
+        if isinstance(event, OfRun) and event.name in self.of:
+            self.of[event.name].event(event.said)
+
+    def ended(self, well: bool, text: str) -> None:
+        """All of them."""
+        for display in self.of.values():
+            display.ended(well, text)
 
 
 class Display(Protocol):

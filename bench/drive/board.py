@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from bench.core.display import Display, RunDisplay, Tally
+from bench.core.display import Display, RunDisplay, SeveralRuns, Tally
 from bench.core.errors import NotIdle, UserError
 from bench.core.events import Event, Numbered, Report
 from bench.drive.forecast import Forecast, Size, makespan
@@ -45,11 +45,21 @@ def _nothing() -> Outcome | None:
     return None
 
 
+@dataclass(frozen=True)
+class Member:
+    """One of several runs that a task carries out. Its display has this name, its lines begin with `short`."""
+
+    name: str
+    title: str
+    short: str
+
+
 @dataclass
 class Work:
     """A task to come. `task`: makes it for a device; the flag says whether it gets the device to itself.
 
-    `before`: asked at the last moment; an outcome means that the task need not start, and why.
+    `before`: asked at the last moment; an outcome means that the task need not start, and why. `members`: the runs, if
+    it carries out several; whoever settles it tells the board of each one's end.
     """
 
     name: str
@@ -61,9 +71,15 @@ class Work:
     size: Size = UNKNOWN
     turn: int = 0  # lower ones first, before any size
     on_event: Report = _ignore  # beside the display
+    members: tuple[Member, ...] = ()
     lost: int = 0
     alone: bool = False
     started: str = ""  # in UTC, of the last attempt
+
+    @property
+    def runs(self) -> int:
+        """How many runs it is."""
+        return len(self.members) or 1
 
 
 @dataclass
@@ -109,8 +125,18 @@ class Board:
 
     def add(self, work: Work) -> None:
         """One more, even while the others run."""
-        self._counts.total += 1
+        self._counts.total += work.runs
         self._wait(work)
+
+    def again(self, work: Work) -> None:
+        """One of several whose task has ended, and that is counted already, by itself."""
+        self._counts.retried += 1
+        self._wait(work)
+
+    def ended(self, well: bool) -> None:
+        """One of several has ended."""
+        self._counts.done += well
+        self._counts.failed += not well
 
     def run(self, settle: Settle, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Run until everything is settled; `settle` is called once per end and may add more works.
@@ -192,11 +218,8 @@ class Board:
             return False
         task = work.task(device, work.alone) if outcome is None else None
         work.started = utc_now()
-        several = self._several()
-        prefix = f"  {work.short}: " if several else "  "
-        title = f"{work.title} on {device.name}" if several and len(self._executor.devices()) > 1 else work.title
         closing = contextlib.ExitStack()
-        shown = closing.enter_context(self._display.run(title, work.batch_size, prefix, work.name))
+        shown = self._shown(work, device, closing)
         running = _Running(work, device, shown, closing, self._now())
         if task is None:
             assert outcome is not None
@@ -207,6 +230,17 @@ class Board:
         self._used[device.name] += device.seats if work.alone else 1
         tasks.append((ticket, task, device))
         return True
+
+    def _shown(self, work: Work, device: Device, closing: contextlib.ExitStack) -> RunDisplay:
+        """The display of its run, or of all its runs."""
+        several = self._several()
+        where = f" on {device.name}" if several and len(self._executor.devices()) > 1 else ""
+
+        def shown(one: Work | Member) -> RunDisplay:
+            prefix = f"  {one.short}: " if several or work.members else "  "
+            return closing.enter_context(self._display.run(one.title + where, work.batch_size, prefix, one.name))
+
+        return SeveralRuns({one.name: shown(one) for one in work.members}) if work.members else shown(work)
 
     def _put_off(self, work: Work, owner: str) -> None:
         """Another process has it: later again."""
@@ -270,8 +304,8 @@ class Board:
 
     def _end(self, running: _Running, answer: Answer, settle: Settle) -> None:
         well, here = answer.outcome.status == "ok", answer.where != ELSEWHERE
-        self._counts.done += well
-        self._counts.failed += not well
+        if not running.work.members:
+            self.ended(well)
         if well and here:
             self._forecast.learn(running.work.size, running.device.kind, self._now() - running.start)
         with running.closing:
@@ -326,7 +360,7 @@ class Board:
                 Tally(
                     counts.done,
                     counts.failed,
-                    len(self._running),
+                    sum(running.work.runs for running in self._running.values()),
                     counts.total,
                     counts.retried,
                     len(devices),

@@ -12,19 +12,20 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
-from bench.core.display import RunDisplay
+from bench.core.display import RunDisplay, SeveralRuns
 from bench.core.errors import Busy, UserError
-from bench.core.events import Event, StepDone, TrialDone
+from bench.core.events import Event, OfRun, StepDone, TrialDone
 from bench.core.text import plural
 from bench.data.datasets import DataSource
-from bench.drive.board import Board, Work
+from bench.drive.board import Board, Member, Work
 from bench.drive.context import SweepContext, surroundings
 from bench.drive.estimates import group_of
 from bench.drive.planning import Plan
+from bench.drive.together import answer_of, how_many, why_again
 from bench.executors.protocol import Answer, Device, Task
 from bench.plan.budget import Budget
 from bench.plan.recipes import LRS, length
@@ -77,7 +78,8 @@ def with_best_lr(plans: list[Plan], request: RunRequest, context: SweepContext) 
                 unknown.append((spec, plan.source))
     failed: set[str] = set()
     with context.display:
-        results = find_all(unknown, asked, context, request.output.run_timeout)
+        together = how_many(request.execution.together, context.executor.devices())
+        results = find_all(unknown, asked, context, request.output.run_timeout, together)
     for (spec, _), result in zip(unknown, results, strict=True):
         if isinstance(result, str):  # one model's failure is not the others'
             context.display.line(f"  {result}; {spec.model} is left out")
@@ -246,12 +248,13 @@ def search_of(spec: RunSpec, source: DataSource, budget: Budget) -> Search:
 
 
 def find_all(
-    wanted: list[Wanted], asked: Budget | None, context: SweepContext, timeout: float | None
+    wanted: list[Wanted], asked: Budget | None, context: SweepContext, timeout: float | None, together: int = 1
 ) -> list[LRSearch | str]:
     """Search, or resume searches: for each the record, or why there is none.
 
     A model's trials come one after the other, several models' at once where there are several devices; every trial is
-    kept as soon as it is done. A search that another process works on comes last. Raises KeyboardInterrupt.
+    kept as soon as it is done; or `together` of one length in one process. A search that another process works on comes
+    last. Raises KeyboardInterrupt.
     """
     store = context.store
     waiting = [search_of(spec, source, first_budget(spec, asked)) for spec, source in wanted]
@@ -270,7 +273,7 @@ def find_all(
                 claims.enter_context(store.claim(f"search-{claimed[0].record.id}", wait_seconds=math.inf))
             for search in claimed:
                 search.record = store.lr_search(search.record.id) or search.record
-            ended |= _Searches(claimed, context, timeout).carry_out()
+            ended |= _Searches(claimed, context, timeout, together).carry_out()
         waiting = [search for search in waiting if search not in claimed]
     return [ended[name] for name in order]
 
@@ -280,9 +283,24 @@ class _Coming:
     """A trial on the board: whose, and how many steps it has taken."""
 
     search: Search
+    number: int  # from 1
     rung: int
     lr: float
     steps: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.search.record.id} {self.number}"
+
+    @property
+    def title(self) -> str:
+        search = self.search
+        return f"{search.title}: trial {self.number} of {trials_of(search.rates)}, lr {self.lr:g}"
+
+    @property
+    def spec(self) -> RunSpec:
+        budget = self.search.budget
+        return for_as_long(self.search.spec, Budget(budget.kind, budget.amount * (2 if self.rung else 1)), self.lr)
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, StepDone):
@@ -292,10 +310,10 @@ class _Coming:
 class _Searches:
     """Searches that share a board: the trials of each one after the other."""
 
-    def __init__(self, searches: list[Search], context: SweepContext, timeout: float | None) -> None:
-        self._searches, self._context, self._timeout = searches, context, timeout
+    def __init__(self, searches: list[Search], context: SweepContext, timeout: float | None, together: int) -> None:
+        self._searches, self._context, self._timeout, self._together = searches, context, timeout, together
         self._board = Board(context.executor, context.display)
-        self._coming: dict[str, _Coming] = {}
+        self._coming: dict[str, _Coming] = {}  # by name
         self._ended: dict[str, LRSearch | str] = {}
 
     def carry_out(self) -> dict[str, LRSearch | str]:
@@ -309,7 +327,12 @@ class _Searches:
         """Start a search's next trial, or end it."""
         record = search.record
         if following := next_trials(record.trials, search.rates):
-            self._board.add(self._work(_Coming(search, *following[0])))
+            # one alone gives the pace for a budget in seconds, and so must each
+            most = 1 if search.budget.kind == "seconds" else self._together
+            done = len(record.trials)
+            coming = [_Coming(search, done + i, *trial) for i, trial in enumerate(following[:most], 1)]
+            self._coming |= {trial.name: trial for trial in coming}
+            self._board.add(self._work(coming[0]) if len(coming) == 1 else self._group_work(coming))
             return
         if record.chosen is None and not any(t.status == "ok" for t in record.trials if t.rung > 0):
             self._ended[record.id] = f"{search.title}: every rate that was tried longest diverged"
@@ -321,44 +344,85 @@ class _Searches:
         self._ended[record.id] = search.record
 
     def _work(self, coming: _Coming) -> Work:
-        search = coming.search
-        budget = Budget(search.budget.kind, search.budget.amount * (2 if coming.rung else 1))
-        spec = for_as_long(search.spec, budget, coming.lr)
-        number = len(search.record.trials) + 1
-        title = f"{search.title}: trial {number} of {trials_of(search.rates)}, lr {coming.lr:g}"
-        name = f"{search.record.id} {number}"
-        self._coming[name] = coming
-        turn = self._searches.index(search)  # where there is one device, one search after the other
-        batch = spec.recipe.batch_size
+        title, batch = coming.title, coming.spec.recipe.batch_size
 
         def task(device: Device, alone: bool) -> Task:
-            return self._task(spec, search.source, device, alone)
+            here = replace(coming.spec, device_name=device.kind or coming.spec.device_name)
+            share = 1.0 if alone else 1.0 / device.runs_at_once
+            return self._task("run:child_trial", (here, coming.search.source), here, device, alone, share=share)
 
-        return Work(name, title, title, batch, task, turn=turn, on_event=coming.on_event)
+        return Work(coming.name, title, title, batch, task, turn=self._turn(coming), on_event=coming.on_event)
 
-    def _task(self, spec: RunSpec, source: DataSource, device: Device, alone: bool) -> Task:
+    def _group_work(self, trials: list[_Coming]) -> Work:
+        first = trials[0]
+        name = f"{first.name} and {len(trials) - 1} more"
+
+        def task(device: Device, alone: bool) -> Task:
+            here = [replace(trial.spec, device_name=device.kind or trial.spec.device_name) for trial in trials]
+            named = list(zip([trial.name for trial in trials], here, strict=True))
+            args = (named, first.search.source, len(trials))
+            return self._task("together:child_trials", args, here[0], device, True, times=len(trials))
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, OfRun) and event.name in self._coming:
+                self._coming[event.name].on_event(event.said)
+
+        members = tuple(Member(trial.name, trial.title, trial.title) for trial in trials)
+        batch = first.spec.recipe.batch_size
+        return Work(name, name, name, batch, task, turn=self._turn(first), on_event=on_event, members=members)
+
+    def _turn(self, coming: _Coming) -> int:
+        return self._searches.index(coming.search)  # where there is one device, one search after the other
+
+    def _task(
+        self,
+        function: str,
+        args: tuple[Any, ...],
+        spec: RunSpec,
+        device: Device,
+        alone: bool,
+        share: float = 1.0,
+        times: int = 1,
+    ) -> Task:
+        """`times`: how many trials it is, each with its own time."""
         _, variables = surroundings(device, alone, spec.deterministic)
-        here = replace(spec, device_name=device.kind or spec.device_name)
         return self._context.task(
             spec.run_id,
-            "bench.measure.run:child_trial",
-            (here, source),
-            timeout=self._timeout,
-            share=1.0 if alone else 1.0 / device.runs_at_once,
+            f"bench.measure.{function}",
+            args,
+            timeout=self._timeout and self._timeout * times,
+            share=share,
             environment=tuple(variables.items()),
         )
 
     def _settle(self, work: Work, device: Device, answer: Answer, display: RunDisplay) -> None:
-        coming = self._coming.pop(work.name)
+        if not work.members:
+            search = self._settle_one(work.name, work, answer, display)
+        else:
+            assert isinstance(display, SeveralRuns)
+            for name in [member.name for member in work.members]:
+                shown, own = display.of[name], answer_of(answer, name)
+                search = self._coming[name].search
+                if own is None:
+                    shown.line(why_again(answer, name))
+                    self._board.again(self._work(self._coming[name]))
+                else:
+                    self._board.ended(own.outcome.status == "ok")
+                    self._settle_one(name, work, own, shown)
+        if search.record.id not in self._ended and not any(one.search is search for one in self._coming.values()):
+            self._advance(search)
+
+    def _settle_one(self, name: str, work: Work, answer: Answer, display: RunDisplay) -> Search:
+        coming = self._coming.pop(name)
         search = coming.search
         trial = as_trial(answer, coming, work.batch_size, display)
         if trial.status not in ("ok", "diverged"):  # which says nothing about the rate
             why = f"{trial.status}: {trial.message}; rerun the same command to try it again"
-            self._ended[search.record.id] = f"{work.title}: {why}"
-            return
-        search.record = msgspec.structs.replace(search.record, trials=(*search.record.trials, trial))
-        self._context.store.write_lr_search(search.record)
-        self._advance(search)
+            self._ended[search.record.id] = f"{coming.title}: {why}"
+        else:
+            search.record = msgspec.structs.replace(search.record, trials=(*search.record.trials, trial))
+            self._context.store.write_lr_search(search.record)
+        return search
 
 
 def as_trial(answer: Answer, coming: _Coming, batch_size: int, display: RunDisplay) -> Trial:

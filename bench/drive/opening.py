@@ -12,7 +12,6 @@ from bench.core.errors import UserError
 from bench.core.events import DeviceFound, Event
 from bench.drive.context import SHARED_CPU, SweepContext
 from bench.drive.describe import devices_words
-from bench.drive.runs import mps
 from bench.executors.child import call
 from bench.executors.local import LocalExecutor
 from bench.executors.processes import warm_up
@@ -55,13 +54,11 @@ def _local(request: RunRequest, store: Store, display: Display) -> Iterator[Swee
     devices = [replace(device, seats=seats) for device in local_devices(asked)]
     for note in filter(None, dict.fromkeys(device.note for device in devices)):
         display.line(note)
-    shared_gpu = seats > 1 and devices[0].type == "cuda"
-    with mps() if shared_gpu else contextlib.nullcontext():
-        executor = LocalExecutor(devices)
-        try:
-            yield SweepContext(store, executor, display)
-        finally:
-            executor.close()
+    executor = LocalExecutor(devices)
+    try:
+        yield SweepContext(store, executor, display)
+    finally:
+        executor.close()
 
 
 def local_devices(asked: str | None) -> list[Device]:

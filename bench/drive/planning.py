@@ -42,6 +42,10 @@ def make_plans(request: RunRequest, context: SweepContext) -> list[Plan]:
     asked = request.execution.setting
     if asked != AUTO:
         settings.check(asked, device.type)
+    if any(one.type == "cuda" and one.runs_at_once > 1 for one in devices):
+        raise UserError(
+            "--runs-per-device is for CPUs; on a GPU, --together N trains N seeds of a model in one process"
+        )
     preset = choose_preset(request, device.type, display)
     recipe = make_recipe(request, preset)
     if recipes.length(recipe).kind == "seconds" and request.execution.runs_per_device > 1:

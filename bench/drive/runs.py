@@ -7,27 +7,26 @@ and their records say so.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
-from bench.core.display import RunDisplay
+from bench.core.display import RunDisplay, SeveralRuns
 from bench.core.events import Placed
-from bench.drive.board import ELSEWHERE, RETRIES, Board, Work
+from bench.core.text import plural
+from bench.drive.board import ELSEWHERE, RETRIES, Board, Member, Work
 from bench.drive.context import SweepContext, surroundings
 from bench.drive.describe import titles
 from bench.drive.estimates import group_of, sizes_of
 from bench.drive.forecast import Size
 from bench.drive.planning import Plan
+from bench.drive.together import Group, answer_of, arrange, why_again
 from bench.executors.child import Outcome
 from bench.executors.protocol import Answer, Device, Task
+from bench.plan.recipes import length
 from bench.plan.spec import RunOptions, RunSpec
 from bench.store.disk import Store
 from bench.store.records import FailedRun, FailedStatus, FinishedRun, RunRecord
@@ -45,6 +44,7 @@ class RunPolicy:
     rerun: bool = False  # repeat finished runs
     target: float | None = None  # validation accuracy to be timed
     retries: int = RETRIES  # of a run whose machine was lost
+    together: int | None = None  # seeds of a model in one process; None: what is worth it
     function: str = "bench.measure.run:child_run"
 
 
@@ -81,42 +81,122 @@ class Views:
 
 def train_all(plans: list[Plan], todo: set[str], context: SweepContext, views: Views, policy: RunPolicy) -> TrainedRuns:
     """Do every run of the plans whose name is in `todo` once, here or in another process that has it already."""
-    store, board = context.store, Board(context.executor, context.display, policy.retries)
-    every = [spec for plan in plans for spec in plan.specs]
-    numbers = {spec.run_id: number for number, spec in enumerate(every, 1)}
-    planned = {spec.run_id: (spec, plan) for plan in plans for spec in plan.specs if spec.run_id in todo}
-    before = {name: store.record(spec) for name, (spec, _) in planned.items()}
-    sizes = sizes_of(list(planned.values()), store) if context.seats > 1 else {}
-    names = titles(every)
-    result = TrainedRuns()
+    runs = _Runs(plans, todo, context, policy)
+    made = arrange(plans, todo, policy.together, context, policy.rerun)
+    for spec, _ in made.single:
+        runs.add(spec)
+    for group in made.groups:
+        runs.add_group(group)
+    runs.board.run(runs.settle, views.rebuild_if_due)
+    return runs.result
 
-    def settle(work: Work, device: Device, answer: Answer, display: RunDisplay) -> None:
-        spec = planned[work.name][0]
-        store.adopt(answer.files, policy.rerun)
-        placed = as_placed(spec, device, answer)
-        attempt = Attempt(placed, before[work.name], work.started, answer, policy.rerun)
-        if settle_run(attempt, store, display):
-            result.finished[work.name] = placed
-            if placed.run_id != work.name:
-                store.forget_failure(spec)
+
+class _Runs:
+    """The runs of a sweep on a board."""
+
+    def __init__(self, plans: list[Plan], todo: set[str], context: SweepContext, policy: RunPolicy) -> None:
+        self.board, self.result = Board(context.executor, context.display, policy.retries), TrainedRuns()
+        self._context, self._policy, self._store = context, policy, context.store
+        every = [spec for plan in plans for spec in plan.specs]
+        self._numbers = {spec.run_id: number for number, spec in enumerate(every, 1)}
+        self._planned = {spec.run_id: (spec, plan) for plan in plans for spec in plan.specs if spec.run_id in todo}
+        self._before = {name: self._store.record(spec) for name, (spec, _) in self._planned.items()}
+        self._sizes = sizes_of(list(self._planned.values()), self._store) if context.seats > 1 else {}
+        self._names = titles(every)
+        self._groups: dict[str, Group] = {}  # by the name of their work
+        self._waiting: dict[str, list[Group]] = defaultdict(list)  # for the pace of a run that is not done yet
+
+    def add(self, spec: RunSpec) -> None:
+        """A run by itself."""
+        self.board.add(self._work(spec))
+
+    def add_group(self, group: Group) -> None:
+        """Runs that train together: after those alone, and under a budget in seconds once one of them has the pace."""
+        timed = length(group.alone.recipe).kind == "seconds"
+        samples = self._samples_of(group.alone) if timed else None
+        if timed and samples is None and group.alone.run_id in self._planned:
+            self._waiting[group.alone.run_id].append(group)
+        elif timed and samples is None:
+            for spec in group.specs:
+                self.add(spec)
         else:
-            result.failures += 1
+            self.board.add(self._group_work(group, samples))
 
-    def work_of(spec: RunSpec, plan: Plan) -> Work:
+    def settle(self, work: Work, device: Device, answer: Answer, display: RunDisplay) -> None:
+        """The end of a run, or of several."""
+        self._store.adopt(answer.files, self._policy.rerun)
+        if (group := self._groups.get(work.name)) is None:
+            self._settle_one(self._planned[work.name][0], work, device, answer, display)
+        else:
+            assert isinstance(display, SeveralRuns)
+            for spec in group.specs:
+                shown, own = display.of[spec.run_id], answer_of(answer, spec.run_id)
+                if own is None:
+                    shown.line(why_again(answer, spec.run_id))
+                    self.board.again(self._work(spec))
+                else:
+                    self.board.ended(self._settle_one(spec, work, device, own, shown))
+        for group in self._waiting.pop(work.name, []):
+            self._release(group)
+
+    def _settle_one(self, spec: RunSpec, work: Work, device: Device, answer: Answer, display: RunDisplay) -> bool:
+        placed = as_placed(spec, device, answer)
+        attempt = Attempt(placed, self._before[spec.run_id], work.started, answer, self._policy.rerun)
+        well = settle_run(attempt, self._store, display)
+        if well:
+            self.result.finished[spec.run_id] = placed
+            if placed.run_id != spec.run_id:
+                self._store.forget_failure(spec)
+        else:
+            self.result.failures += 1
+        return well
+
+    def _release(self, group: Group) -> None:
+        """A group whose run alone has ended; each by itself where that gave no pace."""
+        samples = self._samples_of(self.result.finished.get(group.alone.run_id))
+        if samples is not None:
+            self.board.add(self._group_work(group, samples))
+            return
+        for spec in group.specs:
+            self.add(spec)
+
+    def _samples_of(self, spec: RunSpec | None) -> int | None:
+        """How many images a finished run saw."""
+        record = self._store.record(spec) if spec is not None else None
+        return record.metrics.samples_seen if isinstance(record, FinishedRun) else None
+
+    def _work(self, spec: RunSpec) -> Work:
+        name, plan = spec.run_id, self._planned[spec.run_id][1]
         return Work(
-            name=spec.run_id,
-            title=f"{names[spec.run_id]} ({numbers[spec.run_id]} of {len(every)})",
-            short=names[spec.run_id],
+            name=name,
+            title=self._title(spec),
+            short=self._names[name],
             batch_size=spec.recipe.batch_size,
-            task=lambda device, alone: task_of(spec, plan, device, alone, context, policy),
-            before=lambda: done_meanwhile(spec, before[spec.run_id], store),
-            size=sizes.get(group_of(spec), Size(group_of(spec))),
+            task=lambda device, alone: task_of(spec, plan, device, alone, self._context, self._policy),
+            before=lambda: done_meanwhile(spec, self._before[name], self._store),
+            size=self._sizes.get(group_of(spec), Size(group_of(spec))),
         )
 
-    for spec, plan in planned.values():
-        board.add(work_of(spec, plan))
-    board.run(settle, views.rebuild_if_due)
-    return result
+    def _group_work(self, group: Group, samples: int | None) -> Work:
+        first, count = group.specs[0], len(group.specs)
+        name = f"{first.run_id} and {count - 1} more"
+        self._groups[name] = group
+        return Work(
+            name=name,
+            title=name,
+            short=name,
+            batch_size=first.recipe.batch_size,
+            task=lambda device, alone: group_task(group, samples, device, self._context, self._policy),
+            size=Size(f"{group_of(first)} {count}"),
+            turn=1,
+            members=tuple(
+                Member(spec.run_id, f"{self._title(spec)}, together with {count - 1} more", self._names[spec.run_id])
+                for spec in group.specs
+            ),
+        )
+
+    def _title(self, spec: RunSpec) -> str:
+        return f"{self._names[spec.run_id]} ({self._numbers[spec.run_id]} of {len(self._numbers)})"
 
 
 # --- a run as a task -------------------------------------------------------------------------------------------------
@@ -133,6 +213,26 @@ def task_of(spec: RunSpec, plan: Plan, device: Device, alone: bool, context: Swe
         (here, plan.source, context.store.root, options),
         share=1.0 if alone else 1.0 / device.runs_at_once,
         timeout=policy.timeout,
+        environment=tuple(variables.items()),
+    )
+
+
+def group_task(group: Group, samples: int | None, device: Device, context: SweepContext, policy: RunPolicy) -> Task:
+    """Runs for a device, in one process; none may take longer than they would one by one."""
+    first = group.specs[0]
+    colocation, variables = surroundings(device, True, first.deterministic)
+
+    def here(spec: RunSpec) -> RunSpec:
+        return replace(spec, device_name=device.kind or spec.device_name)
+
+    options = RunOptions(
+        policy.rerun, colocation, policy.target, policy.together or 0, here(group.alone).run_id, samples
+    )
+    return context.task(
+        first.run_id,
+        "bench.measure.together:child_runs",
+        ([(spec.run_id, here(spec)) for spec in group.specs], group.plan.source, context.store.root, options),
+        timeout=policy.timeout and policy.timeout * len(group.specs),
         environment=tuple(variables.items()),
     )
 
@@ -209,32 +309,6 @@ def result_line(record: FinishedRun) -> str:
     metrics = record.metrics
     accuracy = f"test accuracy {100 * metrics.accuracy:.2f} %"
     if record.shared_device:
-        beside = f", trained together with {metrics.together - 1} others" if metrics.together > 1 else ""
+        beside = f", trained together with {plural(metrics.together - 1, 'other seed')}" if metrics.together > 1 else ""
         return accuracy + beside
     return f"{accuracy}, {metrics.train_seconds:.1f} s of training, first step {metrics.first_step_seconds:.1f} s"
-
-
-@contextlib.contextmanager
-def mps() -> Iterator[None]:
-    """NVIDIA's Multi-Process Service while this lasts, where it is installed and not running yet; else nothing."""
-    control = shutil.which("nvidia-cuda-mps-control")
-    if control is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="mps-") as folder:
-        names = {f"CUDA_MPS_{kind}_DIRECTORY": str(Path(folder) / kind.lower()) for kind in ("PIPE", "LOG")}
-        for path in names.values():
-            Path(path).mkdir()
-        # The daemon would number the one visible GPU anew, and its clients would look for the old number.
-        own = {k: v for k, v in {**os.environ, **names}.items() if k != "CUDA_VISIBLE_DEVICES"}
-        started = subprocess.run([control, "-d"], env=own, capture_output=True).returncode == 0
-        if started:
-            os.environ.update(names)
-        try:
-            yield
-        finally:
-            if started:
-                with contextlib.suppress(subprocess.TimeoutExpired, OSError):  # what was trained is safe already
-                    subprocess.run([control], input=b"quit\n", env=own, capture_output=True, timeout=60)
-                for name in names:
-                    del os.environ[name]

@@ -80,7 +80,7 @@ def train_and_time(plans: list[Plan], request: RunRequest, context: SweepContext
     """(the plans with finished runs as they were done, how many failed, whether all models were timed)."""
     output, display, views, complete = request.output, context.display, Views(context.store), True
     target, retries = request.training.target, request.placement.retries
-    policy = RunPolicy(output.run_timeout, output.rerun, target, retries)
+    policy = RunPolicy(output.run_timeout, output.rerun, target, retries, request.execution.together)
     todo = announce(plans, policy, context)
     timing = TimingOptions(output.timing_limit, output.rerun, output.reference)
     try:

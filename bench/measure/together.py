@@ -246,25 +246,28 @@ def _failure(error: Exception) -> Failed:
 # --- in a child process ------------------------------------------------------------------------------------------
 
 
-def child_runs(report: Report, specs: list[RunSpec], source: DataSource, root: Path, options: RunOptions) -> None:
+def child_runs(
+    report: Report, runs: list[tuple[str, RunSpec]], source: DataSource, root: Path, options: RunOptions
+) -> None:
     """Runs of one model that differ in the seed, each under its own lock; those that are done are left alone.
 
-    Every event is of one of them, named by its planned run_id. `options.together`: how many take turns, 0: to be found.
+    Every event is of one of them, by its name. `options.together`: how many take turns, 0: to be found.
     """
     store, images = Store(root.absolute()), Images(data_here(source))
-    company = Company(options.together, len(specs))
+    company = Company(options.together, min(len(runs), options.together or len(runs)))
 
-    def job(spec: RunSpec) -> Job:
-        own = _own(report, spec.run_id)
+    def job(name: str, spec: RunSpec) -> Job:
+        own = _own(report, name)
 
         def begin(together: int) -> Turns[Event]:
             mine = replace(options, together=together)
             yield from claimed_run(spec, lambda: images, store, own, mine, remarks=company.remarks)
             return Finished()
 
-        return Job(spec.run_id, begin)
+        return Job(name, begin)
 
-    take_turns(map(job, specs), torch.device(specs[0].device), company, lambda n, event: report(OfRun(n, event)))
+    jobs = [job(*run) for run in runs]
+    take_turns(jobs, torch.device(runs[0][1].device), company, lambda name, event: report(OfRun(name, event)))
 
 
 def child_trials(report: Report, trials: list[tuple[str, RunSpec]], source: DataSource, together: int) -> None:

@@ -48,6 +48,7 @@ class ExecutionOptions:
     tune_limit: float | None = None  # seconds per model, of the search under `tuned`
     deterministic: bool = False
     runs_per_device: int = 1
+    together: int | None = None  # seeds of a model in one process; None: what is worth it on a GPU, 1 on a CPU
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bench.core.errors import UserError
-from bench.core.events import StepDone, TrialDone
+from bench.core.events import Event, OfRun, StepDone, TrialDone
 from bench.data.datasets import DataSource
 from bench.drive import lr_search as search
 from bench.drive.context import SweepContext
@@ -59,9 +59,9 @@ def find(store: Store, executor: AtOnce) -> LRSearch:
     return result
 
 
-def find_all(store: Store, executor: AtOnce, specs: list[RunSpec]) -> list[LRSearch | str]:
+def find_all(store: Store, executor: AtOnce, specs: list[RunSpec], together: int = 1) -> list[LRSearch | str]:
     context = SweepContext(store, executor, ScreenDisplay(make_console()))
-    return search.find_all([(spec, SOURCE) for spec in specs], BUDGET, context, None)
+    return search.find_all([(spec, SOURCE) for spec in specs], BUDGET, context, None, together)
 
 
 def trial(lr: float, accuracy: float | None, **changes: object) -> Trial:
@@ -85,6 +85,32 @@ def test_the_best_of_a_known_curve_is_found(best: float, chosen: float, edge: bo
     assert result.samples == 4 * 640 + 3 * 1280
     assert sum(trial.train_seconds for trial in result.trials) == 7.0
     assert ("a better one may lie beyond" in search.describe(result)) == edge
+
+
+@pytest.mark.parametrize("together", [2, 3, 8])
+def test_trials_that_train_together_rank_as_one_by_one(together: int, tmp_path: Path) -> None:
+    """The first process of several dies after one of its trials: that one counts, the others are done by themselves."""
+    died: list[str] = []
+    one_by_one = curve(2e-3, [])
+
+    def answer(task: Task, device: Device) -> Answer:
+        if task.function.endswith("child_trial"):
+            return one_by_one._answer(task, device)
+        events: list[Event] = []
+        for name, spec in task.args[0]:
+            if events and not died:
+                died.append(name)
+                return Answer(Outcome("killed", "its process ended by SIGKILL"), events=tuple(events))
+            found = one_by_one._answer(replace(task, args=(spec,)), device)
+            events += [OfRun(name, event) for event in found.events]
+        return Answer(Outcome("ok"), events=tuple(events))
+
+    expected = find(Store(tmp_path / "alone"), curve(2e-3, []))
+    (found,) = find_all(Store(tmp_path / "together"), AtOnce(answer), [SPEC], together)
+    assert isinstance(found, LRSearch)
+    assert died
+    assert (found.chosen, found.edge) == (expected.chosen, expected.edge)
+    assert sorted(found.trials, key=lambda t: (t.rung, t.lr)) == sorted(expected.trials, key=lambda t: (t.rung, t.lr))
 
 
 def test_in_the_middle_the_last_trial_refines() -> None:
@@ -138,7 +164,7 @@ class Line:
 
 
 def test_what_diverged_was_trained_too() -> None:
-    coming = search._Coming(search.search_of(SPEC, SOURCE, BUDGET), 0, 1e-3)
+    coming = search._Coming(search.search_of(SPEC, SOURCE, BUDGET), 1, 0, 1e-3)
     coming.on_event(StepDone(4))
     row = search.as_trial(Answer(Outcome("diverged", "loss")), coming, 128, Line("diverged: loss"))
     assert (row.samples, row.val_accuracy, row.status, row.lr) == (512, None, "diverged", 1e-3)

@@ -1,4 +1,4 @@
-"""Several runs at once: equal results, no seconds, one end. Against a serial sweep, fake runs and a fake MPS."""
+"""Several runs at once: equal results, no seconds, one end. Against a serial sweep and fake runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import pytest
 from bench.analysis.frames import history_frame
 from bench.analysis.tables import compare
 from bench.core.events import Described, Note, Report, Tick
-from bench.drive import runs
 from bench.drive.context import surroundings
 from bench.executors.child import Outcome
 from bench.executors.local import LocalExecutor
@@ -107,24 +106,6 @@ def test_threads_are_shared() -> None:
     assert surroundings(replace(device, seats=1), False, False) == (ALONE, {"OMP_NUM_THREADS": "8"})
     gpu = replace(device, type="cuda")
     assert surroundings(gpu, False, False) == (Colocation(3), {})
-
-
-def test_mps_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for NVIDIA's control program logs its commands."""
-    control, log = tmp_path / "nvidia-cuda-mps-control", tmp_path / "log"
-    control.write_text(f'#!/bin/sh\necho "$1 $CUDA_MPS_PIPE_DIRECTORY" >> {log}\n[ "$1" = -d ] || cat >> {log}\n')
-    control.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
-    with runs.mps():
-        pipes = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
-        assert Path(pipes).is_dir()
-    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
-    assert log.read_text() == f"-d {pipes}\n {pipes}\nquit\n"
-    assert not Path(pipes).exists()
-    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/somebody/elses")
-    with runs.mps():
-        assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/somebody/elses"
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def _shared_words(run: RunRecord) -> list[str]:
     if spec.setting.name != "eager":
         words += ["--setting", spec.setting.name]
     words += ["--deterministic"] * spec.deterministic
-    if isinstance(run, FinishedRun) and run.shared_device:
+    if isinstance(run, FinishedRun) and (run.metrics.runs_at_once or 1) > 1:
         words += ["--runs-per-device", str(run.metrics.runs_at_once)]
     return [*words, "--device", spec.device]
 
