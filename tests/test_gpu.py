@@ -355,3 +355,40 @@ def test_an_epoch_of_training_never_waits() -> None:
         torch.cuda.set_sync_debug_mode("default")
     with pytest.raises(AssertionError, match="ends before it"):
         next(events)
+
+
+@pytest.mark.parametrize("setting", ["eager", "graphed"])
+def test_seeds_that_train_together_are_those_one_by_one(
+    tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """Three seeds of 12 steps with dropout, each from a generator of its own; equal up to the order of sums."""
+    from bench.core.events import Finished, OfRun
+    from bench.data.datasets import DataSource
+    from bench.measure.device import device_name
+    from bench.measure.run import run_one
+    from bench.measure.together import child_runs
+    from bench.plan.recipes import smoke
+    from bench.plan.settings import SETTINGS
+    from bench.plan.spec import RunOptions, RunSpec
+    from models import registry
+
+    def small(name: str, classes: int, size: int) -> torch.nn.Module:
+        body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU(), torch.nn.Flatten())
+        return torch.nn.Sequential(body, torch.nn.Dropout(0.3), torch.nn.Linear(8 * ((size - 1) // 2) ** 2, classes))
+
+    monkeypatch.setattr(registry, "build", small)
+    source = DataSource(f"npz:{tiny_npz}", Path(), None, 1.0)
+    recipe = replace(smoke(), epochs=2, batch_size=20, precision="fp32", lr=0.01)
+    name, ref = device_name(torch.device("cuda")), source.load().ref
+    specs = [RunSpec("resnet20", ref, recipe, SETTINGS[setting], "cuda", name, seed) for seed in range(3)]
+    events: list[object] = []
+    store, alone = Store(tmp_path / "together"), Store(tmp_path / "alone")
+    named = [(f"run {spec.seed}", spec) for spec in specs]
+    child_runs(events.append, named, source, store.root, RunOptions(together=3))
+    assert [e.said for e in events if isinstance(e, OfRun)].count(Finished()) == 3
+    for spec in specs:
+        expected, found = run_one(spec, source.load(), alone, lambda event: None), store.record(spec)
+        assert isinstance(found, FinishedRun)
+        assert (found.setting_used, expected.setting_used) == (setting, setting)
+        losses = [[row.train_loss for row in run.history] for run in (found, expected)]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

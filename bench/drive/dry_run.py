@@ -13,6 +13,7 @@ from bench.drive.estimates import Estimator
 from bench.drive.forecast import makespan
 from bench.drive.lr_search import PendingSearch
 from bench.drive.planning import Plan
+from bench.drive.together import arrange
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Searches:
     learning_rates: Sequence[PendingSearch]
 
 
-def show_plans(plans: list[Plan], rerun: bool, searches: Searches, context: SweepContext) -> None:
+def show_plans(plans: list[Plan], rerun: bool, together: int | None, searches: Searches, context: SweepContext) -> None:
     """Print every run and search with its estimate: from earlier runs, else from a step timed now in a child."""
     store, display, devices = context.store, context.display, context.executor.devices()
     estimator, runs = Estimator(store.runs(), context.executor.remote), list[float]()
@@ -46,6 +47,12 @@ def show_plans(plans: list[Plan], rerun: bool, searches: Searches, context: Swee
     total = before + makespan(sorted(runs, reverse=True), free)
     where = f"on {len(devices)} devices" if len(devices) > 1 else "in all"
     share = f", {duration(before)} of it searches" if before else ""
+    todo = {spec.run_id for plan in plans for spec in plan.specs if rerun or not store.is_done(spec)}
+    if groups := arrange(plans, todo, together, context, rerun).groups:
+        beside, most = sum(len(group.specs) for group in groups), max(len(group.specs) for group in groups)
+        display.line(
+            f"{beside} of the runs train up to {most} at once (--together): less than the sum, which is one by one"
+        )
     display.line(f"about {duration(total)} {where}{share}; evaluation and the timing pass not counted; nothing was run")
 
 

@@ -63,7 +63,7 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
     tuned = lr_search.with_best_lr(plans, request, context)
     plans = [as_done(plan, context) for plan in tuned.plans]  # their learning rates are known now
     if output.dry_run:
-        show_plans(plans, rerun, Searches(setting_seconds, tuned.pending), context)
+        show_plans(plans, rerun, request.execution.together, Searches(setting_seconds, tuned.pending), context)
         return SweepResult(0, (), store)
     if not plans:
         return SweepResult(EXIT_FAILED, (), store)

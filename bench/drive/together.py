@@ -1,4 +1,4 @@
-"""Which seeds of a model train together. Example: plan = arrange(plans, todo, 4, context)
+"""Which seeds of a model train together. Example: made = arrange(plans, todo, together=4, context=context, rerun=False)
 
 Wall-clock is honest only alone: the first seed of a model trains by itself and gives the seconds, the others take turns
 in one process (bench/measure/together.py) and give the statistics.

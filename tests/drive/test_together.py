@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 from typing import Any, cast
 
 import msgspec
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -24,6 +25,7 @@ from bench.drive.runs import RunPolicy, Views, train_all
 from bench.drive.together import MOST, arrange, in_parts
 from bench.executors.child import Outcome
 from bench.executors.protocol import Answer, Device, Task
+from bench.executors.worker import files_to_return
 from bench.plan.spec import RunSpec
 from bench.present.screen.progress import ScreenDisplay
 from bench.present.table_formats import render
@@ -109,7 +111,7 @@ def test_models_do_not_train_together_and_parts_are_even() -> None:
 def trained(
     plan: Plan, root: Path, answer: Callable[[Store, Task], Answer | None], together: int = 8
 ) -> tuple[int, list[Task], str, Store]:
-    """(failures, the tasks in their order, what the screen says, the store) of a sweep whose tasks end as `answer` says.
+    """(failures, the tasks in their order, what the screen says, the store) of a sweep; tasks end as `answer` says.
 
     None: well.
     """
@@ -145,6 +147,24 @@ def test_one_task_for_several_records(tmp_path: Path) -> None:
     assert [run.status for run in store.runs()] == ["ok"] * 8
     assert tasks[2].args[3].seconds_from == tasks[0].args[0].run_id
     assert (tasks[2].args[3].together, tasks[2].args[3].samples) == (8, None)
+
+
+def test_several_records_come_home_from_a_disk_that_is_not_shared(tmp_path: Path) -> None:
+    """As from a node of Ray or SLURM: they come with the answer."""
+
+    def answer(store: Store, task: Task) -> Answer | None:
+        if not task.function.endswith("child_runs"):
+            return None
+        far = Store(tmp_path / "far")
+        for _, spec in task.args[0]:
+            far.write_record(record_of(spec, 2, task.args[3].seconds_from), {"history.csv": b"epoch"})
+        events = tuple(OfRun(name, Finished()) for name, _ in task.args[0])
+        return Answer(Outcome("ok"), "far", events, files_to_return(far.root))
+
+    failures, _, _, store = trained(plan_of(3), tmp_path / "here", answer)
+    assert failures == 0
+    assert [run.metrics.together for run in store.runs() if isinstance(run, FinishedRun)] == [1, 2, 2]
+    assert len(list(store.root.glob("runs/*/history.csv"))) == 2
 
 
 def test_a_failure_is_ones_own_and_memory_is_tried_again_alone(tmp_path: Path) -> None:
@@ -249,8 +269,22 @@ def test_tables_say_where_seconds_come_from_and_ratios_count_what_was_measured(t
     assert "4 of 6 runs trained together with other seeds" in words
     assert "the run alone (seresnet seed 0, vit_tiny seed 0)" in words
     assert comparison.rows[0].values["train_seconds"].n == 1
+
+
+def test_seconds_of_one_run_are_one_measurement_however_many_have_them(tmp_path: Path) -> None:
+    store, label = Store(tmp_path), np.arange(400) % 10
+    for model, seconds in (("seresnet", 20.0), ("vit_tiny", 30.0)):
+        for seed in range(3):
+            beside = {"metrics": {"train_seconds": None, "together": 2}} if seed else {}
+            beside |= {"seconds_from": synthetic.spec(model).run_id} if seed else {}
+            predicted = np.where(label == seed, (label + 1) % 10, label)
+            synthetic.write_predicted(
+                store, synthetic.spec(model, seed), label, predicted, train_seconds=seconds, **beside
+            )
     (pair,) = pairs([store])
-    assert pair.training_seconds.n == 1, "seconds of one run are one measurement, however many have them"
+    assert (pair.training_seconds.n, pair.training_seconds.value) == (1, pytest.approx(20 / 30))
+    assert pair.equal_accuracy is not None
+    assert pair.equal_accuracy.seconds is not None
 
 
 # --- for real -------------------------------------------------------------------------------------------------------
