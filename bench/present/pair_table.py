@@ -142,7 +142,11 @@ def _training_seconds(pair: Pair) -> str:
     alone = ", so no interval" if pair.training_seconds.n == 1 else ""
     sides = (pair.a.runs, pair.b.runs)
     means = [statistics.fmean(run.metrics.train_seconds or 0.0 for run in runs if run.timed_alone) for runs in sides]
-    return f"{ratio}{alone}; whole trainings, {' and '.join(f'{significant(mean)} s' for mean in means)}"
+    words = f"{ratio}{alone}; whole trainings, {' and '.join(f'{significant(mean)} s' for mean in means)}"
+    if not any(run.seconds_from for runs in sides for run in runs):
+        return words
+    seeds = " and ".join(f"{s.model} seed {s.seed}" for runs in sides for s in [r.spec for r in runs if r.timed_alone])
+    return f"{words}. All seconds are from {seeds}, alone: the others trained together"
 
 
 def _equal_accuracy_lines(pair: Pair) -> list[Line]:

@@ -27,6 +27,7 @@ from bench.executors.child import Outcome
 from bench.executors.protocol import Answer, Device, Task
 from bench.executors.worker import files_to_return
 from bench.plan.spec import RunSpec
+from bench.present.pair_table import render as render_pairs
 from bench.present.screen.progress import ScreenDisplay
 from bench.present.table_formats import render
 from bench.store.disk import Store
@@ -285,6 +286,8 @@ def test_seconds_of_one_run_are_one_measurement_however_many_have_them(tmp_path:
     assert (pair.training_seconds.n, pair.training_seconds.value) == (1, pytest.approx(20 / 30))
     assert pair.equal_accuracy is not None
     assert pair.equal_accuracy.seconds is not None
+    words = " ".join(render_pairs([pair]).split())
+    assert "All seconds are from seresnet seed 0 and vit_tiny seed 0, alone" in words
 
 
 # --- for real -------------------------------------------------------------------------------------------------------
