@@ -111,16 +111,15 @@ class _Runs:
         self.board.add(self._work(spec))
 
     def add_group(self, group: Group) -> None:
-        """Runs that train together: after those alone, and under a budget in seconds once one of them has the pace."""
+        """Runs that train together, once the one alone has ended: it may give a pace, or have to be replaced.
+
+        Where that would leave a device idle, and the length is known, they do not wait.
+        """
         timed = length(group.alone.recipe).kind == "seconds"
-        samples = self._samples_of(group.alone) if timed else None
-        if timed and samples is None and group.alone.run_id in self._planned:
+        if group.alone.run_id in self._planned and (timed or self._context.seats == 1):
             self._waiting[group.alone.run_id].append(group)
-        elif timed and samples is None:
-            for spec in group.specs:
-                self.add(spec)
         else:
-            self.board.add(self._group_work(group, samples))
+            self.board.add(self._group_work(group, self._samples_of(group.alone) if timed else None))
 
     def settle(self, work: Work, device: Device, answer: Answer, display: RunDisplay) -> None:
         """The end of a run, or of several."""
@@ -152,17 +151,22 @@ class _Runs:
         return well
 
     def _release(self, group: Group) -> None:
-        """A group whose run alone has ended; each by itself where that gave no pace."""
-        samples = self._samples_of(self.result.finished.get(group.alone.run_id))
-        if samples is not None:
-            self.board.add(self._group_work(group, samples))
+        """A group whose run alone has ended; if not well, the next one trains alone."""
+        alone = self.result.finished.get(group.alone.run_id)
+        if alone is not None:
+            timed = length(alone.recipe).kind == "seconds"
+            self.board.add(self._group_work(group, self._samples_of(alone) if timed else None))
             return
-        for spec in group.specs:
-            self.add(spec)
+        following, *rest = group.specs
+        self.add(following)
+        if len(rest) > 1:
+            self.add_group(replace(group, specs=tuple(rest), alone=following))
+        elif rest:
+            self.add(rest[0])
 
-    def _samples_of(self, spec: RunSpec | None) -> int | None:
+    def _samples_of(self, spec: RunSpec) -> int | None:
         """How many images a finished run saw."""
-        record = self._store.record(spec) if spec is not None else None
+        record = self._store.record(spec)
         return record.metrics.samples_seen if isinstance(record, FinishedRun) else None
 
     def _work(self, spec: RunSpec) -> Work:

@@ -221,7 +221,7 @@ def test_an_interruption_is_a_row_of_each_that_had_not_finished(tmp_path: Path) 
 
 
 def test_under_a_budget_in_seconds_all_get_the_images_of_the_first(tmp_path: Path) -> None:
-    """The group starts once the first has measured the pace; where it failed, each measures its own."""
+    """The group starts once the first has measured the pace; where that failed, the next one does."""
     timed = {"recipe": replace(synthetic.RECIPE, epochs=0, budget="10s", validations=3)}
     _, tasks, _, store = trained(plan_of(3, **timed), tmp_path / "well", lambda store, task: None)
     first = next(run for run in store.runs() if run.spec.seed == 0)
@@ -229,11 +229,14 @@ def test_under_a_budget_in_seconds_all_get_the_images_of_the_first(tmp_path: Pat
     assert tasks[1].args[3].samples == first.metrics.samples_seen
 
     def fails(store: Store, task: Task) -> Answer | None:
-        return Answer(Outcome("failed", "no")) if task.args[0].seed == 0 else None
+        first = getattr(task.args[0], "seed", None) == 0
+        return Answer(Outcome("failed", "no")) if first else None
 
-    failures, tasks, _, _ = trained(plan_of(3, **timed), tmp_path / "badly", fails)
+    failures, tasks, _, _ = trained(plan_of(4, **timed), tmp_path / "badly", fails)
     assert failures == 1
-    assert [task.args[0].seed for task in tasks] == [0, 1, 2]
+    assert [task.args[0].seed for task in tasks[:2]] == [0, 1]
+    assert [spec.seed for _, spec in tasks[2].args[0]] == [2, 3]
+    assert tasks[2].args[3].seconds_from == tasks[1].args[0].run_id
 
 
 # --- whose seconds --------------------------------------------------------------------------------------------------
