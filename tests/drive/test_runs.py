@@ -172,7 +172,6 @@ def test_ctrl_c_ends_all_and_the_same_command_resumes(
     sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]
     sweep += [f"--models={model}", "--seeds=0,1", "--epochs=30", "--runs-per-device=2"]
     process = start(*sweep, "--results", tmp_path)
-    assert process.stdout is not None
     third_epoch: set[str] = set()
     for line in process.stdout:
         third_epoch |= {seed for seed in ("0", "1") if f"seed {seed}: epoch 3/30" in line}
