@@ -50,7 +50,6 @@ class Command:
         if screen is not None:
             out_end = Connection(os.dup(screen), readable=False)
         begun, beginning = multiprocessing.Pipe(duplex=False)
-        processes.warm_up()
         if not processes._serves({}):
             raise RuntimeError("this command needs a process of its own: a variable was read as the server was loaded")
         context = multiprocessing.get_context("forkserver")

@@ -11,11 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.cli.main import main
+from bench.executors import processes
 from bench.plan.settings import keep_compiled_code
 from tests.commands import Command
 
@@ -55,6 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if hasattr(config, "workerinput"):
         items.sort(key=place)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def served() -> None:
+    """The fork server of this process is for tasks with its variables, not for those of whichever test comes first."""
+    processes._conditions = processes._read_at_load({})
 
 
 @pytest.fixture(autouse=True)
@@ -110,8 +118,8 @@ def bench() -> Callable[..., subprocess.CompletedProcess[str]]:
 def forked() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The same in a process that is forked, not a new Python: 7 s of CPU less. See tests/commands.py."""
 
-    def run(*words: str | Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-        process = Command(words, before=bool)
+    def run(*words: str | Path, timeout: float = 280, **more: Any) -> subprocess.CompletedProcess[str]:
+        process = Command(words, **more)
         out, error = process.communicate(timeout)
         return subprocess.CompletedProcess(process.args, process.wait(), out, error)
 

@@ -53,7 +53,7 @@ def words(tiny_npz: Path) -> list[str]:
 def swept(forked: Bench, words: list[str], factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after one sweep of two models."""
     root = tmp_path_factory.mktemp("store") / "with space"
-    done = forked(*words, "--models", f"resnet20,{factory}:fine", "--results", root)
+    done = forked(*words, "--models", f"resnet20,{factory}:fine", "--results", root, before=bool)  # with its charts
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout
     assert "test accuracy" in done.stdout
