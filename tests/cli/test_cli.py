@@ -50,10 +50,10 @@ def words(tiny_npz: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def swept(bench: Bench, words: list[str], factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(forked: Bench, words: list[str], factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after one sweep of two models."""
     root = tmp_path_factory.mktemp("store") / "with space"
-    done = bench(*words, "--models", f"resnet20,{factory}:fine", "--results", root)
+    done = forked(*words, "--models", f"resnet20,{factory}:fine", "--results", root, before=bool)  # with its charts
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout
     assert "test accuracy" in done.stdout
@@ -112,9 +112,9 @@ def test_a_run_repeats_bit_for_bit(here: Bench, untimed: None, words: list[str],
     assert all(np.array_equal(a[k], b[k]) for k in a)
 
 
-def test_failures_are_rows_and_the_rest_goes_on(bench: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
+def test_failures_are_rows_and_the_rest_goes_on(forked: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
     names = ",".join(f"{factory}:{f}" for f in ("raises", "dies", "leaves", "diverges", "fine"))
-    done = bench(*words, "--models", names, "--results", tmp_path)
+    done = forked(*words, "--models", names, "--results", tmp_path)
     assert done.returncode == 1
     results = pd.read_csv(tmp_path / "results.csv")
     ended = {str(row.model).rsplit(":", 1)[1]: (row.status, str(row.message)) for row in results.itertuples()}

@@ -275,18 +275,18 @@ class Proxy(BaseHTTPRequestHandler):
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_the_original_fashion_mnist_from_its_own_address(
-    tmp_path: Path, bench: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forked: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real command, addresses, checksums and published facts; only the internet is a proxy in this process."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
-    found = bench("data", "fetch", "fashion_mnist", "--data-dir", tmp_path)
+    found = forked("data", "fetch", "fashion_mnist", "--data-dir", tmp_path)
     server.shutdown()
     assert found.returncode == 0, found.stdout + found.stderr
     assert "54,000 training, 6,000 validation, 10,000 test images of 32 px, 10 classes" in found.stdout
     assert "the official content" in found.stdout
     monkeypatch.setenv("SEVIT_OFFLINE", "1")
-    again = bench("data", "verify", "fashion_mnist", "--data-dir", tmp_path)
+    again = forked("data", "verify", "fashion_mnist", "--data-dir", tmp_path)
     assert "fashion_mnist: complete: 4 of 4 files, 2 decoded copies" in again.stdout, again.stdout + again.stderr

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any
 
 import msgspec
@@ -17,17 +14,14 @@ import numpy as np
 
 from bench.store.disk import Store
 from bench.store.records import finished
-from tests.conftest import ROOT
+from tests.commands import SERVER, Command
 
 PATIENCE_SECONDS = 240.0  # only a failure takes that long
 
 
-def start(*words: str | Path, **more: Any) -> Popen[str]:
+def start(*words: str | Path, **more: Any) -> Command:
     """The command line in a session of its own, with its output to read."""
-    command = [sys.executable, "-u", "run_bench.py", *map(str, words)]
-    # A shell's background job ignores SIGINT, and so would everything below it, pytest and this process included.
-    more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    return Popen(command, cwd=ROOT, **{"stdout": PIPE, "stderr": PIPE, "text": True, "start_new_session": True, **more})
+    return Command(words, **more)
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
@@ -43,6 +37,13 @@ def _command(pid: int) -> bytes:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
+
+
+def _serves(pid: int) -> bool:
+    """Whether a process is a fork server, its command's own or one that is forked from the command."""
+    with contextlib.suppress(OSError):
+        return b"forkserver" in _command(pid) or Path(f"/proc/{pid}/comm").read_bytes().strip() == SERVER
+    return False
 
 
 def descendants(pid: int) -> list[int]:
@@ -64,7 +65,7 @@ def workers(pid: int) -> list[int]:
     found = []
     for child in descendants(pid):
         stat = _stat(child)
-        if b"spawn_main" in _command(child) or (stat is not None and b"forkserver" in _command(stat[1])):
+        if b"spawn_main" in _command(child) or (stat is not None and _serves(stat[1])):
             found.append(child)
     return found
 

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
+from subprocess import CompletedProcess
 
 import pandas as pd
 
 from bench.analysis.check import problems
 from bench.store.disk import Store
+from tests.commands import Command
 from tests.faults.processes import descendants, gone, learned, start, workers
 
 Bench = Callable[..., "CompletedProcess[str]"]
@@ -26,13 +27,12 @@ KILLS = int(os.environ.get("SEVIT_KILLS", "2"))
 class Reader(threading.Thread):
     """Reads a process's output to its end, and counts the lines; `reached` is set after so many of them."""
 
-    def __init__(self, process: Popen[str], stop_after: int) -> None:
+    def __init__(self, process: Command, stop_after: int) -> None:
         super().__init__(daemon=True)
         self.process, self.stop_after, self.reached = process, stop_after, threading.Event()
         self.start()
 
     def run(self) -> None:
-        assert self.process.stdout is not None
         for count, _ in enumerate(self.process.stdout, 1):
             if count == self.stop_after:
                 self.reached.set()
@@ -52,7 +52,7 @@ def test_kill_9_at_random_moments(here: Bench, words: list[str], factory: Path, 
     rng, kept = random.Random(20261122), dict[Path, bytes]()
     hits = 0
     while hits < KILLS:
-        process = start(*sweep, "--results", killed, stderr=None)
+        process = start(*sweep, "--results", killed)
         reader = Reader(process, rng.randint(1, lines))
         reader.reached.wait()
         time.sleep(rng.uniform(0, 0.2))
