@@ -27,10 +27,10 @@ from bench.measure.build import build_model, make_batches
 from bench.measure.checkpoint import SHARE, Checkpoints, State
 from bench.measure.counting import CountedCost, cost_of
 from bench.measure.device import describe, device_name, fix_numerics, peak_memory_bytes, synchroniser
-from bench.measure.evaluate import Evaluation, Forward, evaluate, make_forward
+from bench.measure.evaluate import Evaluation, evaluate, make_forward
 from bench.measure.pace import Pace, course_of, plan_course
 from bench.measure.phases import Phases
-from bench.measure.step import make_optimizer, undisturbed
+from bench.measure.step import Forward, make_optimizer, undisturbed
 from bench.measure.supervise import Clocks, Trained, noticing_pauses, supervise
 from bench.measure.train import begin, restore
 from bench.plan.budget import Course

@@ -107,6 +107,40 @@ def test_a_capture_that_fails_half_way_is_noted_and_leaves_no_trace() -> None:
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
+@pytest.mark.parametrize(("captures", "used"), [(True, "graphed"), (False, "eager")])
+def test_a_fused_step_that_fails_is_graphed_else_eager(
+    captures: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler fails, then perhaps the capture: each is noted, inference goes the same way, and nothing stays."""
+
+    def cannot_compile(function: Callable[..., Tensor], setting: Setting) -> Callable[..., Tensor]:
+        def fails(*args: Tensor) -> Tensor:
+            function(*args)
+            raise RuntimeError("no such instruction")
+
+        return fails if setting.compile_mode else function
+
+    def capture(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if not captures:
+            call()
+            raise RuntimeError("not permitted")
+        return warmed_up(call)
+
+    monkeypatch.setattr("bench.measure.step.compiled", cannot_compile)
+    fused, notes = SETTINGS["fused"], list[str]()
+    expected = ["fused failed, falling back to graphed: RuntimeError: no such instruction"]
+    expected += [] if captures else ["graphed failed, falling back to eager: RuntimeError: not permitted"]
+    losses, weights, ran = trained(small_se_resnet(), fused, capture=capture, note=notes.append)
+    plain_losses, others, _ = trained(small_se_resnet(), Setting())
+    assert (ran, notes, losses) == (used, expected, plain_losses)
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    notes.clear()
+    model, images = small_vit().eval(), batches(1)[0][0]
+    infer = make_inference(model, RECIPE, fused, CPU, notes.append, capture)
+    assert torch.equal(infer(images), make_inference(model, RECIPE, Setting(), CPU)(images))
+    assert notes == [f"inference of 8: {text}" for text in expected]
+
+
 def test_a_model_that_draws_from_python_is_not_frozen_into_a_graph() -> None:
     class Draws(nn.Module):
         def __init__(self) -> None:
@@ -236,6 +270,7 @@ def test_inference_falls_back_for_the_batch_that_fails() -> None:
 
 def test_names_and_choices() -> None:
     assert parse_settings("eager, tuned,eager") == ["eager", "tuned"]
+    assert parse_settings("auto,eager") == ["auto", "eager"]
     with pytest.raises(UserError, match="unknown setting 'graph'; did you mean 'graphed'"):
         parse_settings("graph")
     with pytest.raises(UserError, match="needs a CUDA device"):
