@@ -210,7 +210,9 @@ def result_line(record: FinishedRun) -> str:
     accuracy = f"test accuracy {100 * metrics.accuracy:.2f} %"
     if record.shared_device:
         return accuracy
-    return f"{accuracy}, {metrics.train_seconds:.1f} s of training, first step {metrics.first_step_seconds:.1f} s"
+    cached = ", from the compiler's cache" if record.first_step_from_cache else ""
+    first = f"first step {metrics.first_step_seconds:.1f} s{cached}"
+    return f"{accuracy}, {metrics.train_seconds:.1f} s of training, {first}"
 
 
 @contextlib.contextmanager

@@ -106,6 +106,7 @@ def run_one(
         metrics=metrics_of(measured, batches, cost, sum(seconds.values())),
         history=trained.history,
         setting_used=trained.setting_used,
+        first_step_from_cache=trained.from_cache,
         phases=seconds,
         notes=tuple(notes.collected(cost.notes)),
         flops_audit=cost.audit,

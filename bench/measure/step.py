@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -37,9 +38,13 @@ WARM_UP = 3  # calls before a capture, as torch's notes on CUDA graphs ask: work
 
 
 class Step(Protocol):
-    """(images, targets) -> loss, one whole training step. `used` is the setting that really runs it."""
+    """(images, targets) -> loss, one whole training step. `used` is the setting that really runs it.
+
+    `from_cache`: whether all that its first call needed compiled was in torch's cache; None where nothing was compiled.
+    """
 
     used: str
+    from_cache: bool | None
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Targets: classes (B,) or, where images are mixed, shares of classes (B, C)."""
@@ -232,6 +237,7 @@ class Eager:
     """A step as torch runs it, operator by operator."""
 
     used = "eager"
+    from_cache: bool | None = None
 
     def __init__(self, step: Plain) -> None:
         self._step = step
@@ -247,6 +253,7 @@ class Made:
         self, ways: Sequence[tuple[str, Make]], eager: Plain, remember: Callable[[], Callable[[], None]], note: Note
     ) -> None:
         self.used = ways[0][0]
+        self.from_cache: bool | None = None
         self._ways, self._eager, self._remember, self._note = ways, eager, remember, note
         self._step: Plain | None = None
         self._size = 0
@@ -265,9 +272,19 @@ class Made:
             finally:
                 undo()
 
-        ways = [(name, partial(undone, make)) for name, make in self._ways]
+        ways, before = [(name, partial(undone, make)) for name, make in self._ways], compilations()
         self.used, step = first_that_works(ways, self._eager, self._note)
+        hits, misses = (now - then for now, then in zip(compilations(), before, strict=True))
+        self.from_cache = misses == 0 if hits or misses else None
         return step
+
+
+def compilations() -> tuple[int, int]:
+    """How many graphs this process took from torch's cache, and how many it compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return 0, 0
+    counts = torch._dynamo.utils.counters["inductor"]
+    return counts["fxgraph_cache_hit"], counts["fxgraph_cache_miss"] + counts["fxgraph_cache_bypass"]
 
 
 def remember(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[], None]:

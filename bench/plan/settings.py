@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.core.files import cache_dir
@@ -110,7 +111,12 @@ def policy(setting: str) -> str:
     return "tuned" if setting == "tuned" else f"identical:{setting}"
 
 
+def compiled_dir() -> Path:
+    """Where torch keeps what it compiles."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir() / "compiled")
+
+
 def keep_compiled_code() -> None:
     """Let torch keep what it compiles in an ordinary cache directory, for child processes and later runs."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled_dir()))
     os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -307,29 +308,47 @@ def test_the_space_is_every_combination_once_and_the_default_comes_first() -> No
 
 
 COMPILES = """
-import sys, torch
-from bench.plan.settings import keep_compiled_code
-keep_compiled_code()
-from torch._dynamo.utils import counters
-f = torch.compile(lambda x: (x.sin() * 2).relu().sum())
-f(torch.randn(64, requires_grad=True)).backward()
-print(dict(counters["aot_autograd"]), dict(counters["inductor"]))
+import sys
+from dataclasses import replace
+from pathlib import Path
+from bench.data.datasets import DataSource
+from bench.measure.compile_ahead import child_compile
+from bench.measure.run import run_one
+from bench.plan.recipes import smoke
+from bench.plan.settings import SETTINGS
+from bench.plan.spec import RunSpec
+from bench.store.disk import Store
+from models.registry import source_hash
+npz, model, folder, what = sys.argv[1:]
+dataset = DataSource(f"npz:{npz}", Path(), None, 1.0).load()
+recipe = replace(smoke(), epochs=1, batch_size=20, precision="fp32", cutmix=1.0)
+spec = RunSpec(model, dataset.ref, recipe, SETTINGS["compiled"], "cpu", "here", 0)
+spec = replace(spec, model_source=source_hash(model))
+ignore = lambda event: None
+if what == "ahead":
+    child_compile(print, spec, 2)
+else:
+    record = run_one(replace(spec, seed=1), dataset, Store(Path(folder)), ignore)
+    print(record.setting_used, record.first_step_from_cache, record.notes)
 """
 
 
 @pytest.mark.timeout(600)
-def test_compiled_code_is_kept_for_the_next_process(tmp_path) -> None:
+def test_a_run_compiles_nothing_that_was_compiled_ahead(tiny_npz: Path, tmp_path: Path) -> None:
+    """In another process, with another seed: its first step finds the code in the cache, and the record says so."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHINDUCTOR", "TRITON"))}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\ndef net(n, size): return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, n))\n"
+    )
 
-    def one() -> str:
-        words = [sys.executable, "-c", COMPILES]
+    def one(what: str) -> str:
+        words = [sys.executable, "-c", COMPILES, str(tiny_npz), f"{tmp_path / 'm.py'}:net", str(tmp_path / "s"), what]
         return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    first, second = one(), one()
-    assert "hit" not in first
-    assert "cache_hit" in second, second
+    assert one("ahead").startswith("Compiled(from_cache=False)")
     assert any((tmp_path / "sevit-bench" / "compiled").iterdir())
+    assert one("run").startswith("compiled True")
 
 
 def test_graphed_loss_is_a_copy() -> None:
