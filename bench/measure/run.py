@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,8 @@ def run_one(
     phases.enter("build")
     notes = Notes(report, dataset.notes, batches.resident)
     model = build_model(spec, notes.about_model.append)
-    facts = facts_of(device, options)  # the conditions of the training; soon, since what is on disk may change
+    # the conditions of the training; soon, since what is on disk may change
+    facts = facts_of(device, options, notes.about_run)
     phases.enter("count")
     cost = cost_of(model, spec)
     phases.enter("move")
@@ -155,11 +157,15 @@ def prepare_device(spec: RunSpec) -> torch.device:
     return torch.device(spec.device)
 
 
-def facts_of(device: torch.device, options: RunOptions) -> dict[str, Fact]:
-    """The environment as the record keeps it."""
+def facts_of(device: torch.device, options: RunOptions, note: Callable[[str], None]) -> dict[str, Fact]:
+    """The environment as the record keeps it; `note` hears that others use the GPU."""
     facts = describe(device)
     if options.colocation.runs > 1:
         facts["threads_alone"] = options.colocation.threads_alone
+        if "gpu_shared" in facts:  # with runs of this sweep, as the record says elsewhere
+            facts["gpu_shared"] = False
+    elif facts.get("gpu_shared"):
+        note("other processes used this GPU when the run began: its seconds are not those of a GPU by itself")
     return facts
 
 
