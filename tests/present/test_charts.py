@@ -353,6 +353,7 @@ def test_training_speed_by_batch_size_and_where_the_order_turns(tmp_path: Path) 
     made = by_batch({"seresnet": (0.0, 0.001), "vit_tiny": (0.09, 0.0005)}, (64, 128, 256))
     Store(tmp_path).write_session(made)
     chart = of(charts_of([Store(tmp_path)])[0], "training_vs_batch")
+    assert chart.title == "Training speed against batch size, eager"
     assert chart.x.ticks == (64, 128, 256)
     speeds = {s.model: [mark.y for mark in s.marks] for s in chart.series}
     assert speeds["vit_tiny"] == pytest.approx([64 / 0.122, 128 / 0.154, 256 / 0.218], rel=1e-3)
