@@ -140,12 +140,14 @@ def test_events_agree_with_the_wall_clock() -> None:
 
 @pytest.mark.alone
 def test_a_speed_session_on_the_gpu(bench: Command, tmp_path: Path) -> None:
-    """Starts one process for the command, one for a session of two models and 3 s."""
-    words = ["--models=resnet20,vit_params", "--batch-size=64", "--batch-sizes=64", "--time-limit=3s"]
+    """Starts one process for the command, one to try each of two models, one for their session of 3 s."""
+    words = ["--models=resnet20,vit_params", "--batch-size=64", "--batch-sizes=64", "--train-batch-sizes=64"]
+    words += ["--time-limit=3s"]
     done = bench("time", *words, "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = pd.read_csv(tmp_path / "speed.csv")
     train = rows[rows["kind"] == "train"]
+    assert set(rows["setting"]) == {"graphed"}, "what auto chooses for a session as short as this"
     assert (train["memory_bytes"] > 1e6).all()
     assert (train["reserved_bytes"] >= train["memory_bytes"]).all()
     assert train["bound"].isin(["launch", "bandwidth", "compute", "loader"]).all()
@@ -154,8 +156,9 @@ def test_a_speed_session_on_the_gpu(bench: Command, tmp_path: Path) -> None:
 
 @pytest.mark.alone
 def test_a_batch_that_does_not_fit_is_a_row(bench: Command, tmp_path: Path) -> None:
-    """Starts one process for the command, one for a session of one model and 1 s."""
+    """Starts one process for the command, one to try the model, one for a session of 1 s."""
     words = ["--models=resnet20", "--batch-size=8", "--batch-sizes=8,900000", "--image-size=256", "--time-limit=1s"]
+    words += ["--setting=eager", "--train-batch-sizes=8"]
     done = bench("time", *words, "--results", tmp_path)
     assert done.returncode == 1
     rows = pd.read_csv(tmp_path / "speed.csv")
@@ -297,6 +300,25 @@ def test_settings_from_the_command_line(here: Command, tiny_npz: Path, tmp_path:
     results = pd.read_csv(tmp_path / "s" / "results.csv")
     assert set(results["setting"]) == {setting}
     assert setting == "tuned" or set(results["setting_used"]) == {setting}
+
+
+@pytest.mark.usefixtures("untimed")
+def test_models_compiled_side_by_side_are_found_in_the_cache(
+    here: Command, tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starts two processes that compile a small model each, then two fused runs of 6 steps, which compile nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"{SMALL}\ndef other(classes, size): return nn.Sequential(nn.AvgPool2d(2), small(classes, size // 2))"
+    )
+    data = ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "1", "--batch-size", "20"]
+    done = here(*data, "--models", f"{path}:small,{path}:other", "--setting=fused", "--results", tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    assert "compiling 2 models, 2 at once, before the first run" in done.stdout
+    for run in Store(tmp_path / "s").runs():
+        assert isinstance(run, FinishedRun)
+        assert (run.setting_used, run.first_step_from_cache) == ("fused", True)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vit_params"])

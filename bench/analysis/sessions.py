@@ -17,6 +17,11 @@ STOPPED = {
 }
 
 
+def setting_of(session: Session) -> str:
+    """The setting of all its models, or `tuned`."""
+    return session.key.policy.removeprefix("identical:")
+
+
 def why_ended(session: Session) -> str:
     """Why a session ended, for its note."""
     within = 100 * (0.02 if session.half_width is None else session.half_width)

@@ -363,9 +363,9 @@ def _time_flags(time: Parser) -> None:
     execution = time.add_argument_group("how it is executed")
     execution.add_argument(
         "--setting",
-        default="eager",
+        default="auto",
         metavar="NAMES",
-        help="one session per setting, separated by commas: see `list settings`",
+        help="one session per setting, separated by commas: see `list settings`; default auto",
     )
     _shared(execution, "--tune-limit")
     _shared(execution, "--deterministic")

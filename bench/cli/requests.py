@@ -36,7 +36,7 @@ from bench.plan.request import (
     TimeRequest,
     TrainingOptions,
 )
-from bench.plan.settings import AUTO, parse_settings
+from bench.plan.settings import parse_settings
 from bench.plan.spec import MOST_CLASSES
 from models import registry
 from models.errors import suggest
@@ -264,7 +264,7 @@ def data_options(arguments: Namespace) -> DataOptions:
 
 def execution_options(arguments: Namespace) -> ExecutionOptions:
     """How it is executed."""
-    setting, *others = [AUTO] if arguments.setting.strip() == AUTO else parse_settings(arguments.setting)
+    setting, *others = parse_settings(arguments.setting)
     if others:
         raise UserError("--setting of run is one for all; `time` takes several")
     if not 1 <= arguments.runs_per_device <= MOST_RUNS_PER_DEVICE:

@@ -118,6 +118,12 @@ class Estimated(_Event, frozen=True, tag="estimate"):
     seconds: float
 
 
+class Compiled(_Event, frozen=True, tag="compiled"):
+    """A training step is compiled; `from_cache`: by an earlier process."""
+
+    from_cache: bool
+
+
 # --- one run -----------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +289,7 @@ Event = (
     | CostCounted
     | ModelCounted
     | Estimated
+    | Compiled
     | Placed
     | Planned
     | Continued

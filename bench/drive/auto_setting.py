@@ -1,7 +1,8 @@
-"""One setting for all models of a sweep, where the user named none. Example: plans = with_setting(plans, context)
+"""One setting for all models, where the user named none. Example: plans = with_setting(plans, context)
 
 On a CPU it is `eager`. On CUDA it is the one under which the store has runs of this sweep, so that the same command
-resumes them; else `fused` where that repays compiling (bench/plan/settings.py), and `graphed` where it does not.
+resumes them; else `fused` where that repays compiling (bench/plan/settings.py), and `graphed` where it does not. A
+speed session follows the runs of its models in the same way.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from bench.drive.planning import Plan
 from bench.plan.recipes import training_images
 from bench.plan.settings import GRAPHED_IMAGES_PER_SECOND, SETTINGS, has_compiler, repays_compiling
 from bench.plan.spec import RunSpec
-from bench.store.records import RunRecord
+from bench.store.disk import Store
 
 CHOICES = ("fused", "graphed", "eager")
+NO_COMPILER = "because fused needs a C++ compiler"
 
 
 def with_setting(plans: list[Plan], context: SweepContext) -> list[Plan]:
@@ -27,12 +29,33 @@ def with_setting(plans: list[Plan], context: SweepContext) -> list[Plan]:
     if plans[0].specs[0].device != "cuda":
         return plans
     known = context.store.runs()
-    name, why = _begun(plans, known), "under which runs of this sweep are in the store"
+    asked = {_work(spec) for plan in plans for spec in plan.specs}
+    name = _most_used([run.spec for run in known if _work(run.spec) in asked])
+    why = "under which runs of this sweep are in the store"
     if not name:
         estimator = Estimator(known, context.executor.remote)
         name, why = choose(plans, lambda spec, images: estimator.estimate(spec, images)[0])
     context.display.line(f"setting {name}, {why}; --setting chooses another")
     return [replace(plan, specs=[under(name, spec) for spec in plan.specs]) for plan in plans]
+
+
+def of_session(models: Sequence[str], seconds: float, device: str, store: Store) -> tuple[str, str]:
+    """(the setting of a speed session of so many seconds, why); on a CPU `eager`, without a reason.
+
+    On CUDA it is the one under which the store has runs of these models there, so that one report holds both; else
+    `fused` where the session is long enough to repay compiling them, as a sweep of that length would be.
+    """
+    if device != "cuda":
+        return "eager", ""
+    specs = [run.spec for run in store.runs() if run.spec.device == device and run.spec.model in models]
+    if name := _most_used(specs):
+        return name, "under which runs of these models are in the store"
+    if not has_compiler():
+        return "graphed", NO_COMPILER
+    fused = repays_compiling({model: [seconds / len(models)] for model in models})
+    return ("fused" if fused else "graphed"), (
+        f"because {duration(seconds)} of timing {'repay' if fused else 'do not repay'} compiling"
+    )
 
 
 def under(name: str, spec: RunSpec) -> RunSpec:
@@ -46,7 +69,7 @@ def choose(plans: list[Plan], seconds_of: Callable[[RunSpec, int], float | None]
     It may have to measure them, so it is asked only where the pace of known models leaves the answer open.
     """
     if not has_compiler():
-        return "graphed", "because fused needs a C++ compiler"
+        return "graphed", NO_COMPILER
     runs = [(under("graphed", spec), len(plan.dataset.train_index)) for plan in plans for spec in plan.specs]
     images = [training_images(spec.recipe, count) for spec, count in runs]
 
@@ -70,10 +93,9 @@ def choose(plans: list[Plan], seconds_of: Callable[[RunSpec, int], float | None]
     return ("fused" if fused else "graphed"), f"because {about} {'' if fused else 'do not '}repay compiling"
 
 
-def _begun(plans: list[Plan], known: Sequence[RunRecord]) -> str:
-    """The setting under which the store has most runs of the models, data and recipes of these plans; "" for none."""
-    asked = {_work(spec) for plan in plans for spec in plan.specs}
-    counts = [sum(run.spec.setting == SETTINGS[name] and _work(run.spec) in asked for run in known) for name in CHOICES]
+def _most_used(specs: Sequence[RunSpec]) -> str:
+    """The setting, of those that `auto` chooses from, under which most of these runs are; "" for none."""
+    counts = [sum(spec.setting == SETTINGS[name] for spec in specs) for name in CHOICES]
     return CHOICES[counts.index(max(counts))] if any(counts) else ""
 
 

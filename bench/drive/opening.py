@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bench.core.display import Display
@@ -39,6 +39,7 @@ def opened(request: RunRequest, store: Store, display: Display) -> Iterator[Swee
         executor = remote_executor(request, store, expected, display)
         try:
             wait_for_devices(executor)
+            show_notes(executor.devices(), display)
             display.line(f"on {devices_words(executor.devices())}, by {request.placement.executor}")
             yield SweepContext(store, executor, display, expected, marker)
         finally:
@@ -52,8 +53,7 @@ def _local(request: RunRequest, store: Store, display: Display) -> Iterator[Swee
     if seats > 1 and on_cpu:  # the server must start with the variables that the runs will have
         warm_up(SHARED_CPU)
     devices = [replace(device, seats=seats) for device in local_devices(asked)]
-    for note in filter(None, dict.fromkeys(device.note for device in devices)):
-        display.line(note)
+    show_notes(devices, display)
     executor = LocalExecutor(devices)
     try:
         yield SweepContext(store, executor, display)
@@ -69,6 +69,12 @@ def local_devices(asked: str | None) -> list[Device]:
     if outcome.status != "ok" or not devices:
         raise UserError(outcome.message.removeprefix("UserError: ") or "no device was found")
     return devices
+
+
+def show_notes(devices: Sequence[Device], display: Display) -> None:
+    """What is to be known of the devices before anything begins: why one is a CPU although there is a GPU."""
+    for note in filter(None, dict.fromkeys(device.note for device in devices)):
+        display.line(note)
 
 
 def wait_for_devices(executor: Executor) -> None:

@@ -315,4 +315,6 @@ def result_line(record: FinishedRun) -> str:
     if record.shared_device:
         beside = f", trained together with {plural(metrics.together - 1, 'other seed')}" if metrics.together > 1 else ""
         return accuracy + beside
-    return f"{accuracy}, {metrics.train_seconds:.1f} s of training, first step {metrics.first_step_seconds:.1f} s"
+    cached = ", from the compiler's cache" if record.first_step_from_cache else ""
+    first = f"first step {metrics.first_step_seconds:.1f} s{cached}"
+    return f"{accuracy}, {metrics.train_seconds:.1f} s of training, {first}"

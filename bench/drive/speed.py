@@ -18,8 +18,8 @@ from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED, UserError
 from bench.core.events import Event, Explained, MemoryMeasured, ModelTurn, TaskFailed, TaskStarted
 from bench.core.text import duration
-from bench.drive import setting_search
-from bench.drive.opening import local_devices
+from bench.drive import auto_setting, setting_search
+from bench.drive.opening import local_devices, show_notes
 from bench.executors.child import Outcome
 from bench.executors.protocol import Device
 from bench.executors.worker import call_alone
@@ -62,8 +62,9 @@ class Explanation:
 def run(request: TimeRequest, display: Display, on_session: Callable[[Session], None]) -> SpeedResult:
     """Time models under each setting asked for; writes sessions and CSV files. Raises UserError."""
     store = Store(request.store)
-    device = the_device(request)
-    specs = [make_spec(request, setting, device) for setting in request.settings]
+    device = the_device(request, display)
+    names = settings_of(request, device, store, display)
+    specs = [make_spec(request, setting, device) for setting in names]
     store.check_writable()
     sessions = []
     for spec in specs:
@@ -88,9 +89,10 @@ def explain(request: TimeRequest, model: str, display: Display) -> Explanation:
     (setting, *others) = request.settings
     if others:
         raise UserError("--explain takes one --setting")
-    spec = make_spec(
-        replace(request, models=(model,), batch_sizes=(1,), train_batch_sizes=()), setting, the_device(request)
-    )
+    device = the_device(request, display)
+    setting = "eager" if setting == settings.AUTO else setting  # operators in a graph are not called one by one
+    request = replace(request, models=(model,), batch_sizes=(1,), train_batch_sizes=())
+    spec = make_spec(request, setting, device)
     if setting == "tuned":
         with display:
             spec = as_tuned(spec, request.tune_limit, Store(request.store), display)
@@ -107,15 +109,35 @@ def explain(request: TimeRequest, model: str, display: Display) -> Explanation:
 # --- from a request to a session -------------------------------------------------------------------------------------
 
 
-def the_device(request: TimeRequest) -> Device:
-    """The one device that times. Raises UserError for one that is not here, or a setting that it cannot have."""
+def the_device(request: TimeRequest, display: Display) -> Device:
+    """The one device that times; a line says why it is no GPU although there is one.
+
+    Raises UserError for one that is not here, or a setting that it cannot have.
+    """
     device = local_devices(request.device)[0]
+    show_notes([device], display)
     for setting in request.settings:
-        settings.check(setting, device.type)
+        if setting != settings.AUTO:
+            settings.check(setting, device.type)
     index = (request.device or "").partition(":")[2]
     if device.type == "cuda" and index:
         hide_other_gpus(int(index))
     return device
+
+
+def settings_of(request: TimeRequest, device: Device, store: Store, display: Display) -> list[str]:
+    """The settings asked for, with one in place of `auto`; on CUDA a line says which, and why."""
+    if settings.AUTO not in request.settings:
+        return list(request.settings)
+    name, why = auto_setting.of_session(request.models, seconds_of(request, device), device.type, store)
+    if why:
+        display.line(f"setting {name}, {why}; --setting chooses another")
+    return list(dict.fromkeys(name if setting == settings.AUTO else setting for setting in request.settings))
+
+
+def seconds_of(request: TimeRequest, device: Device) -> float:
+    """The limit of each session."""
+    return request.time_limit or SECONDS_PER_MODEL[device.type] * len(request.models)
 
 
 def make_spec(request: TimeRequest, setting: str, device: Device) -> SessionSpec:
@@ -141,7 +163,7 @@ def make_spec(request: TimeRequest, setting: str, device: Device) -> SessionSpec
         batch_sizes=request.batch_sizes or tuple(sorted({*BATCH_SIZES[device.type], recipe.batch_size})),
         train_batch_sizes=TRAIN_BATCH_SIZES[device.type] if sizes is None else sizes,
         half_width=request.half_width,
-        seconds=request.time_limit or SECONDS_PER_MODEL[device.type] * len(request.models),
+        seconds=seconds_of(request, device),
         starts=request.starts,
         thorough=True,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from bench.core.display import Display, Job
 from bench.core.errors import EXIT_FAILED
 from bench.drive import auto_setting, lr_search, setting_search
+from bench.drive.compile_ahead import compile_ahead
 from bench.drive.context import SweepContext
 from bench.drive.describe import describe, devices_words, titles
 from bench.drive.dry_run import Searches, show_plans
@@ -60,6 +61,8 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
         probe(untried, plan, output.run_timeout, context.display)
     if not output.dry_run:
         store.check_writable()
+        missing = [spec for plan in plans for spec in plan.specs if rerun or not store.is_done(spec)]
+        compile_ahead(missing, context)
     tuned = lr_search.with_best_lr(plans, request, context)
     plans = [as_done(plan, context) for plan in tuned.plans]  # their learning rates are known now
     if output.dry_run:

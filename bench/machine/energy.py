@@ -16,6 +16,7 @@ from typing import Any
 from bench.core.text import plural
 
 RAPL = Path("/sys/class/powercap")
+OTHERS_BYTES = 4 * 1024**3  # more than this process's context, the driver's share and a desktop take
 WINDOW_SECONDS = 6.0  # NVML's counter moves every 20 to 100 ms: a window of seconds keeps that under 2 %
 
 
@@ -108,6 +109,34 @@ def gpu_state(gpu: str | None) -> dict[str, Any]:
         with contextlib.suppress(Exception):  # not every card reports everything
             state[name] = ask()
     return state
+
+
+@dataclass(frozen=True)
+class OthersOnGpu:
+    """Who else uses a GPU. None: NVML does not say."""
+
+    processes: int | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether what is measured now is measured on a part of the GPU."""
+        return bool(self.processes) or (self.memory_bytes or 0) > OTHERS_BYTES
+
+
+def others_on(gpu: str, own_bytes: int) -> OthersOnGpu:
+    """Processes that compute on a GPU beside this one, and what is in use of its memory beyond `own_bytes`.
+
+    Where they are hidden, as from a container, memory tells; where they are listed under numbers of another namespace,
+    one of them is this one.
+    """
+    try:
+        pynvml, handle = _nvml(gpu)
+        listed = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    except Exception:
+        return OthersOnGpu()
+    memory = gpu_memory(gpu)
+    return OthersOnGpu(max(0, len(listed) - 1), max(0, memory[0] - own_bytes) if memory else None)
 
 
 def gpu_memory(gpu: str) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ import torch
 
 from bench.core.errors import UserError
 from bench.core.events import Described, DeviceFound, Report
+from bench.machine import energy
 from bench.machine.environment import (
     PACKAGES,
     cores_given,
@@ -117,7 +118,11 @@ def describe(device: torch.device) -> dict[str, Fact]:
     facts["torch"] = str(torch.__version__)  # it is a subclass of str, which a checkpoint may not hold
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
+        others = energy.others_on(gpu_uuid(device) or "", torch.cuda.memory_reserved(device))
         facts |= {
+            "gpu_shared": others.shared,
+            "gpu_other_processes": others.processes,
+            "gpu_other_memory_bytes": others.memory_bytes,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "driver": driver_version(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,12 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.core.status import one_line, status_of
 from bench.data.loader import EVAL_BATCH
-from bench.measure.step import Capture, Note, autocast, cuda_capture, layout
+from bench.measure.step import Capture, Forward, Note, autocast, cuda_capture, first_that_works, layout
 from bench.plan.spec import Setting
-
-Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,8 @@ def make_forward(
         if own is None:
             size = (EVAL_BATCH, *images.shape[1:])
             own = fixed = torch.zeros(size, device=device).contiguous(memory_format=layout(setting))
-            try:
-                replay = (capture or cuda_capture)(lambda: plain(fixed))
-            except Exception as error:  # captures fail in many ways; memory is the model's own failure
-                if status_of(error) == "oom":
-                    raise
-                note(f"validation: {setting.name} failed, falling back to eager: {one_line(error)}")
+            way: Callable[[], Callable[[], Tensor] | None] = partial(capture or cuda_capture, lambda: plain(fixed))
+            replay = first_that_works([(setting.name, way)], None, note, "validation: ")[1]
         if replay is None:
             return plain(images)
         own[: len(images)].copy_(images)

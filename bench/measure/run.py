@@ -29,10 +29,10 @@ from bench.measure.build import build_model, make_batches
 from bench.measure.checkpoint import SHARE, Checkpoints, State
 from bench.measure.counting import CountedCost, cost_of
 from bench.measure.device import describe, device_name, fix_numerics, peak_memory_bytes, synchroniser
-from bench.measure.evaluate import Evaluation, Forward, evaluate, make_forward
+from bench.measure.evaluate import Evaluation, evaluate, make_forward
 from bench.measure.pace import Pace, course_of, plan_course
 from bench.measure.phases import Phases
-from bench.measure.step import make_optimizer, undisturbed
+from bench.measure.step import Forward, make_optimizer, undisturbed
 from bench.measure.supervise import Clocks, Trained, Turns, noticing_pauses, supervise, to_end
 from bench.measure.train import begin, restore
 from bench.plan.budget import Course
@@ -89,7 +89,8 @@ def run_in_turns(
     dataset = images.dataset
     notes = Notes(report, dataset.notes, batches.resident)
     model = build_model(spec, notes.about_model.append)
-    facts = facts_of(device, options)  # the conditions of the training; soon, since what is on disk may change
+    # the conditions of the training; soon, since what is on disk may change
+    facts = facts_of(device, options, notes.about_run)
     phases.enter("count")
     cost = cost_of(model, spec)
     phases.enter("move")
@@ -127,6 +128,7 @@ def run_in_turns(
         metrics=metrics_of(measured, batches, cost, sum(seconds.values()) if alone else None),
         history=trained.history,
         setting_used=trained.setting_used,
+        first_step_from_cache=trained.from_cache,
         phases=seconds,
         seconds_from="" if alone else options.seconds_from,
         notes=(*notes.collected(cost.notes), *remarks),
@@ -176,11 +178,15 @@ def prepare_device(spec: RunSpec) -> torch.device:
     return torch.device(spec.device)
 
 
-def facts_of(device: torch.device, options: RunOptions) -> dict[str, Fact]:
-    """The environment as the record keeps it."""
+def facts_of(device: torch.device, options: RunOptions, note: Callable[[str], None]) -> dict[str, Fact]:
+    """The environment as the record keeps it; `note` hears that others use the GPU."""
     facts = describe(device)
     if options.colocation.runs > 1:
         facts["threads_alone"] = options.colocation.threads_alone
+        if "gpu_shared" in facts:  # with runs of this sweep, as the record says elsewhere
+            facts["gpu_shared"] = False
+    elif facts.get("gpu_shared"):
+        note("other processes used this GPU when the run began: its seconds are not those of a GPU by itself")
     return facts
 
 

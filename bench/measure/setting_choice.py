@@ -36,5 +36,7 @@ def setting_search_id(spec: SessionSpec, environment: Facts) -> str:
     ((name, source),) = spec.models
     work = [spec.recipe.optimizer, bool(spec.recipe.clip_grad_norm), spec.num_classes]  # the rest is in the key
     everything = [asdict(s) for s in space(spec.device, attention_choice=True)]
-    conditions = [name, source, asdict(session_key(spec, environment)), work, everything]
+    key = asdict(session_key(spec, environment))
+    del key["shared"]  # it may change between two looks at the GPU, and a search goes on
+    conditions = [name, source, key, work, everything]
     return f"{slug(name)}-{content_id(conditions)}"

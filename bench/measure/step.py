@@ -2,16 +2,18 @@
 
 The loop and the speed session use this same step, so that what is timed is what trains. A compiled or graphed step is
 made at its first call, on real images; whatever that leaves behind in weights, statistics, optimizer and random streams
-is undone, so that training begins where an eager one would. Where it cannot be made, the eager step takes over and a
-note says why.
+is undone, so that training begins where an eager one would. Where it cannot be made, the next simpler one takes over,
+last of all the eager step, and a note says why.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +25,10 @@ from bench.core.status import one_line, status_of
 from bench.data.loader import FORMATS
 from bench.plan.spec import Recipe, Setting
 
+T = TypeVar("T")
 Plain = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]  # of images
+Make = Callable[[Tensor, Tensor], Plain]  # from a first batch
 Note = Callable[[str], None]
 # Takes a call without arguments, returns another that repeats its kernels and gives the same tensor, filled anew.
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -33,9 +38,13 @@ WARM_UP = 3  # calls before a capture, as torch's notes on CUDA graphs ask: work
 
 
 class Step(Protocol):
-    """(images, targets) -> loss, one whole training step. `used` is the setting that really runs it."""
+    """(images, targets) -> loss, one whole training step. `used` is the setting that really runs it.
+
+    `from_cache`: whether all that its first call needed compiled was in torch's cache; None where nothing was compiled.
+    """
 
     used: str
+    from_cache: bool | None
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Targets: classes (B,) or, where images are mixed, shares of classes (B, C)."""
@@ -125,7 +134,7 @@ def make_step(
 ) -> Step:
     """Forward, loss, backward, clip, update, as the setting says.
 
-    If the setting fails, `note` is called once with the reason.
+    If the setting fails, `note` is called with the reason: a fused step that cannot be made is graphed instead.
     A graphed step needs an optimizer made `capturable`, and batches of one shape. `capture`: a test's own.
     """
 
@@ -150,13 +159,38 @@ def make_step(
         return Eager(eager)
     fast = plain(compiled(loss_of, setting))
 
-    def make(images: Tensor, targets: Tensor) -> Plain:
+    def made(step: Plain, images: Tensor, targets: Tensor) -> Plain:
         if setting.graphed:
-            return graphed(fast, images, targets, capture or cuda_capture)
-        fast(images, targets)
-        return fast
+            return graphed(step, images, targets, capture or cuda_capture)
+        step(images, targets)
+        return step
 
-    return Made(setting.name, eager, make, lambda: remember(model, optimizer, device), note)
+    ways = [(name, partial(made, step)) for name, step in ways_of(setting, fast, eager)]
+    return Made(ways, eager, lambda: remember(model, optimizer, device), note)
+
+
+def ways_of(setting: Setting, fast: T, plain: T) -> list[tuple[str, T]]:
+    """What to try, by name: the setting's own way, and for one that cannot be compiled *and* captured, `graphed`."""
+    both = bool(setting.compile_mode) and setting.graphed
+    return [(setting.name, fast), *([("graphed", plain)] if both else [])]
+
+
+def first_that_works(
+    ways: Sequence[tuple[str, Callable[[], T]]], eager: T, note: Note, what: str = ""
+) -> tuple[str, T]:
+    """(name, what was made) of the first way that does not fail, else ("eager", `eager`); `note` hears each failure.
+
+    Raises what says that memory is short: that is the model's own failure.
+    """
+    after = [*(name for name, _ in ways[1:]), "eager"]
+    for (name, make), other in zip(ways, after, strict=True):
+        try:
+            return name, make()
+        except Exception as error:  # compilers and captures fail in many ways
+            if status_of(error) == "oom":
+                raise
+            note(f"{what}{name} failed, falling back to {other}: {one_line(error)}")
+    return "eager", eager
 
 
 def make_inference(
@@ -166,28 +200,23 @@ def make_inference(
     device: torch.device,
     note: Note = lambda text: None,
     capture: Capture | None = None,
-) -> Callable[[Tensor], Tensor]:
+) -> Forward:
     """(B, 3, S, S) images -> (B, C) probabilities, as the setting says; rebuilt for each new batch size B."""
 
     def plain(images: Tensor) -> Tensor:
         with attention(setting), autocast(device, recipe.precision):
             return F.softmax(model(images), dim=1)
 
-    fast = compiled(plain, setting)
-    made: dict[int, Callable[[Tensor], Tensor]] = {}
+    eager: Forward = plain
+    fast = compiled(eager, setting)
+    made: dict[int, Forward] = {}
 
-    def make(images: Tensor) -> Callable[[Tensor], Tensor]:
-        try:
-            if not setting.graphed:
-                fast(images)
-                return fast
-            own = images.clone()
-            replay = (capture or cuda_capture)(lambda: fast(own))
-        except Exception as error:
-            if status_of(error) == "oom":
-                raise
-            note(f"inference of {len(images)}: {setting.name} failed, falling back to eager: {one_line(error)}")
-            return plain
+    def make(function: Forward, images: Tensor) -> Forward:
+        if not setting.graphed:
+            function(images)
+            return function
+        own = images.clone()
+        replay = (capture or cuda_capture)(lambda: function(own))
         return lambda images: (own.copy_(images), replay())[1]
 
     def infer(images: Tensor) -> Tensor:
@@ -195,7 +224,10 @@ def make_inference(
             if not (setting.compile_mode or setting.graphed):
                 return plain(images)
             if len(images) not in made:
-                made[len(images)] = make(images)
+                ways: list[tuple[str, Callable[[], Forward]]] = [
+                    (name, partial(make, way, images)) for name, way in ways_of(setting, fast, eager)
+                ]
+                made[len(images)] = first_that_works(ways, eager, note, f"inference of {len(images)}: ")[1]
             return made[len(images)](images)
 
     return infer
@@ -205,6 +237,7 @@ class Eager:
     """A step as torch runs it, operator by operator."""
 
     used = "eager"
+    from_cache: bool | None = None
 
     def __init__(self, step: Plain) -> None:
         self._step = step
@@ -214,18 +247,14 @@ class Eager:
 
 
 class Made:
-    """A step that is made at its first call, for batches of that size, or given up there for the eager one."""
+    """A step that is made at its first call, for batches of that size: the first of `ways` that works, else `eager`."""
 
     def __init__(
-        self,
-        name: str,
-        eager: Plain,
-        make: Callable[[Tensor, Tensor], Plain],
-        remember: Callable[[], Callable[[], None]],
-        note: Note,
+        self, ways: Sequence[tuple[str, Make]], eager: Plain, remember: Callable[[], Callable[[], None]], note: Note
     ) -> None:
-        self.used = name
-        self._name, self._eager, self._make, self._remember, self._note = name, eager, make, remember, note
+        self.used = ways[0][0]
+        self.from_cache: bool | None = None
+        self._ways, self._eager, self._remember, self._note = ways, eager, remember, note
         self._step: Plain | None = None
         self._size = 0
 
@@ -236,17 +265,26 @@ class Made:
         return (self._step if len(images) == self._size else self._eager)(images, targets)
 
     def _first(self, images: Tensor, targets: Tensor) -> Plain:
-        undo = self._remember()
-        try:
-            return self._make(images, targets)
-        except Exception as error:  # compilers and captures fail in many ways; memory is the model's own failure
-            if status_of(error) == "oom":
-                raise
-            self.used = "eager"
-            self._note(f"{self._name} failed, falling back to eager: {one_line(error)}")
-            return self._eager
-        finally:
-            undo()
+        def undone(make: Make) -> Plain:
+            undo = self._remember()
+            try:
+                return make(images, targets)
+            finally:
+                undo()
+
+        ways, before = [(name, partial(undone, make)) for name, make in self._ways], compilations()
+        self.used, step = first_that_works(ways, self._eager, self._note)
+        hits, misses = (now - then for now, then in zip(compilations(), before, strict=True))
+        self.from_cache = misses == 0 if hits or misses else None
+        return step
+
+
+def compilations() -> tuple[int, int]:
+    """How many graphs this process took from torch's cache, and how many it compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return 0, 0
+    counts = torch._dynamo.utils.counters["inductor"]
+    return counts["fxgraph_cache_hit"], counts["fxgraph_cache_miss"] + counts["fxgraph_cache_bypass"]
 
 
 def remember(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[], None]:

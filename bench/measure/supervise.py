@@ -137,6 +137,7 @@ class Trained:
     samples_seen: int
     segments: int = 1  # one more for each resumption; the first step of each is not in train_seconds
     setting_used: str = "eager"  # what really ran the steps
+    from_cache: bool | None = None  # whether the first step took all compiled code from the cache; None: it needed none
     runs_at_once: int = 1  # on the device, the most of any segment: above 1 the seconds mean nothing
     together: int = 1  # in one process, the most of any segment
     target: float | None = None  # named before the first step
@@ -213,6 +214,7 @@ def supervise(
         samples_seen=training.course.samples,
         segments=progress.segments,
         setting_used=training.step.used,
+        from_cache=training.step.from_cache,
         runs_at_once=progress.runs_at_once,
         together=progress.together,
         target=progress.target,

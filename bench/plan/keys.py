@@ -36,6 +36,7 @@ class SpeedKey:
     cpu: str | None = None  # of the host, whatever the device: the same card behind another CPU is another machine
     cpu_cores: int | None = None
     cpu_capability: str | None = None  # the instructions that torch uses; two CPUs of one name may differ in them
+    shared: bool = False  # whether other processes used the GPU, too
 
     @property
     def host(self) -> str:
@@ -69,6 +70,7 @@ def _key(
         deterministic=deterministic,
         threads=threads,
         **_host(environment),
+        shared=environment.get("gpu_shared") is True,
     )
 
 

@@ -100,7 +100,7 @@ class TimeRequest:
     image_size: int = 32
     num_classes: int = 10
     device: str | None = None
-    settings: tuple[str, ...] = ("eager",)
+    settings: tuple[str, ...] = ("auto",)
     tune_limit: float | None = None  # seconds per model
     deterministic: bool = False
     half_width: float = 0.02  # of a ratio's 95 % interval, on the logarithm

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.core.files import cache_dir
@@ -27,7 +28,7 @@ SETTINGS: dict[str, Setting] = {
 }
 AUTO = "auto"
 SUMMARIES = {
-    AUTO: "the default of a sweep: eager on a CPU; on CUDA graphed, or fused where a long sweep repays compiling",
+    AUTO: "the default, one for all models: eager on a CPU; on CUDA graphed, or fused where length repays compiling",
     "eager": "operator by operator, channels_last, fused attention; on a GPU it measures the host's launches",
     "compiled": "compiled with torch.compile; needs a C++ compiler, and 30 s to 2 min per model on first use",
     "graphed": "the whole training step as one CUDA graph; CUDA only; no launches between its kernels",
@@ -45,16 +46,16 @@ GRAPHED_IMAGES_PER_SECOND = (14_000.0, 87_000.0)  # of the slowest and the faste
 
 
 def parse_settings(text: str) -> list[str]:
-    """Parse comma-separated names. Raises UserError with the choices."""
+    """Parse comma-separated names, `auto` among them. Raises UserError with the choices."""
     names = [part.strip() for part in text.split(",")]
     for name in names:
-        if name not in SETTINGS:
-            raise UserError(f"unknown setting '{name}'{suggest(name, SETTINGS)} Choices: {', '.join(SETTINGS)}")
+        if name not in SUMMARIES:
+            raise UserError(f"unknown setting '{name}'{suggest(name, SUMMARIES)} Choices: {', '.join(SUMMARIES)}")
     return list(dict.fromkeys(names))
 
 
 def check(name: str, device: str) -> None:
-    """Raise UserError if a setting is unavailable for every model on this kind of device on this kind of device."""
+    """Raise UserError if a setting is unavailable for every model on this kind of device."""
     if SETTINGS[name].graphed and device != "cuda":
         raise UserError(f"setting '{name}' needs a CUDA device: CUDA graphs exist only there; use eager or tuned")
     if SETTINGS[name].compile_mode and not has_compiler():
@@ -110,7 +111,12 @@ def policy(setting: str) -> str:
     return "tuned" if setting == "tuned" else f"identical:{setting}"
 
 
+def compiled_dir() -> Path:
+    """Where torch keeps what it compiles."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir() / "compiled")
+
+
 def keep_compiled_code() -> None:
     """Let torch keep what it compiles in an ordinary cache directory, for child processes and later runs."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled_dir()))
     os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))

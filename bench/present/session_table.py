@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from bench.analysis.sessions import about_limit, about_starts, train_sizes, turns, why_ended
+from bench.analysis.sessions import about_limit, about_starts, setting_of, train_sizes, turns, why_ended
 from bench.core.text import plural, significant
 from bench.plan.settings import words
 from bench.present.grid import grid, notes_text, wrap
@@ -80,7 +80,7 @@ def render_settings(sessions: list[Session], width: int = 140) -> str:
         }
         for session in sessions
     ]
-    names = [_setting_name(session) for session in sessions]
+    names = [setting_of(session) for session in sessions]
     heads = ["model", *(f"{name}\nimages/s" for name in names)]
     cells = [[model, *(significant(s[model]) if model in s else "–" for s in speeds)] for model in models]
     if "tuned" in names:
@@ -93,10 +93,6 @@ def render_settings(sessions: list[Session], width: int = 140) -> str:
 
 def _timed(session: Session) -> list[Row]:
     return [row for row in speed_rows(session) if row["status"] == "ok"]
-
-
-def _setting_name(session: Session) -> str:
-    return session.key.policy.removeprefix("identical:")
 
 
 def _train_cells(model: str, row: Row | None, session: Session) -> list[str]:
@@ -164,7 +160,7 @@ def _notes(session: Session) -> list[str]:
             "Limited by: the ceiling that a training step, operator by operator, comes nearest to, and the share of "
             "the step that it explains. Twice the batch: images/s at twice the batch over those at the batch size."
         )
-    if _setting_name(session) == "tuned":
+    if setting_of(session) == "tuned":
         settings = (f"{model} {words(setting)}" for model, setting in session.settings.items())
         notes.append(f"Settings, found by the same search for each model: {'; '.join(settings)}.")
     if session.bounds and session.energy.why_not:  # only the `time` command measures energy

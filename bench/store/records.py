@@ -119,6 +119,7 @@ class FinishedRun(_Record, frozen=True, kw_only=True):
     environment: Environment
     files: dict[str, str] = {}  # SHA-256 of the files beside the record, by name
     setting_used: str | None = None  # what really ran the steps
+    first_step_from_cache: bool | None = None  # whether compiled code was there already; None: nothing was compiled
     target: Share | None = None  # validation accuracy to be timed, named before training
     seconds_from: str = ""  # the run_id of one of the same work that trained alone, where this one did not
     phases: dict[Phase, Amount] = {}  # seconds of the process that finished it; together its wall_seconds

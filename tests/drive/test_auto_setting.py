@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.drive import auto_setting
-from bench.drive.auto_setting import choose, under, with_setting
+from bench.drive.auto_setting import choose, of_session, under, with_setting
 from bench.drive.planning import Plan
 from bench.plan.settings import CACHED_SECONDS, COMPILE_SECONDS, FUSED_GAIN, repays_compiling
 from bench.plan.spec import RunSpec
@@ -83,6 +83,23 @@ def settle(store: Store, *plans: Plan) -> tuple[set[str], list[str]]:
     display: Any = SimpleNamespace(line=lines.append)
     context: Any = SimpleNamespace(store=store, executor=SimpleNamespace(remote=False), display=display)
     return {one.setting.name for made in with_setting(list(plans), context) for one in made.specs}, lines
+
+
+def test_a_session_follows_the_runs_of_its_models_else_the_same_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, models = Store(tmp_path), ("seresnet", "vit_tiny")
+    assert of_session(models, 120.0, "cpu", store) == ("eager", "")
+    enough = 2 * COMPILE_SECONDS / SHARE_SAVED
+    assert of_session(models, 120.0, "cuda", store) == ("graphed", "because 2 min of timing do not repay compiling")
+    assert of_session(models, enough + 1, "cuda", store)[0] == "fused"
+    store.write_record(record(replace(plan(1).specs[0], device="cpu", device_name="Test CPU"), 0.5))
+    assert of_session(models, 120.0, "cuda", store)[0] == "graphed", "what a CPU did says nothing"
+    store.write_record(record(under("fused", plan(1).specs[0]), 0.5))
+    assert of_session(models, 120.0, "cuda", store) == ("fused", "under which runs of these models are in the store")
+    assert of_session(("cct_2",), 90.0, "cuda", store)[0] == "graphed"
+    monkeypatch.setattr(auto_setting, "has_compiler", lambda: False)
+    assert of_session(("cct_2",), 9e9, "cuda", store) == ("graphed", "because fused needs a C++ compiler")
 
 
 def test_a_cpu_stays_eager_without_a_word(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,9 +14,12 @@ import pytest
 
 from bench.cli.main import main
 from bench.core.events import Event, ModelTurn
+from bench.drive import speed
 from bench.drive.speed import time_together, try_each
 from bench.executors.child import Outcome
+from bench.executors.protocol import Device
 from bench.measure import session
+from bench.plan.request import TimeRequest
 from bench.plan.spec import SessionSpec, session_of
 from bench.present.screen.progress import ScreenDisplay, make_console
 from bench.present.session_table import render_session
@@ -76,6 +80,27 @@ def test_failures_are_rows_and_the_session_continues(here: Bench, factory: Path,
         f"{kind}.png" for kind in ("throughput_vs_batch", "latency_vs_batch", "roofline", "step_time")
     }
     assert made.key.policy == "identical:eager"
+
+
+def test_the_device_and_the_setting_are_said_before_anything_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` on a GPU is one setting by the sweep's rule; a GPU that torch cannot use is a sentence."""
+
+    def settled(device: Device, *asked: str) -> tuple[list[str], list[str]]:
+        lines: list[str] = []
+        display: Any = SimpleNamespace(line=lines.append)
+        monkeypatch.setattr(speed, "local_devices", lambda name: [device])
+        request = TimeRequest(("resnet20", "cct_2"), settings=asked or ("auto",), time_limit=120.0)
+        return speed.settings_of(request, speed.the_device(request, display), Store(tmp_path), display), lines
+
+    gpu, cpu = (Device("here", "this machine", kind, "Test", False, 2) for kind in ("cuda", "cpu"))
+    assert settled(cpu) == (["eager"], [])
+    line = "setting graphed, because 2 min of timing do not repay compiling; --setting chooses another"
+    assert settled(gpu) == (["graphed"], [line])
+    assert settled(gpu, "eager", "auto", "graphed") == (["eager", "graphed"], [line])
+    assert settled(gpu, "eager") == (["eager"], [])
+    assert settled(replace(cpu, note="torch here is a CPU build")) == (["eager"], ["torch here is a CPU build"])
 
 
 def test_a_model_that_dies_at_large_batches_keeps_the_others(factory: Path) -> None:

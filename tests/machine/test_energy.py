@@ -73,7 +73,7 @@ class FakeNvml(SimpleNamespace):
 
     def __init__(self) -> None:
         super().__init__()
-        self.millijoules = 1000
+        self.millijoules, self.pids, self.used = 1000, [1, 2, 3], 1_000_000_000
 
     def nvmlInit(self) -> None: ...
 
@@ -101,8 +101,11 @@ class FakeNvml(SimpleNamespace):
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
         return 1 | 4
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[int]:
-        return [1, 2, 3]
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=pid) for pid in self.pids]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
+        return SimpleNamespace(used=self.used, total=80_000_000_000)
 
 
 @pytest.fixture
@@ -127,6 +130,29 @@ def test_nvml_that_fails_is_a_reason(nvml: FakeNvml, monkeypatch: pytest.MonkeyP
     meter = energy.find_meter(GPU)
     assert meter.joules is None
     assert "Not Supported" in meter.why_not
+
+
+@pytest.mark.parametrize(
+    ("pids", "used", "expected"),
+    [
+        ([7], 3_000_000_000, (0, 1_000_000_000, False)),
+        ([], 3_000_000_000, (0, 1_000_000_000, False)),
+        ([7, 8, 9], 3_000_000_000, (2, 1_000_000_000, True)),
+        ([], 30_000_000_000, (0, 28_000_000_000, True)),
+        ([7], 1_000_000_000, (0, 0, False)),
+    ],
+)
+def test_a_gpu_that_others_use(nvml: FakeNvml, pids: list[int], used: int, expected: tuple[int, int, bool]) -> None:
+    """By their processes, else by the memory that this one, with two billion bytes, does not hold."""
+    nvml.pids, nvml.used = pids, used
+    others = energy.others_on(GPU, 2_000_000_000)
+    assert (others.processes, others.memory_bytes, others.shared) == expected
+
+
+def test_without_nvml_nobody_else_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert energy.others_on(GPU, 0) == energy.OthersOnGpu(None, None)
+    assert not energy.others_on(GPU, 0).shared
 
 
 def test_the_state_of_a_gpu_and_what_it_warns_of(nvml: FakeNvml) -> None:

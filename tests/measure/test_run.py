@@ -30,7 +30,7 @@ from bench.measure.evaluate import Evaluation
 from bench.measure.phases import Phases
 from bench.measure.run import run_one
 from bench.plan.recipes import smoke
-from bench.plan.spec import RunSpec, Setting, session_of
+from bench.plan.spec import Colocation, RunOptions, RunSpec, Setting, session_of
 from bench.store.disk import Store
 from bench.store.records import PHASES, Damaged, TrialResults, decode, encode
 from bench.store.views import sessions_of
@@ -51,6 +51,16 @@ def make_spec(source: DataSource, **changes: Any) -> RunSpec:
 
 def ignore(event: Event) -> None:
     pass
+
+
+def test_a_gpu_that_others_use_is_a_note_unless_they_are_of_this_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    for facts, runs, shared in (({"gpu_shared": True}, 1, True), ({"gpu_shared": True}, 2, False), ({}, 2, None)):
+        monkeypatch.setattr(run_module, "describe", lambda device, facts=facts: dict(facts))
+        options = RunOptions(colocation=Colocation(runs, 4))
+        assert run_module.facts_of(torch.device("cpu"), options, notes.append).get("gpu_shared") is shared
+    (note,) = notes
+    assert note.startswith("other processes used this GPU when the run began")
 
 
 def test_the_test_set_is_read_once_at_the_end(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +106,40 @@ def test_a_capture_that_fails_half_way_is_noted_and_leaves_no_trace() -> None:
     ]
     assert losses == expected
     assert all(torch.equal(weights[name], others[name]) for name in others)
+
+
+@pytest.mark.parametrize(("captures", "used"), [(True, "graphed"), (False, "eager")])
+def test_a_fused_step_that_fails_is_graphed_else_eager(
+    captures: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler fails, then perhaps the capture: each is noted, inference goes the same way, and nothing stays."""
+
+    def cannot_compile(function: Callable[..., Tensor], setting: Setting) -> Callable[..., Tensor]:
+        def fails(*args: Tensor) -> Tensor:
+            function(*args)
+            raise RuntimeError("no such instruction")
+
+        return fails if setting.compile_mode else function
+
+    def capture(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if not captures:
+            call()
+            raise RuntimeError("not permitted")
+        return warmed_up(call)
+
+    monkeypatch.setattr("bench.measure.step.compiled", cannot_compile)
+    fused, notes = SETTINGS["fused"], list[str]()
+    expected = ["fused failed, falling back to graphed: RuntimeError: no such instruction"]
+    expected += [] if captures else ["graphed failed, falling back to eager: RuntimeError: not permitted"]
+    losses, weights, ran = trained(small_se_resnet(), fused, capture=capture, note=notes.append)
+    plain_losses, others, _ = trained(small_se_resnet(), Setting())
+    assert (ran, notes, losses) == (used, expected, plain_losses)
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    notes.clear()
+    model, images = small_vit().eval(), batches(1)[0][0]
+    infer = make_inference(model, RECIPE, fused, CPU, notes.append, capture)
+    assert torch.equal(infer(images), make_inference(model, RECIPE, Setting(), CPU)(images))
+    assert notes == [f"inference of 8: {text}" for text in expected]
 
 
 def test_a_model_that_draws_from_python_is_not_frozen_into_a_graph() -> None:
@@ -236,6 +271,7 @@ def test_inference_falls_back_for_the_batch_that_fails() -> None:
 
 def test_names_and_choices() -> None:
     assert parse_settings("eager, tuned,eager") == ["eager", "tuned"]
+    assert parse_settings("auto,eager") == ["auto", "eager"]
     with pytest.raises(UserError, match="unknown setting 'graph'; did you mean 'graphed'"):
         parse_settings("graph")
     with pytest.raises(UserError, match="needs a CUDA device"):
@@ -272,29 +308,47 @@ def test_the_space_is_every_combination_once_and_the_default_comes_first() -> No
 
 
 COMPILES = """
-import sys, torch
-from bench.plan.settings import keep_compiled_code
-keep_compiled_code()
-from torch._dynamo.utils import counters
-f = torch.compile(lambda x: (x.sin() * 2).relu().sum())
-f(torch.randn(64, requires_grad=True)).backward()
-print(dict(counters["aot_autograd"]), dict(counters["inductor"]))
+import sys
+from dataclasses import replace
+from pathlib import Path
+from bench.data.datasets import DataSource
+from bench.measure.compile_ahead import child_compile
+from bench.measure.run import run_one
+from bench.plan.recipes import smoke
+from bench.plan.settings import SETTINGS
+from bench.plan.spec import RunSpec
+from bench.store.disk import Store
+from models.registry import source_hash
+npz, model, folder, what = sys.argv[1:]
+dataset = DataSource(f"npz:{npz}", Path(), None, 1.0).load()
+recipe = replace(smoke(), epochs=1, batch_size=20, precision="fp32", cutmix=1.0)
+spec = RunSpec(model, dataset.ref, recipe, SETTINGS["compiled"], "cpu", "here", 0)
+spec = replace(spec, model_source=source_hash(model))
+ignore = lambda event: None
+if what == "ahead":
+    child_compile(print, spec, 2)
+else:
+    record = run_one(replace(spec, seed=1), dataset, Store(Path(folder)), ignore)
+    print(record.setting_used, record.first_step_from_cache, record.notes)
 """
 
 
 @pytest.mark.timeout(600)
-def test_compiled_code_is_kept_for_the_next_process(tmp_path) -> None:
+def test_a_run_compiles_nothing_that_was_compiled_ahead(tiny_npz: Path, tmp_path: Path) -> None:
+    """In another process, with another seed: its first step finds the code in the cache, and the record says so."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHINDUCTOR", "TRITON"))}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\ndef net(n, size): return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, n))\n"
+    )
 
-    def one() -> str:
-        words = [sys.executable, "-c", COMPILES]
+    def one(what: str) -> str:
+        words = [sys.executable, "-c", COMPILES, str(tiny_npz), f"{tmp_path / 'm.py'}:net", str(tmp_path / "s"), what]
         return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    first, second = one(), one()
-    assert "hit" not in first
-    assert "cache_hit" in second, second
+    assert one("ahead").startswith("Compiled(from_cache=False)")
     assert any((tmp_path / "sevit-bench" / "compiled").iterdir())
+    assert one("run").startswith("compiled True")
 
 
 def test_graphed_loss_is_a_copy() -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from bench.analysis.tables import compare
 from bench.core.errors import UserError
+from bench.measure.setting_choice import setting_search_id
 from bench.plan.keys import speed_key
+from bench.plan.spec import session_of
 from bench.store.records import Session, decode, encode
 from bench.store.views import sessions_of
 from tests.synthetic import ENVIRONMENT, record, sealed, session, spec, write_store
@@ -28,6 +30,18 @@ def test_another_host_is_another_machine(device: str, fact: str, other: Any) -> 
     assert speed_key(one, here) == speed_key(one, dict(here))
     assert speed_key(one, here) != speed_key(one, here | {fact: other})
     assert speed_key(one, here) == speed_key(one, here | {"cpu_count": 128}), "not given to the run"
+
+
+def test_a_gpu_that_others_use_is_another_machine() -> None:
+    """Coarsely: how many they are is not asked; older records, which do not say, count as alone."""
+    one = spec("seresnet", device="cuda")
+    alone, shared = ON_GPU | {"gpu_shared": False}, ON_GPU | {"gpu_shared": True, "gpu_other_processes": 2}
+    assert speed_key(one, ON_GPU) == speed_key(one, alone)
+    assert speed_key(one, shared) == speed_key(one, shared | {"gpu_other_processes": 5})
+    assert speed_key(one, shared) != speed_key(one, alone)
+    assert speed_key(one, ON_GPU | {"gpu_shared": "yes"}) == speed_key(one, ON_GPU), "a hostile record"
+    searched = session_of([one], 60.0)
+    assert setting_search_id(searched, shared) == setting_search_id(searched, alone)
 
 
 def test_older_records_say_all_cores_or_nothing() -> None:

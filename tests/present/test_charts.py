@@ -353,6 +353,7 @@ def test_training_speed_by_batch_size_and_where_the_order_turns(tmp_path: Path) 
     made = by_batch({"seresnet": (0.0, 0.001), "vit_tiny": (0.09, 0.0005)}, (64, 128, 256))
     Store(tmp_path).write_session(made)
     chart = of(charts_of([Store(tmp_path)])[0], "training_vs_batch")
+    assert chart.title == "Training speed against batch size, eager"
     assert chart.x.ticks == (64, 128, 256)
     speeds = {s.model: [mark.y for mark in s.marks] for s in chart.series}
     assert speeds["vit_tiny"] == pytest.approx([64 / 0.122, 128 / 0.154, 256 / 0.218], rel=1e-3)
@@ -503,7 +504,8 @@ def test_phases_are_means_of_a_models_runs_and_add_up_to_them(tmp_path: Path) ->
     for model, times in (("seresnet", (1, 3)), ("vit_tiny", (1,))):
         for seed, factor in enumerate(times):
             phases = {phase: factor * value for phase, value in seconds.items()}
-            store.write_record(record(replace(spec(model), seed=seed), 0.9, "cnn", phases=phases))
+            cached = {"first_step_from_cache": seed > 0} if model == "seresnet" else {}
+            store.write_record(record(replace(spec(model), seed=seed), 0.9, "cnn", phases=phases, **cached))
     chart = of(charts_of([store])[0], "phases")
     assert chart.stacked
     by_model = {model: {s.shade: s.marks[0].x for s in chart.series if s.model == model} for model in chart.looks}
@@ -511,6 +513,7 @@ def test_phases_are_means_of_a_models_runs_and_add_up_to_them(tmp_path: Path) ->
     assert list(by_model["vit_tiny"].values()) == [40.0, 3.0, 5.0, 1.0, 3.0, 1.0, 0.5]
     assert next(s.name for s in chart.series if s.name) == "training"
     assert "1 to 2 runs per model" in chart.caption
+    assert "Of 2 first steps under a compiler, 1 found all code in its cache." in chart.caption
 
 
 # --- any store -------------------------------------------------------------------------------------------------------

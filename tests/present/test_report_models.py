@@ -444,6 +444,14 @@ def test_a_time_session_and_that_of_a_sweep(tmp_path: Path) -> None:
     assert session(seconds).ceilings is None
 
 
+@pytest.mark.parametrize(("device", "words"), [("cpu", []), ("cuda", ["--setting", "eager"])])
+def test_eager_is_named_where_auto_is_something_else(tmp_path: Path, device: str, words: list[str]) -> None:
+    store = Store(tmp_path)
+    write_predicted(store, spec("seresnet", device=device), [0, 1], [0, 1])
+    (line, *_) = (line.split() for line in commands.reproduce(load([store]), [store]) if "--models" in line)
+    assert [word for word in line if word in ("--setting", "eager")] == words
+
+
 def test_reading_commands_name_every_store(tmp_path: Path) -> None:
     stores = [Store(tmp_path / "a b"), Store(tmp_path / "c")]
     lines = commands.reproduce(load(stores), stores)  # nothing is there to be made again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.core.text import significant
+from bench.core.text import plural, significant
 from bench.present.charts.accuracy import Runs
 from bench.present.charts.model import Axis, Chart, Mark, Series
 from bench.present.charts.parts import Draft, Scope, finish, one_line, spread, whole_percent
@@ -43,11 +43,20 @@ def phases_of_runs(runs: Runs, scope: Scope) -> Chart | None:
             "Wall-clock seconds of a run from the start of its process to its record, by phase; means of "
             f"{spread([len(group) for group in known.values()], 'run')} per model, without an interval. A resumed run "
             "shows the process that finished it.",
+            *_about_compiling([run for group in known.values() for run in group]),
         ),
         models=tuple(known),
         stacked=True,
     )
     return finish(draft, scope)
+
+
+def _about_compiling(runs: Sequence[FinishedRun]) -> list[str]:
+    """How many first steps compiled, in a sentence; none where nothing was to be compiled."""
+    compiled = [run.first_step_from_cache for run in runs if run.first_step_from_cache is not None]
+    if not compiled:
+        return []
+    return [f"Of {plural(len(compiled), 'first step')} under a compiler, {sum(compiled)} found all code in its cache."]
 
 
 def _mark(model: str, part: str, group: Sequence[FinishedRun], y: int) -> Mark:

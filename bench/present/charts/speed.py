@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from bench.analysis.sessions import about_limit, about_starts, turns, why_ended
+from bench.analysis.sessions import about_limit, about_starts, setting_of, turns, why_ended
 from bench.core.stats import Interval
 from bench.core.text import plural, significant
 from bench.present.charts.model import Axis, Chart, Mark, Series
@@ -44,7 +44,7 @@ def subject_of(session: Session) -> str:
     threads = f", {plural(key.threads, 'thread')}" if key.threads else ""
     return (
         f"Speed session of {day} {time[:5]}: {key.image_size} px, training batch {session.recipe.batch_size}, "
-        f"{key.precision}, setting {key.policy.removeprefix('identical:')} · {key.device_name}{threads}, "
+        f"{key.precision}, setting {setting_of(session)} · {key.device_name}{threads}, "
         f"torch {key.torch}"
     )
 
@@ -65,7 +65,7 @@ def _training_vs_batch(session: Session, rows: Sequence[Row], common: Common) ->
     found = [turns(a, b, session) for a, b in combinations(session.models, 2)]
     return draft and replace(
         draft,
-        title="Training speed against batch size",
+        title=f"Training speed against batch size, {setting_of(session)}",
         y=Axis("training, images/s (median and quartiles)", log=True),
         sentences=(
             "Training images/s at several batch sizes: medians with quartiles.",
@@ -82,7 +82,7 @@ def _throughput_vs_batch(session: Session, rows: Sequence[Row], common: Common) 
     draft = _against_batch(session, "throughput_vs_batch", series, common)
     return draft and replace(
         draft,
-        title="Inference speed against batch size",
+        title=f"Inference speed against batch size, {setting_of(session)}",
         y=Axis("inference, images/s (median and quartiles)", log=True),
         sentences=("Inference images/s at several batch sizes: medians with quartiles.", *draft.sentences),
     )
@@ -101,7 +101,7 @@ def _latency_vs_batch(session: Session, rows: Sequence[Row], common: Common) -> 
     draft = _against_batch(session, "latency_vs_batch", series, common)
     return draft and replace(
         draft,
-        title="Latency against batch size",
+        title=f"Latency against batch size, {setting_of(session)}",
         y=Axis("inference, ms per batch (median and quartiles)", log=True),
         sentences=("Milliseconds until a whole batch is classified: medians with quartiles.", *draft.sentences),
     )

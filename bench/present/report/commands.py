@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from bench.analysis.sessions import setting_of
 from bench.analysis.tables import Loaded
 from bench.data.catalogue import CATALOGUE as PUBLISHED
 from bench.data.convert import DEFAULT_SIZE, own_size
@@ -87,6 +88,11 @@ def _run_words(runs: Sequence[RunRecord], trial_budgets: set[str]) -> list[list[
     return commands
 
 
+def _setting_words(name: str, device: str | None) -> list[str]:
+    """The setting, where `auto` may choose another on that device."""
+    return [] if (name, device) == ("eager", "cpu") else ["--setting", name]
+
+
 def _shared_words(run: RunRecord) -> list[str]:
     """A run's arguments besides models, seeds, tracks and shares."""
     spec, recipe = run.spec, run.spec.recipe
@@ -101,8 +107,7 @@ def _shared_words(run: RunRecord) -> list[str]:
         words += ["--batch-size", str(recipe.batch_size)]
     if isinstance(run, FinishedRun) and run.target is not None:
         words += ["--target", f"{run.target:g}"]
-    if spec.setting.name != "eager":
-        words += ["--setting", spec.setting.name]
+    words += _setting_words(spec.setting.name, spec.device)
     words += ["--deterministic"] * spec.deterministic
     if isinstance(run, FinishedRun) and (run.metrics.runs_at_once or 1) > 1:
         words += ["--runs-per-device", str(run.metrics.runs_at_once)]
@@ -153,8 +158,7 @@ def _session_words(session: Session) -> list[str]:
     words += ["--recipe", recipe.name if known else f"{recipe.name}.toml"]
     words += ["--batch-size", str(recipe.batch_size), "--batch-sizes", ",".join(map(str, sizes))] if sizes else []
     words += ["--image-size", str(key.image_size), "--num-classes", str(session.num_classes)]
-    policy = key.policy.removeprefix("identical:")
-    words += ["--setting", policy] if policy != "eager" else []
+    words += _setting_words(setting_of(session), key.device)
     words += ["--deterministic"] * key.deterministic
     usual = REFERENCE if REFERENCE in session.models else session.models[0]
     if session.reference in session.models and session.reference != usual:
