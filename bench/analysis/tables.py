@@ -18,10 +18,9 @@ from bench.analysis.equal_accuracy import equal_accuracy
 from bench.analysis.equal_accuracy import sentence as sentence_of
 from bench.analysis.references import held_against, sentence
 from bench.analysis.sessions import about_limit, about_starts, why_ended
-from bench.analysis.stats import share_interval
 from bench.core.errors import UserError
 from bench.core.files import inert
-from bench.core.stats import Interval, mean_interval, ratio_over_starts
+from bench.core.stats import Interval, mean_interval, ratio_over_starts, share_interval
 from bench.core.text import plural, significant
 from bench.data.provenance import overlap
 from bench.plan.keys import REFERENCE, Fact, question, speed_key

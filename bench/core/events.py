@@ -170,6 +170,7 @@ class TrialDone(_Event, frozen=True, tag="trial"):
     train_seconds: float
     val_accuracy: float
     val_loss: float
+    val_images: int = 0
 
 
 # --- speed sessions and setting searches -------------------------------------------------------------------------
