@@ -36,6 +36,7 @@ from bench.plan.budget import parse_budget
 from bench.plan.keys import REFERENCE, question, speed_key
 from bench.plan.recipes import TRACKS
 from bench.store.disk import Store
+from bench.store.lr_doubt import doubt
 from bench.store.predictions import Arrays, read_arrays
 from bench.store.records import FailedRun, FinishedRun, LRSearch, Session, finished
 from bench.store.views import sessions_of
@@ -103,6 +104,7 @@ class Side:
     search_samples: float = 0  # of all trials of its learning-rate search; 0 where there was none
     search_trials: int = 0
     search_edge: bool = False  # the rate is the highest or the lowest one tried
+    search_doubt: str = ""  # why the rate chosen may be luck
     left_out: tuple[str, ...] = ()  # seeds without predictions, and why
     diverged: int = 0  # how many of those diverged: they never reach a target
 
@@ -317,6 +319,7 @@ def _with_search(side: Side, searches: list[LRSearch]) -> Side:
                 search_samples=search.samples,
                 search_trials=len(search.trials),
                 search_edge=search.edge,
+                search_doubt=doubt(search, side.runs[0].metrics.val_images or 0),
             )
     return side
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from bench.core.text import plural
 from bench.data.provenance import content_words
 from bench.plan.keys import question, speed_key
 from bench.plan.spec import RunSpec
@@ -74,9 +75,9 @@ def told_apart(runs: Sequence[FinishedRun]) -> list[Conditions]:
     Names do not: two files may both be called data.npz, and a recipe's file may have been edited.
     """
     made = [conditions_of(run) for run in runs]
-    alike: dict[Conditions, list[int]] = {}
+    alike: dict[str, list[int]] = {}
     for index, conditions in enumerate(made):
-        alike.setdefault(conditions, []).append(index)
+        alike.setdefault(as_text(in_words(conditions)), []).append(index)
     for group in alike.values():
         facts = {index: _facts(runs[index]) for index in group}
         chosen: list[str] = []
@@ -87,6 +88,35 @@ def told_apart(runs: Sequence[FinishedRun]) -> list[Conditions]:
             apart = ", ".join(f"{name} {facts[index].get(name)}" for name in chosen)
             made[index] = replace(made[index], apart=apart)
     return made
+
+
+def in_words(c: Conditions) -> dict[str, str]:
+    """Each condition as a title says it; "" where there is nothing to say."""
+    threads = f" with {plural(c.threads, 'thread')}" if c.threads else ""
+    return {
+        "data": f"{c.dataset} ({c.content})" if c.content else c.dataset,
+        "size": f"{c.image_size} px",
+        "training": f"{c.train_images:,} training images",
+        "recipe": f"track {c.track}" if c.track else f"recipe {c.recipe}",
+        "budget": c.budget,
+        "batch": f"batch {c.batch_size}",
+        "precision": c.precision,
+        "setting": f"{c.setting}{', deterministic' * c.deterministic}",
+        "device": f"{c.device_name}{threads}",
+        "torch": f"torch {c.torch}",
+        "apart": c.apart,
+    }
+
+
+def differing(words: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """For each of several things that are shown side by side, what is not the same in all of them: for their titles."""
+    kept = [name for name in (words[0] if words else ()) if len({one[name] for one in words}) > 1]
+    return [tuple(one[name] for name in kept if one[name]) for one in words]
+
+
+def titled(title: str, words: Sequence[str]) -> str:
+    """A title with those of the words that it lacks."""
+    return " · ".join([title, *(word for word in words if word not in title)])
 
 
 def _values(facts: Mapping[int, Mapping[str, object]], names: Sequence[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """Statistics of seeds and test images. Example: welch_ratio(a_seconds, b_seconds)
 
-Wilson's interval is written out: importing scipy.stats takes 1.2 s longer than scipy.special, and `table` and `compare`
-would wait for it. The tests hold it against scipy.stats.
+Formulas are written out: importing scipy.stats takes 1.2 s longer than scipy.special, and `table` and `compare` would
+wait for it. The tests hold them against scipy.stats.
 """
 
 from __future__ import annotations
@@ -11,19 +11,6 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from bench.core.stats import CONFIDENCE, Interval, t_quantile
-
-
-def share_interval(share: float, images: int) -> Interval:
-    """Wilson's interval for the accuracy of one run: what other test images like these may give. `share` in 0..1.
-
-    Wilson 1927 (Journal of the American Statistical Association 22:209).
-    """
-    counted, z2 = round(share * images) / images, statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
-    middle = counted + z2 / (2 * images)
-    half = math.sqrt(z2 * counted * (1 - counted) / images + (z2 / (2 * images)) ** 2)
-    low, high = (middle - half) / (1 + z2 / images), (middle + half) / (1 + z2 / images)
-    # at the ends exactly 0 and 1, despite rounding
-    return Interval(share, low if counted > 0 else 0.0, high if counted < 1 else 1.0, images)
 
 
 def median_interval(values: Sequence[float]) -> Interval:

@@ -13,15 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from bench.analysis.conditions import Conditions, as_text, group_of, same_plan, told_apart
+from bench.analysis.conditions import Conditions, as_text, differing, group_of, in_words, same_plan, told_apart
 from bench.analysis.equal_accuracy import equal_accuracy
 from bench.analysis.equal_accuracy import sentence as sentence_of
 from bench.analysis.references import held_against, sentence
 from bench.analysis.sessions import about_limit, about_starts, why_ended
-from bench.analysis.stats import share_interval
 from bench.core.errors import UserError
 from bench.core.files import inert
-from bench.core.stats import Interval, mean_interval, ratio_over_starts
+from bench.core.stats import Interval, mean_interval, ratio_over_starts, share_interval
 from bench.core.text import plural, significant
 from bench.data.provenance import overlap
 from bench.plan.keys import REFERENCE, Fact, question, speed_key
@@ -121,6 +120,7 @@ class Comparison:
     question: str = ""  # equal for comparisons that differ only in the number of training images
     session: Session | None = None  # where the speeds come from
     reference: str | None = None  # the model that ratios refer to; None: no ratios
+    differs: tuple[str, ...] = ()  # what tells it from the others beside it, in words
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,12 @@ def compare_loaded(loaded: Loaded, reference: str | None = None, by_device: bool
         _refuse_mixed_keys([group[0] for group in groups.values()])
     failed = [run for run in loaded.runs if isinstance(run, FailedRun)]
     comparisons = []
-    for group, conditions in zip(groups.values(), told_apart([group[-1] for group in groups.values()]), strict=True):
+    every = told_apart([group[-1] for group in groups.values()])
+    differs = differing(list(map(in_words, every)))
+    for group, conditions, own_words in zip(groups.values(), every, differs, strict=True):
         own = [run for run in failed if same_plan(run.spec, group[0].spec)]
         failed = [run for run in failed if run not in own]
-        made = _comparison(group, conditions, loaded.sessions, reference)
+        made = _comparison(group, conditions, own_words, loaded.sessions, reference)
         comparisons.append(replace(made, failures=_failures(own)))
     titles = [c.conditions.data_title for c in comparisons if c.conditions]
     comparisons = [
@@ -212,7 +214,11 @@ def _failures(runs: list[FailedRun]) -> tuple[Failure, ...]:
 
 
 def _comparison(
-    runs: list[FinishedRun], conditions: Conditions, sessions: list[Session], reference: str | None
+    runs: list[FinishedRun],
+    conditions: Conditions,
+    differs: tuple[str, ...],
+    sessions: list[Session],
+    reference: str | None,
 ) -> Comparison:
     by_model: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -234,7 +240,8 @@ def _comparison(
             f"{plural(older, 'run')} left out: the model's file, or its recipe in this track, has changed since."
         )
     return Comparison(
-        title=_title(conditions),
+        title=_title(conditions, differs),
+        differs=differs,
         conditions=conditions,
         run_ids=tuple(run.run_id for run in runs),
         rows=tuple(rows),
@@ -285,13 +292,16 @@ def _by_model(session: Session | None) -> dict[str, Seconds]:
     return seconds
 
 
-def _title(c: Conditions) -> str:
+def _title(c: Conditions, differs: Sequence[str]) -> str:
+    """The conditions in one line; those that nearly all share are left out unless they tell it from others."""
+    words = in_words(c)
     threads = f", {plural(c.threads, 'thread')}" if c.threads else ""
-    setting = "" if c.setting == "eager" else f" · {c.setting}"
+    setting = "" if words["setting"] == "eager" and "eager" not in differs else f" · {words['setting']}"
+    size = f" of {words['size']}" if words["size"] in differs else ""
     track = f"track {c.track}, " if c.track else ""
     content = f"{c.content}; " if c.content else ""
     return (
-        f"{c.dataset} ({content}{c.train_images:,} training and {c.test_images:,} test images) · "
+        f"{c.dataset} ({content}{c.train_images:,} training and {c.test_images:,} test images{size}) · "
         f"{track}recipe {c.recipe}, {c.budget}, batch {c.batch_size}, {c.precision} · "
         f"{c.device_name}{threads}, torch {c.torch}{setting}{f' · {c.apart}' if c.apart else ''}"
     )

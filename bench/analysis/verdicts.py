@@ -20,6 +20,9 @@ DEPENDS = "depends on the recipe"
 SIGNIFICANT = 0.05
 MOST_SEEDS, MOST_IMAGES = 100, 1_000_000  # more than this is not realistic advice
 
+# of a search for a learning rate
+ONE_SEED = "one seed a trial: the intervals hold for these rates, and leave out what another search might choose"
+
 
 def verdict(difference: Difference, p_adjusted: float, margin: float) -> str:
     """One of VERDICTS. `margin` is the difference treated as equivalent; `p_adjusted` covers all tests of the family.

@@ -94,6 +94,7 @@ def gates(pairs: list[Pair], fail_if: Sequence[Condition], require: Sequence[Con
     """A line for each condition and pair, passed, failed or undecided, and whether the command fails for it."""
     from bench.analysis.compare import interval_of
     from bench.analysis.verdicts import outcome
+    from bench.present.pair_table import ends_text
 
     lines = []
     for flag, conditions in (("--fail-if", fail_if), ("--require", require)):
@@ -102,7 +103,7 @@ def gates(pairs: list[Pair], fail_if: Sequence[Condition], require: Sequence[Con
                 interval = interval_of(pair, c.metric)
                 result = outcome(c, interval, required=flag == "--require")
                 track = f", track {pair.track}" if pair.track else ""
-                ends = "" if math.isnan(interval.low) else f", {interval.low:.4g} to {interval.high:.4g}"
+                ends = "" if math.isnan(interval.low) else f", {ends_text(c.metric, interval)}"
                 lines.append(
                     (
                         f"{result.word}: {flag} '{c.metric} {c.operator} {c.number:g}': {pair.a.model} against "

@@ -176,6 +176,7 @@ class TrialDone(_Event, frozen=True, tag="trial"):
     train_seconds: float | None  # None: others trained in the same process
     val_accuracy: float
     val_loss: float
+    val_images: int = 0
 
 
 # --- speed sessions and setting searches -------------------------------------------------------------------------

@@ -100,3 +100,28 @@ def mean_interval(values: Sequence[float]) -> Interval:
         return Interval(mean, math.nan, math.nan, n)
     half = t_half(values, n)
     return Interval(mean, mean - half, mean + half, n)
+
+
+def share_interval(share: float, images: int) -> Interval:
+    """Wilson's interval for the accuracy of one run: what other test images like these may give. `share` in 0..1.
+
+    Wilson 1927 (Journal of the American Statistical Association 22:209).
+    """
+    counted, z2 = round(share * images) / images, statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    middle = counted + z2 / (2 * images)
+    half = math.sqrt(z2 * counted * (1 - counted) / images + (z2 / (2 * images)) ** 2)
+    low, high = (middle - half) / (1 + z2 / images), (middle + half) / (1 + z2 / images)
+    # at the ends exactly 0 and 1, despite rounding
+    return Interval(share, low if counted > 0 else 0.0, high if counted < 1 else 1.0, images)
+
+
+def difference_of_shares(a: Interval, b: Interval) -> Interval:
+    """A minus B of two of `share_interval`, with a 95 % interval, as if they had seen different images.
+
+    Newcombe 1998 (Statistics in Medicine 17:873), method 10. Where both saw the same images it is too wide rather than
+    too narrow, since two classifiers mostly err on the same ones.
+    """
+    low = math.hypot(a.value - a.low, b.high - b.value)
+    high = math.hypot(a.high - a.value, b.value - b.low)
+    value = a.value - b.value
+    return Interval(value, value - low, value + high, min(a.n, b.n))

@@ -32,6 +32,7 @@ from bench.plan.recipes import LRS, length
 from bench.plan.request import RunRequest
 from bench.plan.spec import RunSpec, content_id, slug, spec_id, to_dict, work_id
 from bench.store.disk import Store, now
+from bench.store.lr_doubt import best_of, doubt, runner_up
 from bench.store.records import FailedStatus, LRSearch, Trial
 
 SHARE = 0.1  # of the run's budget that a first trial gets
@@ -145,11 +146,6 @@ def search_id(spec: RunSpec, budget: Budget) -> str:
     return f"{slug(spec.model)}-{slug(spec.recipe.name)}-{content_id([spec_id(shown), LRS[spec.recipe.optimizer]])}"
 
 
-def best_of(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials from the best on: by validation accuracy, among equals by loss; failed ones come last."""
-    return sorted(trials, key=lambda t: (-(t.val_accuracy or 0.0), math.inf if t.val_loss is None else t.val_loss))
-
-
 def next_trials(trials: Sequence[Trial], rates: tuple[float, ...]) -> list[tuple[int, float]]:
     """(rung, lr) of the trials that come next; none where the search is over.
 
@@ -197,9 +193,10 @@ def describe(search: LRSearch) -> str:
         for t in sorted((t for t in search.trials if t.rung > 0), key=lambda t: t.lr)
     )
     edge = "; it is the last rate tried on its side, a better one may lie beyond" if search.edge else ""
+    luck = f"; {why}: this rate may be luck" if (why := doubt(search)) else ""
     count = plural(len(search.trials), "trial")
     title = f"{search.spec.model}, recipe {search.spec.recipe.name}: lr {search.chosen:g} of {count}"
-    return f"{title} ({tried}), {search.samples:,.0f} samples{edge}"
+    return f"{title} ({tried}), {search.samples:,.0f} samples{edge}{luck}"
 
 
 # --- searches on a board ---------------------------------------------------------------------------------------------
@@ -339,7 +336,8 @@ class _Searches:
             return
         if record.chosen is None:
             chosen, edge = verdict(record.trials)
-            search.record = msgspec.structs.replace(record, chosen=chosen, edge=edge)
+            second = runner_up(record.trials, max(trial.val_images for trial in record.trials))
+            search.record = msgspec.structs.replace(record, chosen=chosen, edge=edge, runner_up=second)
             self._context.store.write_lr_search(search.record)
         self._ended[record.id] = search.record
 
@@ -439,6 +437,7 @@ def as_trial(answer: Answer, coming: _Coming, batch_size: int, display: RunDispl
             train_seconds=done.train_seconds,
             val_accuracy=done.val_accuracy,
             val_loss=done.val_loss,
+            val_images=done.val_images,
         )
     status = outcome.status if outcome.status in get_args(FailedStatus) else "failed"
     display.line(f"{status}: {outcome.message}")

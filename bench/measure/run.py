@@ -156,7 +156,8 @@ def run_trial(spec: RunSpec, images: Images, report: Report, together: int = 1) 
     forward = make_forward(model, spec.setting, device, spec.recipe.precision)
     clocks = Clocks.of(time.perf_counter, synchroniser(device), alone=together == 1)
     trained = yield from supervise(training, lambda: _look(model, validation, forward, report), clocks, report)
-    return TrialDone(course.samples, trained.train_seconds, trained.validation.accuracy, trained.validation.loss)
+    seen = trained.validation
+    return TrialDone(course.samples, trained.train_seconds, seen.accuracy, seen.loss, len(seen.labels))
 
 
 # --- the steps of a run ------------------------------------------------------------------------------------------

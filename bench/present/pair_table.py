@@ -8,7 +8,7 @@ import statistics
 from bench.analysis.compare import Pair, Reached, Side, across_tracks, median_seconds, timed_budget
 from bench.analysis.crossed import Difference, mcnemar
 from bench.analysis.equal_accuracy import clock_of, ratio_text, sentence, took_text
-from bench.analysis.verdicts import points
+from bench.analysis.verdicts import ONE_SEED, points
 from bench.core.stats import Interval
 from bench.core.text import plural, significant
 from bench.data.provenance import overlap
@@ -130,7 +130,8 @@ def _search_lines(a: Side, b: Side) -> list[Line]:
     lines = [("learning rates", f"{rates}, found on validation in {trials} each, {samples}")]
     if edge := [side.model for side in (a, b) if side.search_edge]:
         lines.append(("", f"{' and '.join(edge)}: the highest or lowest rate tried; a better one may lie beyond"))
-    return lines
+    lines += [("", f"{side.model}: {side.search_doubt}") for side in (a, b) if side.search_doubt]
+    return [*lines, ("", f"searched with {ONE_SEED}")]
 
 
 def _training_seconds(pair: Pair) -> str:
@@ -213,6 +214,13 @@ def _ratio(ratio: Interval, counted: str, without: str) -> str:
         return without
     ends = f" ({_number(ratio.low)}–{_number(ratio.high)})" if not math.isnan(ratio.low) else ""
     return f"{_number(ratio.value)}×{ends}, {plural(ratio.n, counted)}"
+
+
+def ends_text(metric: str, interval: Interval) -> str:
+    """The ends of an interval that a condition is tested on: `+1.20 to +5.00 points`, `0.99× to 1.12×`."""
+    if metric == "accuracy":
+        return f"{interval.low:+.2f} to {interval.high:+.2f} points"
+    return f"{_number(interval.low)}× to {_number(interval.high)}×"
 
 
 def _number(value: float) -> str:

@@ -367,6 +367,17 @@ class Trial(_Record, frozen=True, kw_only=True):
     train_seconds: Amount | None  # None: other trials trained in the same process
     val_accuracy: Share | None
     val_loss: Amount | None
+    val_images: Whole = 0  # older records do not say
+
+
+class RunnerUp(_Record, frozen=True, kw_only=True):
+    """The second best of the rates tried longest, and how far it is behind the chosen one: a share's interval."""
+
+    lr: Positive
+    val_accuracy: Share
+    val_images: Count
+    low: float
+    high: float
 
 
 class LRSearch(_Record, frozen=True, kw_only=True):
@@ -379,6 +390,7 @@ class LRSearch(_Record, frozen=True, kw_only=True):
     trials: tuple[Trial, ...]
     chosen: Positive | None = None
     edge: bool = False  # the best rate is the highest or the lowest one tried
+    runner_up: RunnerUp | None = None
 
     @property
     def samples(self) -> float:

@@ -212,6 +212,7 @@ def test_the_tracks_are_held_against_each_other(tmp_path: Path) -> None:
                 train_seconds=1.0,
                 val_accuracy=0.5,
                 val_loss=1.0,
+                val_images=100,
             )
             store.write_lr_search(
                 LRSearch(
@@ -230,6 +231,8 @@ def test_the_tracks_are_held_against_each_other(tmp_path: Path) -> None:
     text = flat(render(made))
     assert "both tracks: depends on the recipe (shared: better; family: worse)" in text
     assert "found on validation in 2 trials each, 1,000 and 1,000" in text
+    assert "seresnet: 0.01 and the runner-up 0.01 cannot be told apart: 50.0 and 50.0 % of 100" in text
+    assert "searched with one seed a trial: the intervals hold for these rates" in text
     assert cnn().optimizer == made[1].a.runs[0].spec.recipe.optimizer
 
 

@@ -17,30 +17,8 @@ from bench.analysis.stats import (
     median_time,
     power_of_t,
     satterthwaite,
-    share_interval,
     welch_ratio,
 )
-
-
-def test_wilson_against_newcombe() -> None:
-    """Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3: 81 of 263 gives 0.2553 to 0.3662."""
-    found = share_interval(81 / 263, 263)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
-
-
-@pytest.mark.parametrize("images", [1, 7, 360, 10_000])
-def test_wilson_against_scipy(images: int) -> None:
-    for right in {0, 1, images // 3, images}:
-        theirs = stats.binomtest(right, images).proportion_ci(0.95, method="wilson")
-        found = share_interval(right / images, images)
-        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-
-
-def test_wilson_at_the_ends() -> None:
-    assert share_interval(1.0, 360).high == 1.0
-    assert 0.98 < share_interval(1.0, 360).low < 1.0
-    assert share_interval(0.0, 360).low == 0.0
-
 
 # --- unpaired samples ------------------------------------------------------------------------------------------------
 

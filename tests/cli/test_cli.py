@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -217,7 +218,10 @@ def test_fail_if_closes_the_gate(tmp_path: Path, capsys: Captured) -> None:
     assert main([*words, "accuracy < 5"]) == 0
     assert "\npassed: --fail-if 'accuracy < 5': seresnet against vit_tiny, " in capsys.readouterr().out
     assert main([*words, "accuracy > 5"]) == 1
-    assert "\nfailed: --fail-if 'accuracy > 5': seresnet against vit_tiny, " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\nfailed: --fail-if 'accuracy > 5': seresnet against vit_tiny, " in out
+    (shown,) = re.findall(r"difference  .* points \((.*)\), images like these", out)
+    assert f"vit_tiny, {shown} points: the whole interval" in out, "the ends are those of the line above"
     assert main([*words, "speed < 1"]) == 1, "no session timed them"
     assert "there is no interval, so it cannot be tested" in capsys.readouterr().out
     assert (tmp_path / "v.csv").read_text().startswith("dataset,")

@@ -13,10 +13,12 @@ from bench.core.stats import (
     PILOT,
     Interval,
     blocks_needed,
+    difference_of_shares,
     log_ratios,
     mean_interval,
     ratio_interval,
     ratio_over_starts,
+    share_interval,
 )
 
 
@@ -142,3 +144,29 @@ def test_simulated_sessions_are_honest_and_still_see_five_percent() -> None:
     alone = [ratio_interval(np.exp(row).tolist(), [1.0] * 30) for row in
              0.01 * rng.standard_normal((200, 1)) + 0.02 * rng.standard_normal((200, 30))]  # fmt: skip
     assert sum(one.low <= 1 <= one.high for one in alone) < 160, "blocks of one start alone are far too sure"
+
+
+def test_wilson_against_newcombe() -> None:
+    """Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3: 81 of 263 gives 0.2553 to 0.3662."""
+    found = share_interval(81 / 263, 263)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+
+
+@pytest.mark.parametrize("images", [1, 7, 360, 10_000])
+def test_wilson_against_scipy(images: int) -> None:
+    for right in {0, 1, images // 3, images}:
+        theirs = stats.binomtest(right, images).proportion_ci(0.95, method="wilson")
+        found = share_interval(right / images, images)
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_at_the_ends() -> None:
+    assert share_interval(1.0, 360).high == 1.0
+    assert 0.98 < share_interval(1.0, 360).low < 1.0
+    assert share_interval(0.0, 360).low == 0.0
+
+
+def test_a_difference_of_shares_against_newcombe() -> None:
+    """Newcombe 1998 (Statistics in Medicine 17:873), table II, method 10: 56 of 70 and 48 of 80."""
+    found = difference_of_shares(share_interval(56 / 70, 70), share_interval(48 / 80, 80))
+    assert (round(found.low, 4), round(found.high, 4)) == (0.0524, 0.3339)

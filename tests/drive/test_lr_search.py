@@ -47,7 +47,7 @@ def curve(best: float, trials: Trials, stop_after: int = 10**9) -> AtOnce:
         samples = round(length(spec.recipe).amount)
         trials.append((spec.recipe.lr, samples))
         accuracy = max(0.0, 0.8 - 0.2 * abs(math.log10(spec.recipe.lr / best)))
-        done = TrialDone(samples=samples, train_seconds=1.0, val_accuracy=accuracy, val_loss=1.0)
+        done = TrialDone(samples=samples, train_seconds=1.0, val_accuracy=accuracy, val_loss=1.0, val_images=50)
         return Answer(Outcome("ok"), events=(done,))
 
     return AtOnce(answer)
@@ -85,6 +85,9 @@ def test_the_best_of_a_known_curve_is_found(best: float, chosen: float, edge: bo
     assert result.samples == 4 * 640 + 3 * 1280
     assert sum(trial.train_seconds for trial in result.trials) == 7.0
     assert ("a better one may lie beyond" in search.describe(result)) == edge
+    assert result.runner_up is not None
+    assert (result.runner_up.val_images, result.runner_up.low < 0) == (50, True)
+    assert "cannot be told apart" in search.describe(result)
 
 
 @pytest.mark.parametrize("together", [2, 3, 8])

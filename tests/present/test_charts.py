@@ -16,6 +16,7 @@ from bench.analysis.tables import compare
 from bench.core.errors import UserError
 from bench.core.stats import mean_interval
 from bench.plan.recipes import in_track
+from bench.plan.settings import SETTINGS
 from bench.present.charts.accuracy import MEASURES, front_of, pareto
 from bench.present.charts.build import KINDS, charts_of
 from bench.present.charts.interactive import figure
@@ -248,6 +249,34 @@ def runs(root: Path, changes: list[dict[str, Any]], model: str = "seresnet", acc
     for seed, change in enumerate(changes):
         store.write_record(record(spec(model, seed), accuracy - 0.02 * seed, **change))
     return store
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipe": replace(RECIPE, precision="bf16")}, ("fp32", "bf16")),
+        ({"recipe": replace(RECIPE, batch_size=8)}, (f"batch {RECIPE.batch_size}", "batch 8")),
+        ({"setting": SETTINGS["compiled"]}, ("eager", "compiled")),
+        ({"deterministic": True}, ("eager", "eager, deterministic")),
+        ({"threads": 7}, ("Test CPU with 2 threads", "Test CPU with 7 threads")),
+        ({"train_images": 387}, ("1,295 training images", "387 training images")),
+    ],
+    ids=lambda of: next(iter(of)),
+)
+def test_titles_say_what_differs(change: dict[str, Any], words: tuple[str, str], tmp_path: Path) -> None:
+    """Two comparisons side by side: charts of one kind are told apart by their titles, and so are the tables."""
+    store, there = Store(tmp_path), {"threads": 2, "train_images": 1295, **change}
+    for seed, own in enumerate(({"threads": 2, "train_images": 1295}, there)):
+        threads, images = own.pop("threads"), own.pop("train_images")
+        own["data"] = replace(DATA, train_fraction=images / 1295)
+        environment = {**ENVIRONMENT, "torch_threads": threads}
+        run = spec("seresnet", seed, **own)
+        store.write_record(record(run, 0.9, environment=environment, metrics={"train_images": images}))
+    charts, _ = charts_of([store])
+    titles = {chart.title for chart in charts if chart.key == "accuracy_vs_flops"}
+    assert titles == {f"Accuracy against FLOPs · {word}" for word in words}
+    assert len({(chart.title, chart.position) for chart in charts}) == len(charts)
+    assert len({comparison.title for comparison in compare([store])}) == 2
 
 
 def test_seeds_stand_faint_behind_their_mean(tmp_path: Path) -> None:

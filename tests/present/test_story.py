@@ -261,8 +261,11 @@ def test_the_weightiest_caveat_comes_first(base: Pair) -> None:
     dirty = tuple(structs.replace(run, environment={**ENVIRONMENT, "dirty": True}) for run in local.a.runs)
     assert "uncommitted changes" in caveats([replace(local, a=replace(base.a, runs=dirty))], [])[0]
     gpu = tuple(structs.replace(run, spec=replace(run.spec, device="cuda")) for run in local.a.runs)
-    there = replace(local, a=replace(base.a, runs=gpu, search_edge=True, left_out=("seed 2: oom",)))
-    edge, left, recipe, last = caveats([there], [])
+    side = replace(base.a, search_edge=True, search_trials=7, search_doubt="0.1 is no better than 0.01")
+    there = replace(local, a=replace(side, runs=gpu, left_out=("seed 2: oom",)))
+    edge, luck, one_seed, left, recipe, last = caveats([there], [])
+    assert luck == "The learning rate of seresnet may be luck: 0.1 is no better than 0.01."
+    assert one_seed.startswith("Learning rates were searched with one seed a trial: the intervals hold for these rates")
     assert "at the edge of the range tried" in edge
     assert left == "Runs of seresnet are left out: seed 2: oom."
     assert recipe.startswith("A single recipe")

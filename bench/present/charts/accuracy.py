@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.analysis.stats import median_interval, share_interval
+from bench.analysis.stats import median_interval
 from bench.analysis.tables import Comparison, Row
-from bench.core.stats import Interval
+from bench.core.stats import Interval, share_interval
 from bench.core.text import plural, significant
 from bench.present.charts.model import Axis, Chart, Mark, Series
 from bench.present.charts.parts import (

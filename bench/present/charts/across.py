@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.analysis.compare import Pair
-from bench.analysis.conditions import Conditions
+from bench.analysis.conditions import Conditions, differing, in_words, titled
 from bench.analysis.crossed import Difference
 from bench.analysis.tables import Comparison, Row
 from bench.analysis.verdicts import points
@@ -53,10 +53,12 @@ def stem_of(conditions: Conditions, recipe: str = "") -> str:
 def data_efficiency(comparisons: Sequence[Comparison], common: Common) -> list[Chart]:
     """Test accuracy against the number of training images, for every question that was asked with several."""
     charts, taken = list[Chart](), set[str]()
-    for group in by_data(comparisons):
+    groups = by_data(comparisons)
+    words = differing([{**in_words(_conditions(group[0])), "training": ""} for group in groups])
+    for group, differs in zip(groups, words, strict=True):
         prefix = unused(stem_of(_conditions(group[0])), taken)
         taken.add(prefix)
-        charts.append(_data_efficiency(group, common, prefix))
+        charts.append(_data_efficiency(group, common, prefix, differs))
     return charts
 
 
@@ -74,7 +76,7 @@ def _conditions(comparison: Comparison) -> Conditions:
     return comparison.conditions
 
 
-def _data_efficiency(group: Sequence[Comparison], common: Common, prefix: str) -> Chart:
+def _data_efficiency(group: Sequence[Comparison], common: Common, prefix: str, differs: Sequence[str]) -> Chart:
     conditions = _conditions(group[0])
     models = tuple(sorted({row.model for comparison in group for row in comparison.rows}))
     rows = [row for comparison in group for row in comparison.rows]
@@ -96,7 +98,7 @@ def _data_efficiency(group: Sequence[Comparison], common: Common, prefix: str) -
         ),
         models=models,
     )
-    return finish(draft, Scope(common, prefix, _sizes_title(conditions, sizes), facets_of(conditions)))
+    return finish(draft, Scope(common, prefix, _sizes_title(conditions, sizes), facets_of(conditions), differs))
 
 
 def _sizes_title(conditions: Conditions, sizes: Sequence[float]) -> str:
@@ -153,10 +155,12 @@ class PairRows:
 def differences(pairs: Sequence[Pair], common: Common, reference: str | None = None) -> list[Chart]:
     """A row per pair, a mark per track: the difference of accuracies with both intervals; a chart for each question."""
     charts, taken = list[Chart](), set[str]()
-    for group in by_question(pairs):
+    groups = by_question(pairs)
+    words = differing([{**in_words(group[0].conditions), "recipe": _recipe(group[0])} for group in groups])
+    for group, differs in zip(groups, words, strict=True):
         prefix = unused(stem_of(group[0].conditions, "tracks" if group[0].track else ""), taken)
         taken.add(prefix)
-        charts.append(_differences(group, common, f"{prefix}-differences", reference or REFERENCE))
+        charts.append(_differences(group, common, f"{prefix}-differences", reference or REFERENCE, differs))
     return charts
 
 
@@ -168,7 +172,12 @@ def by_question(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
-def _differences(group: Sequence[Pair], common: Common, stem: str, reference: str) -> Chart:
+def _recipe(pair: Pair) -> str:
+    """Both tracks share a chart."""
+    return "tracks" if pair.track else f"recipe {pair.conditions.recipe}"
+
+
+def _differences(group: Sequence[Pair], common: Common, stem: str, reference: str, differs: Sequence[str]) -> Chart:
     every = list(dict.fromkeys((pair.a.model, pair.b.model) for pair in group))
     names = sorted(every, key=lambda names: reference not in names)[:MOST_PAIRS]
     pairs = [pair for pair in group if (pair.a.model, pair.b.model) in names]
@@ -180,7 +189,7 @@ def _differences(group: Sequence[Pair], common: Common, stem: str, reference: st
     return Chart(
         key="differences",
         stem=stem,
-        title="Differences in test accuracy",
+        title=titled("Differences in test accuracy", differs),
         x=Axis("difference in test accuracy, points (right: the first is better)"),
         y=Axis("", names=tuple(f"{short(a, SIDE_LENGTH)} − {short(b, SIDE_LENGTH)}" for a, b in names)),
         series=tuple(series for track in rows.tracks for series in _of_track(rows, track)),

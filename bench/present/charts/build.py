@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.analysis.compare import Pair, pairs_loaded
+from bench.analysis.conditions import differing
 from bench.analysis.sessions import train_sizes
 from bench.analysis.tables import Comparison, Loaded, compare_loaded, load
 from bench.core.errors import UserError
@@ -19,7 +20,7 @@ from bench.present.charts.across import data_efficiency, differences, stem_of
 from bench.present.charts.comparison import charts_of_comparison
 from bench.present.charts.model import Chart, Missing, looks_of
 from bench.present.charts.parts import Common, names_of, unused
-from bench.present.charts.speed import charts_of_session
+from bench.present.charts.speed import charts_of_session, in_words
 from bench.store.disk import Store
 from bench.store.records import Session
 from models.registry import family
@@ -110,12 +111,12 @@ def build(
 def of_sessions(sessions: Sequence[Session], common: Common) -> list[Chart]:
     """The charts of the sessions of the `time` command."""
     charts, used = list[Chart](), set[str]()
-    for session in sessions:
-        # a short limit may have left out any of these
-        if session.bounds or session.memory or len(train_sizes(session)) > 1:
-            prefix = unused(f"speed-{slug(session.id)}", used)
-            used.add(prefix)
-            charts += charts_of_session(session, common, prefix)
+    # a short limit may have left out any of these
+    shown = [one for one in sessions if one.bounds or one.memory or len(train_sizes(one)) > 1]
+    for session, differs in zip(shown, differing(list(map(in_words, shown))), strict=True):
+        prefix = unused(f"speed-{slug(session.id)}", used)
+        used.add(prefix)
+        charts += charts_of_session(session, common, prefix, differs)
     return charts
 
 

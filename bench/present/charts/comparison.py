@@ -19,7 +19,7 @@ def charts_of_comparison(
 ) -> list[Chart]:
     """Every chart that a comparison has data for; `prefix` begins the names of their files."""
     assert comparison.conditions is not None  # of a comparison with rows
-    scope = Scope(common, prefix, comparison.title, facets_of(comparison.conditions))
+    scope = Scope(common, prefix, comparison.title, facets_of(comparison.conditions), comparison.differs)
     runs = runs_of(comparison, by_id)
     failed = [by_id[failure.run_id] for failure in comparison.failures if failure.status == "diverged"]
     diverged = [run for run in failed if isinstance(run, FailedRun)]

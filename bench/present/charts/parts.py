@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.conditions import Conditions
+from bench.analysis.conditions import Conditions, titled
 from bench.core.stats import Interval
 from bench.core.text import plural, significant
 from bench.present.charts.model import LONGEST_NAME, Axis, Chart, Look, Series, short
@@ -40,6 +40,7 @@ class Scope:
     prefix: str  # the names of their files begin with it
     subject: str
     facets: Mapping[str, str]
+    differs: Sequence[str] = ()  # what tells it from the others, for the titles
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def finish(draft: Draft, scope: Scope) -> Chart:
     return Chart(
         key=draft.key,
         stem="-".join(filter(None, (scope.prefix, draft.key, draft.position))),
-        title=draft.title,
+        title=titled(draft.title, scope.differs),
         x=draft.x,
         y=draft.y,
         series=draft.series,

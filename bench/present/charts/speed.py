@@ -22,10 +22,11 @@ PART_SHADES = (2, 1, 3, 5, 6, 4)  # of COLOURS, the largest part of a step first
 REST, REST_SHADE = "everything else", 0
 
 
-def charts_of_session(session: Session, common: Common, prefix: str) -> list[Chart]:
+def charts_of_session(session: Session, common: Common, prefix: str, differs: Sequence[str] = ()) -> list[Chart]:
     """Every chart that a session has data for; `prefix` begins the names of their files."""
     recipe = {} if session.recipes else {"recipe": session.recipe.name}
-    scope = Scope(common, prefix, subject_of(session), {"device": str(session.key.device_name), **recipe})
+    facets = {"device": str(session.key.device_name), **recipe}
+    scope = Scope(common, prefix, subject_of(session), facets, differs)
     rows = [row for row in speed_rows(session) if row["status"] == "ok"]
     drafts = [
         _training_vs_batch(session, rows, common),
@@ -36,6 +37,21 @@ def charts_of_session(session: Session, common: Common, prefix: str) -> list[Cha
         _energy(session, common),
     ]
     return [finish(draft, scope) for draft in drafts if draft is not None]
+
+
+def in_words(session: Session) -> dict[str, str]:
+    """What a session's charts may differ in from another's, as a title says it."""
+    key = session.key
+    threads = f" with {plural(key.threads, 'thread')}" if key.threads else ""
+    return {
+        "size": f"{key.image_size} px",
+        "batch": f"training batch {session.recipe.batch_size}",
+        "precision": str(key.precision),
+        "setting": key.policy.removeprefix("identical:"),
+        "device": f"{key.device_name}{threads}",
+        "torch": f"torch {key.torch}",
+        "day": session.started.replace("T", " ")[:16],
+    }
 
 
 def subject_of(session: Session) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from bench.analysis import references
 from bench.analysis.compare import Pair, Side
 from bench.analysis.tables import Comparison
+from bench.analysis.verdicts import ONE_SEED
 from bench.present.report.wording import display_name, listed
 from bench.store.records import FinishedRun
 
@@ -35,6 +36,10 @@ def caveats(tracks: Sequence[Pair], comparisons: Sequence[Comparison]) -> list[s
         lines.append(
             f"The learning rate of {listed(edge)} lies at the edge of the range tried: a better one may lie beyond it."
         )
+    if searched := [side for side in sides if side.search_trials]:
+        lucky = [side for side in searched if side.search_doubt]
+        lines += [f"The learning rate of {side.model} may be luck: {side.search_doubt}." for side in lucky]
+        lines.append(f"Learning rates were searched with {ONE_SEED}.")
     for side in sides:
         lines += [f"Runs of {side.model} are left out: {'; '.join(side.left_out)}."] * bool(side.left_out)
     if len(tracks) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.analysis.stats import share_interval
+from bench.core.stats import share_interval
 from bench.core.text import plural, significant
 from bench.present.report.confusion import Confusion
 from bench.present.report.mistakes import Mistakes

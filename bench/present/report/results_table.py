@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.conditions import Conditions
+from bench.analysis.conditions import Conditions, titled
 from bench.analysis.tables import COLUMNS, Column, Comparison, Row
 from bench.core.text import plural
 from bench.present import table_formats
@@ -108,7 +108,7 @@ def label(comparison: Comparison) -> str:
     if c is None:
         return comparison.title
     words = f"{c.dataset} on {c.train_images:,} images, {_recipe(c.track, c.recipe)}, {c.budget}, {c.precision}"
-    return f"{words}, {c.setting}, {c.device_name}{f', {c.apart}' if c.apart else ''}"
+    return titled(f"{words}, {c.setting}, {c.device_name}{f', {c.apart}' if c.apart else ''}", comparison.differs)
 
 
 def _columns(comparisons: Sequence[Comparison]) -> list[Column]:
