@@ -324,6 +324,8 @@ def test_refusals(line: str, sentence: str) -> None:
 def test_a_comma_in_the_name_of_a_file_stays() -> None:
     assert sweep("--dataset", "npz:a,b.npz").data.datasets == ("npz:a,b.npz",)
     assert sweep("--dataset", "npz:a.npz,folder:b").data.datasets == ("npz:a.npz", "folder:b")
+    both = sweep("--dataset", "npz:a, b.npz,cifar10,folder:c,d").data.datasets
+    assert both == ("npz:a, b.npz", "cifar10", "folder:c,d")
 
 
 AT_ONCE = [
