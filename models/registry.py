@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import importlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,26 +52,43 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def split_names(text: str) -> list[str]:
-    """Split on commas outside brackets, so that `timm:vit[depth=2,num_heads=3],seresnet` is two names.
+    """Split on commas, so that `timm:vit[depth=2,num_heads=3],seresnet` is two names and `my,model.py:f` one.
 
-    Raises ModelError for an empty name and for brackets that do not close.
+    A comma stays where it stands in brackets, or in the name of a file that exists. Raises ModelError for an empty name
+    and for brackets that do not close.
     """
-    names, current, depth = [], "", 0
-    for character in text:
-        depth += (character == "[") - (character == "]")
-        if depth < 0:
+    pieces, names = text.split(","), list[str]()
+    while pieces:
+        starts = [",".join(pieces[:count]).strip() for count in range(len(pieces), 0, -1)]
+        name = next(filter(_names_a_file, starts), None) or next(filter(_closed, reversed(starts)), None)
+        if name is None:
+            raise ModelError(f"'{text}' opens a bracket that is not closed")
+        if _open_brackets(name) < 0 and not _names_a_file(name):
             raise ModelError(f"'{text}' closes a bracket that was not opened")
-        if character == "," and depth == 0:
-            names.append(current.strip())
-            current = ""
-        else:
-            current += character
-    if depth:
-        raise ModelError(f"'{text}' opens a bracket that is not closed")
-    names.append(current.strip())
+        names.append(name)
+        del pieces[: name.count(",") + 1]
     if "" in names:
         raise ModelError(f"'{text}' has an empty name between its commas")
     return names
+
+
+def _names_a_file(name: str) -> bool:
+    source, _, function = name.removeprefix("-").rpartition(":")
+    return source.endswith(".py") and function.isidentifier() and os.path.isfile(os.path.expanduser(source))
+
+
+def _closed(name: str) -> bool:
+    return _open_brackets(name) <= 0
+
+
+def _open_brackets(name: str) -> int:
+    """How many brackets are open at the end; negative where one closes that was not opened."""
+    depth = 0
+    for character in name:
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            break
+    return depth
 
 
 def is_external(name: str) -> bool:

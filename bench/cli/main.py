@@ -7,7 +7,9 @@ command imports torch, which only child processes need.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import stat
 import sys
 import textwrap
 from importlib import import_module
@@ -48,6 +50,7 @@ FUNCTIONS: dict[type[Request], str] = {
     DataRequest: "bench.cli.data:run",
     ListRequest: "bench.cli.list:show",
 }
+WITH_IMAGES = (RunRequest, TimeRequest, ExplainRequest, CostRequest, DataRequest)
 RESUME = "rerun the same command to resume"
 
 
@@ -55,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
     0 · 1 a run failed, or a store has problems · 2 a mistake of the user's, or the machine's fault · 130 Ctrl-C ·
-    143 SIGTERM.
+    143 SIGTERM, or a terminal that was closed.
     """
     print_any_character()
-    with contextlib.suppress(ValueError):  # only the main thread may set it; elsewhere signals are the caller's
-        signal.signal(signal.SIGTERM, _terminate)
+    _handle_signals()
+    request = None
     try:
         request = parse(sys.argv[1:] if argv is None else argv)
         module, _, function = FUNCTIONS[type(request)].partition(":")
@@ -75,9 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except MemoryError as error:
-        return _fail(
-            f"not enough memory ({str(error) or 'on this machine'}); a smaller --image-size takes less", EXIT_USER
-        )
+        remedy = "a smaller --image-size takes less" if isinstance(request, WITH_IMAGES) else "end other programs"
+        return _fail(f"not enough memory ({str(error) or 'on this machine'}); {remedy}", EXIT_USER)
     except OSError as error:  # a full disk, a vanished directory: what was finished is on the disk already
         where = f" '{error.filename}'" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; fix this, then {RESUME}", EXIT_USER)
@@ -94,5 +96,22 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
+def _handle_signals() -> None:
+    """`kill` and a closed terminal end a command as Ctrl-C does: its children first, then in order."""
+    with contextlib.suppress(ValueError):  # only the main thread may set them; elsewhere signals are the caller's
+        signal.signal(signal.SIGTERM, _terminate)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, _hang_up)
+
+
 def _terminate(number: int, frame: object) -> NoReturn:
-    raise Terminated  # `kill` ends a sweep as Ctrl-C does: the child first, then in order
+    raise Terminated
+
+
+def _hang_up(number: int, frame: object) -> NoReturn:
+    """What is printed from now on goes nowhere: an error while a run saves would end it."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
+    raise Terminated

@@ -471,10 +471,13 @@ def parse_datasets(text: str) -> tuple[str, ...]:
     """
     from bench.data.datasets import CINIC_WHOLE, NAMES
 
-    names = [name.strip() for name in text.split(",")]
-    own = [name.partition(":")[0] in OWN_DATA for name in names]
-    if own[0] and not all(own):
-        names = [text]
+    names = list[str]()
+    for piece in text.split(","):
+        is_one = piece.strip() in (*NAMES, CINIC_WHOLE) or _is_own(piece.strip())
+        if names and _is_own(names[-1]) and not is_one:
+            names[-1] += f",{piece}"
+        else:
+            names.append(piece.strip())
     if len(set(names)) < len(names) or not all(names):
         raise UserError(f"--dataset takes different names by commas, not '{text}'")
     for name in names:
@@ -483,6 +486,10 @@ def parse_datasets(text: str) -> tuple[str, ...]:
             choices = f"{', '.join(NAMES)}, npz:FILE, folder:DIR"
             raise UserError(f"unknown dataset '{name}'{suggest(name, NAMES)} Choices: {choices}")
     return tuple(map(expand_dataset, names))
+
+
+def _is_own(name: str) -> bool:
+    return name.partition(":")[0] in OWN_DATA and ":" in name
 
 
 def expand_dataset(name: str) -> str:

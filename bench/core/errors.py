@@ -1,6 +1,6 @@
 """The exceptions and exit codes that have a meaning beyond their module. Example: raise UserError("no file 'x.npz'")"""
 
-# A run or a timing failed, or a store has problems; the user's mistake or the world's; Ctrl-C; SIGTERM.
+# A run or a timing failed, or a store has problems; the user's mistake or the world's; Ctrl-C; SIGTERM, SIGHUP.
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a sweep as Ctrl-C does, with an exit code of its own."""
+    """SIGTERM, or the terminal was closed: ends a sweep as Ctrl-C does, with an exit code of its own."""
 
 
 class Unfit(Exception):

@@ -33,6 +33,8 @@ NOT_PRINTED = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]|[\ud800-\udfff]"
 )
 
+COMMANDS = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")  # ECMA-48: CSI, OSC, others
+
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     """The content of a file that a stranger may have put there: a pipe or a device in its place would have no end.
@@ -208,6 +210,12 @@ def inert(text: str) -> str:
 def inert_line(text: str) -> str:
     """The same for a line whose spaces are a layout."""
     return NOT_PRINTED.sub("�", text)
+
+
+def inert_lines(text: str) -> str:
+    """The same for a text of several lines: colours and other commands to a terminal are left out."""
+    plain = COMMANDS.sub("", text).replace("\r\n", "\n").replace("\r", "\n").expandtabs(4)
+    return "\n".join(map(inert_line, plain.split("\n")))
 
 
 @contextlib.contextmanager

@@ -289,7 +289,8 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-SHALLOW, WARNED = "12 bits", "warning: "  # remarks beside an image's mode
+DEPTH, WARNED = "bits: ", "warning: "  # remarks beside an image's mode
+DEPTHS = (8, 10, 12, 14, 16)  # bits of what detectors write into 16-bit files
 MOST_WORDS = 100  # characters of a warning in a note
 
 
@@ -299,16 +300,18 @@ def decode_images(
     progress: Progress,
     what: str,
     fit: bool = False,
+    depth: int = 16,
 ) -> Counter[str]:
     """Decode image files into out (N, S, S, 3), on all cores if there are many files.
 
     Returns how often each remark was made: see mode_notes. `fit`: turned upright by EXIF, cropped to the middle square
-    and resized (bilinear, antialiased) to S; without it another size is an error. Raises WrongContent that names the
+    and resized (bilinear, antialiased) to S; without it another size is an error. `depth`: bits of the values in 16-bit
+    files, of which the upper 8 are kept; see depth_of. Raises WrongContent that names the
     first files that cannot be used, once all were tried.
     """
     size, remarks, done, wrong = out.shape[1], Counter[str](), 0, list[str]()
     # closed here, whatever happens: ending the workers must not wait for garbage collection
-    with contextlib.closing(_map(_batches(encoded), size, fit)) as blocks:
+    with contextlib.closing(_map(_batches(encoded), size, fit, depth)) as blocks:
         for places, images, remarked, complaints in blocks:
             for place, image in zip(places, images, strict=True):
                 out[place] = image
@@ -339,12 +342,12 @@ def _batches(encoded: Iterable[Encoded]) -> Iterator[Batch]:
         yield batch
 
 
-def _map(batches: Iterator[Batch], size: int, fit: bool) -> Generator[Block]:
+def _map(batches: Iterator[Batch], size: int, fit: bool, depth: int) -> Generator[Block]:
     """Decoded batches in their order, a few in memory at a time. Raises UserError if a worker is killed."""
     workers = cores()
     first = list(islice(batches, FEW))
     if workers == 1 or len(first) < FEW or current_process().daemon:  # daemons, as runs are, may not have children
-        yield from (decode_batch(batch, size, fit) for batch in chain(first, batches))
+        yield from (decode_batch(batch, size, fit, depth) for batch in chain(first, batches))
         return
     # spawn: a fork of a process with torch's threads may hang
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool:
@@ -352,7 +355,7 @@ def _map(batches: Iterator[Batch], size: int, fit: bool) -> Generator[Block]:
         try:
             for batch in chain(first, batches):
                 with _deaf_to_interrupts():  # this starts workers as they are needed
-                    waiting.append(pool.submit(decode_batch, batch, size, fit))
+                    waiting.append(pool.submit(decode_batch, batch, size, fit, depth))
                 if len(waiting) > 3 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -395,12 +398,12 @@ def _begin_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def decode_batch(batch: Batch, size: int, fit: bool) -> Block:
+def decode_batch(batch: Batch, size: int, fit: bool, depth: int = 16) -> Block:
     """In a worker process: the images, and a complaint for each file that cannot be decoded."""
     places, images, remarks, wrong = list[int](), list["NDArray[np.uint8]"](), list[str](), list[str]()
     for place, (name, content) in batch:
         try:
-            image, remarked = decode_image(name, content, size, fit)
+            image, remarked = decode_image(name, content, size, fit, depth)
         except WrongContent as error:
             wrong.append(str(error))
             continue
@@ -435,17 +438,19 @@ def opened_image(name: str, content: bytes | Path) -> Iterator[tuple[Image.Image
         raise WrongContent(f"image '{name}' cannot be read: {str(error) or type(error).__name__}") from None
 
 
-def decode_image(name: str, content: bytes | Path, size: int, fit: bool) -> tuple[NDArray[np.uint8], list[str]]:
-    """One image file as (size, size, 3) uint8, and what to note: its mode, SHALLOW, or the first of its warnings.
+def decode_image(
+    name: str, content: bytes | Path, size: int, fit: bool, depth: int = 16
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """One image file as (size, size, 3) uint8, and what to note: mode, bits of 16-bit gray, the first of its warnings.
 
-    Gray images get three equal channels, transparency is dropped, and 16-bit gray keeps its upper 8 bits.
+    Gray images get three equal channels, transparency is dropped, and 16-bit gray keeps the upper 8 of `depth` bits.
     Raises WrongContent that names the file.
     """
     from PIL import Image, ImageOps
 
     with opened_image(name, content) as (image, said):
         remarks = [image.mode]
-        rgb, shallow = _eight_bits(image, name)
+        rgb, bits = _eight_bits(image, name, depth)
         rgb = rgb.convert("RGB")
         if fit:
             if (turn := TURNS.get(_orientation(image, said))) is not None:
@@ -453,7 +458,7 @@ def decode_image(name: str, content: bytes | Path, size: int, fit: bool) -> tupl
             rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     if rgb.size != (size, size):
         raise WrongContent(f"image '{name}' has {rgb.width}x{rgb.height} px, not {size}x{size}")
-    remarks += [SHALLOW] * shallow + [f"{WARNED}{text}" for text in said[:1]]
+    remarks += [f"{DEPTH}{bits}"] * (bits > 0) + [f"{WARNED}{text}" for text in said[:1]]
     return np.asarray(rgb), remarks
 
 
@@ -469,8 +474,8 @@ def _orientation(image: Image.Image, said: list[str]) -> Any:
         return None
 
 
-def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, bool]:
-    """Scale 16-bit gray, which Pillow would clip at 255; whether all of it lay below 12 bits.
+def _eight_bits(image: Image.Image, name: str, depth: int) -> tuple[Image.Image, int]:
+    """Scale 16-bit gray, which Pillow would clip at 255; which of DEPTHS holds its values, 0 for other images.
 
     Raises WrongContent for numbers that are no colours.
     """
@@ -478,12 +483,19 @@ def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, bool]:
 
     image.load()
     if not image.mode.startswith("I") and image.mode != "F":
-        return image, False
+        return image, 0
     values = np.asarray(image)
     # Pillow has read 16-bit PNG files as 32-bit integers
     if image.mode == "F" or (image.mode == "I" and (image.format != "PNG" or values.max() > 0xFFFF)):
         raise WrongContent(f"image '{name}' holds 32-bit numbers (mode {image.mode}), which are no colours")
-    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8)), bool(values.max() < 2**12)
+    most = int(values.max())
+    upper = np.minimum(values.astype(np.uint32) >> (depth - 8), 255).astype(np.uint8)
+    return Image.fromarray(upper), next(bits for bits in DEPTHS if most < 2**bits)
+
+
+def depth_of(remarks: Counter[str]) -> int:
+    """Bits of the values of all 16-bit images together: one scale for all keeps their brightness comparable."""
+    return max((int(text.removeprefix(DEPTH)) for text in remarks if text.startswith(DEPTH)), default=16)
 
 
 MODES = {
@@ -496,18 +508,13 @@ MODES = {
 
 
 def mode_notes(remarks: Counter[str]) -> tuple[str, ...]:
-    """Notes on images that were not RGB, that hold 12 bits in 16, or of which Pillow warned."""
+    """Notes on images that were not RGB, that hold fewer bits than their files, or of which Pillow warned."""
     warned = {text.removeprefix(WARNED): count for text, count in remarks.items() if text.startswith(WARNED)}
-    modes = {mode: count for mode, count in remarks.items() if not mode.startswith(WARNED) and mode != SHALLOW}
-    odd = {mode: count for mode, count in modes.items() if mode != "RGB"}
+    odd = {mode: count for mode, count in remarks.items() if not mode.startswith((WARNED, DEPTH)) and mode != "RGB"}
     kinds = ", ".join(f"{count:,} {MODES.get(mode, f'of mode {mode}')}" for mode, count in sorted(odd.items()))
     notes = [f"{kinds}: converted to RGB"] if odd else []
-    deep = sum(count for mode, count in odd.items() if mode.startswith("I"))
-    if deep and remarks[SHALLOW] == deep:
-        notes.append(
-            f"all {deep:,} 16-bit images hold values below 4,096, as of a 12-bit detector: nearly black, with 16 gray "
-            "levels left; multiply them by 16 for 256"
-        )
+    if (depth := depth_of(remarks)) < 16:
+        notes.append(f"16-bit images hold values below {2**depth:,} only: scaled as {depth}-bit ones")
     if warned:
         often = max(sorted(warned), key=lambda text: warned[text])
         notes.append(f"Pillow warned of {plural(sum(warned.values()), 'image file')}: {often[:MOST_WORDS]}")

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import cache_dir, state_of
+from bench.core.files import cache_dir, inert, state_of
 from bench.core.text import writable
 from bench.data.archives import MOST_RATIO
 from bench.data.arrays import Arrays, WrongContent
 from bench.data.cache import Say, cached, remove
 from bench.data.convert import DEFAULT_SIZE, FILTER, convert, own_size
-from bench.data.decode import Allocate, decode_images, first_of, in_memory, mode_notes, opened_image
+from bench.data.decode import Allocate, decode_images, depth_of, first_of, in_memory, mode_notes, opened_image
 from bench.data.fetch import Progress, silent
 from bench.data.identity import identify
 from bench.plan.spec import MOST_CLASSES, content_id, slug
@@ -32,7 +32,7 @@ from bench.plan.spec import MOST_CLASSES, content_id, slug
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT = 3  # of a copy: raise it when conversion or identity.py would give another result
+FORMAT = 4  # of a copy: raise it when conversion or identity.py would give another result
 KEPT_SECONDS = 30 * 86400.0  # copies that nobody has used for as long are removed
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
@@ -179,7 +179,11 @@ def _listing(root: Path) -> Listing:
         )
     held_out = next((part for part in ("test", "val") if (root / part).is_dir()), None)
     if not (root / "train").is_dir() or held_out is None:
-        raise UserError(f"'{root}' needs train/CLASS/* and test/CLASS/* (or val/CLASS/*) folders of images")
+        there = sorted(inert(path.name) for path in root.iterdir() if not path.name.startswith("."))
+        raise UserError(
+            f"'{root}' needs train/CLASS/* and test/CLASS/* (or val/CLASS/*) folders of images; "
+            f"it has {first_of(there) or 'nothing'}"
+        )
     train, test = (_class_folders(root / part) for part in ("train", held_out))
     if extra := sorted({*test} - {*train}):
         raise UserError(f"'{root / held_out}' has classes without training images: {', '.join(extra)}")
@@ -241,14 +245,23 @@ def _decoded(root: Path, listing: Listing, image_size: int | None, allocate: All
     own = own_size(*next(iter(shapes))) if len(shapes) == 1 else None
     size = own if own is not None and shapes == {(own, own)} else image_size or DEFAULT_SIZE
     raw: dict[str, Any] = {"classes": np.array(listing.classes)}
-    modes = Counter[str]()
     place = allocate if size == (image_size or size) else in_memory  # to be resized
-    try:
+
+    def decode(depth: int) -> Counter[str]:
+        remarks = Counter[str]()
         for part, files in zip(("train", "test"), listing.parts, strict=True):
-            images = place(f"{part}_x", (len(files), size, size, 3))
             encoded = ((number, (str(path), path)) for number, (path, _) in enumerate(files))
-            modes += decode_images(encoded, images, progress, f"decoding {root.name} {part}", fit=True)
-            raw[f"{part}_x"], raw[f"{part}_y"] = images, np.array([label for _, label in files])
+            what = f"decoding {root.name} {part}"
+            remarks += decode_images(encoded, raw[f"{part}_x"], progress, what, fit=True, depth=depth)
+        return remarks
+
+    for part, files in zip(("train", "test"), listing.parts, strict=True):
+        raw[f"{part}_x"] = place(f"{part}_x", (len(files), size, size, 3))
+        raw[f"{part}_y"] = np.array([label for _, label in files])
+    try:
+        modes = decode(16)
+        if (depth := depth_of(modes)) < 16:  # known only now that all were seen
+            modes = decode(depth)
     except WrongContent as error:
         raise UserError(f"{error}; {remedy}") from None
     notes = [*listing.notes, *mode_notes(modes)]

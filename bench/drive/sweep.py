@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from bench.core.display import Display, Job
 from bench.core.errors import EXIT_FAILED
+from bench.core.text import plural
 from bench.drive import auto_setting, lr_search, setting_search
 from bench.drive.compile_ahead import compile_ahead
 from bench.drive.context import SweepContext
@@ -80,7 +81,7 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
 
 
 def train_and_time(plans: list[Plan], request: RunRequest, context: SweepContext) -> tuple[list[Plan], int, bool]:
-    """(the plans with finished runs as they were done, how many failed, whether all models were timed)."""
+    """(the plans with finished runs as they were done, how many failed or are gone, whether all models were timed)."""
     output, display, views, complete = request.output, context.display, Views(context.store), True
     target, retries = request.training.target, request.placement.retries
     policy = RunPolicy(output.run_timeout, output.rerun, target, retries, request.execution.together)
@@ -89,14 +90,28 @@ def train_and_time(plans: list[Plan], request: RunRequest, context: SweepContext
     try:
         with display:
             trained = train_all(plans, todo, context, views, policy)
-        done = trained.finished
+        done = {spec.run_id: spec for plan in plans for spec in plan.specs if spec.run_id not in todo}
+        done |= trained.finished
         plans = [replace(plan, specs=[done.get(spec.run_id, spec) for spec in plan.specs]) for plan in plans]
         for plan in plans:
             with display:
                 complete &= time_if_needed(plan.specs, context, timing)
     finally:
         views.rebuild()
-    return plans, trained.failures, complete
+    gone = missing(list(done.values()), context)
+    return plans, trained.failures + gone, complete
+
+
+def missing(finished: Sequence[RunSpec], context: SweepContext) -> int:
+    """How many finished runs the store no longer has, which is said: it was moved or deleted meanwhile."""
+    store = context.store
+    if gone := sum(not store.is_done(spec) for spec in finished):
+        context.display.line(
+            f"{plural(gone, 'finished run')} of {len(finished):,} {'is' if gone == 1 else 'are'} no longer in "
+            f"'{store.root}', which was moved or deleted during the sweep; move the folders back into "
+            f"'{store.root / 'runs'}', or rerun the same command to repeat them"
+        )
+    return gone
 
 
 def announce(plans: list[Plan], policy: RunPolicy, context: SweepContext) -> set[str]:

@@ -1,11 +1,12 @@
 """One child process per task. Example: outcome = call("bench.measure.run:child_run", args, on_event, timeout=3600)
 
 A child that runs out of memory, breaks its CUDA context, hangs or is killed ends alone. Its events come back through a
-pipe. It never outlives this process: it watches a second pipe, which ends with this process.
+pipe, what it prints through another. It never outlives this process: it watches a third, which ends with this process.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
 import math
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -26,7 +27,7 @@ from typing import Any
 
 from bench.core.errors import Busy, Interrupted
 from bench.core.events import Event, Failed, Note, Numbered, OfRun, Report, decode, encode, is_frequent
-from bench.core.text import print_any_character
+from bench.core.files import inert_lines
 from bench.executors.processes import NOTHING, Surroundings, blocked, start
 
 # From a polite request to the end: a step and a checkpoint fit in; a compilation or a hang is abandoned.
@@ -36,6 +37,7 @@ LOOK_SECONDS = 1.0  # between two checks whether the child is alive
 EXIT_SECONDS = 10.0  # from a child's last word to its end: freeing a GPU, stopping a compiler's processes
 EXIT_ORPHANED = 70
 STAYS = "its work was done, but a thread or an atexit function of the model's code went on"
+MOST_PRINTED = 1 << 20  # bytes of what a child prints that are passed on
 DONE = b""  # the child's last word, where its function returned
 
 
@@ -70,9 +72,12 @@ def call(
     with contextlib.ExitStack() as pipes:
         receiver, sender = _pipe(pipes)
         life, _ = _pipe(pipes)  # the child reads it; the other end closes with this process
-        process = start(_child, (sender, life, pickle.dumps((function, args))), environment)
-        sender.close()
-        life.close()
+        heard, voice = multiprocessing.Pipe(duplex=False)
+        pipes.enter_context(_printed(heard))
+        pipes.callback(voice.close)
+        process = start(_child, (sender, life, voice, pickle.dumps((function, args))), environment)
+        for connection in (sender, life, voice):
+            connection.close()
         listener = _Listener(process, receiver, on_event)
         try:
             in_time = listener.listen(timeout, stop)
@@ -100,6 +105,38 @@ def _pipe(closing: contextlib.ExitStack) -> tuple[Connection, Connection]:
     return reader, writer
 
 
+@contextlib.contextmanager
+def _printed(reader: Connection) -> Iterator[None]:
+    """Pass what a child prints on to stderr, without what a terminal would obey; a grandchild may go on printing."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_pass_on, args=(reader, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(2 * LOOK_SECONDS)
+
+
+def _pass_on(reader: Connection, ended: threading.Event) -> None:
+    decoder, left, over = codecs.getincrementaldecoder("utf-8")("replace"), MOST_PRINTED, False
+    with reader:
+        while not (over and left < 0):
+            over = ended.is_set()
+            if not reader.poll(0 if over else LOOK_SECONDS):
+                if over:
+                    return
+                continue
+            if not (content := os.read(reader.fileno(), 1 << 16)):
+                return
+            text = inert_lines(decoder.decode(content[: max(left, 0)]))
+            if 0 <= left < len(content):
+                text += f"\n(it printed more than {MOST_PRINTED:,} bytes; the rest is left out)\n"
+            left -= len(content)
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # a terminal or a pipe that is closed
+                print(text, end="", file=sys.stderr, flush=True)
+
+
 class _Listener:
     """Passes a child's events on. `outcome`: as the child reported it, if it did."""
 
@@ -116,7 +153,7 @@ class _Listener:
             alive = self._process.is_alive()  # a grandchild may hold the pipe open after the child's death
             try:
                 if self._receiver.poll(min(left, LOOK_SECONDS) if alive else 0):
-                    with blocked("SIGINT", "SIGTERM"):  # an event half read would garble all after it
+                    with blocked("SIGINT", "SIGTERM", "SIGHUP"):  # an event half read would garble all after it
                         content = self._receiver.recv_bytes()
                 elif alive:
                     continue
@@ -193,7 +230,12 @@ def _oom_kills() -> int:
 # --- in the child ----------------------------------------------------------------------------------------------------
 
 
-def _child(surroundings: Surroundings, sender: Connection, life: Connection, work: bytes) -> None:
+def _child(surroundings: Surroundings, sender: Connection, life: Connection, voice: Connection, work: bytes) -> None:
+    # stdout is the command's: what a model prints must not come between the rows of a CSV
+    for number in (1, 2):
+        os.dup2(voice.fileno(), number)
+    voice.close()
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
     stopped = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks this process to stop
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
@@ -214,15 +256,15 @@ def _child(surroundings: Surroundings, sender: Connection, life: Connection, wor
             last[name] = time.monotonic()
         sender.send_bytes(encode(event))
 
-    print_any_character()  # a model may print what it likes
     try:
         surroundings.enter()
-        os.dup2(2, 1)  # stdout is the command's: what a model prints must not come between the rows of a CSV
         del sys.argv[1:]  # a model's file may parse arguments, but these were not for it
         function, args = pickle.loads(work)  # not before: it imports what may read the environment
         _resolve(function)(report, *args)
         sender.send_bytes(DONE)
-    except Exception as error:
+    except SystemExit:  # its exit code says so
+        raise
+    except BaseException as error:  # a model's code may define such, or raise KeyboardInterrupt
         from bench.core.status import one_line, status_of
 
         text = str(error) if isinstance(error, Interrupted | Busy) else one_line(error)

@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver, reduction, resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from types import MappingProxyType
 from typing import Any
@@ -63,7 +63,7 @@ def start(target: Callable[..., None], args: tuple[Any, ...], environment: Mappi
     """A daemon process that runs target(surroundings, *args), where surroundings.enter() must come first."""
     warm_up()
     if _serves(environment):
-        surroundings = Surroundings({**os.environ, **environment}, (_Stream(1), _Stream(2)))
+        surroundings = Surroundings({**os.environ, **environment})
         process = multiprocessing.get_context("forkserver").Process(target=target, args=(surroundings, *args))
         process.daemon = True
         process.start()
@@ -83,7 +83,9 @@ def _serves(environment: Mapping[str, str]) -> bool:
     """Whether the server can fork a child with these variables; if so, it runs, though it may still be importing."""
     if _spawn_only or _read_at_load(environment) != _conditions:
         return False
-    resource_tracker.ensure_running()  # else ensure_running below starts it, which unblocks the signals blocked here
+    with blocked("SIGHUP"):  # a terminal that is closed tells all processes; these end with this one
+        # else ensure_running below starts it, which unblocks the signals blocked here
+        resource_tracker.ensure_running()
     forkserver.set_forkserver_preload([PRELOAD])
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # the server does not take it from its command (gh-117378)
     # Blocked in the server and in a child until it can handle them; a scheduler signals all processes at once.
@@ -97,10 +99,9 @@ def _serves(environment: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The caller's environment and its standard output and error; none: the process is spawned and has them."""
+    """The caller's environment; none: the process is spawned and has it."""
 
     environment: Mapping[str, str] | None = None
-    streams: tuple[_Stream, ...] = ()
 
     def enter(self) -> None:
         """In the child, before anything else."""
@@ -108,34 +109,12 @@ class Surroundings:
             return
         os.environ.clear()
         os.environ.update(self.environment)
-        for stream in self.streams:
-            stream.take_place()
         importlib.import_module(PRELOAD).begin()
-
-
-@dataclass
-class _Stream:
-    """A file descriptor on its way to a child."""
-
-    number: int
-    sent: int = -1
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (self.number, reduction.DupFd(self.number))
-
-    def take_place(self) -> None:
-        """Become the child's descriptor of the same number."""
-        os.dup2(self.sent, self.number)
-        os.close(self.sent)
-
-
-def _received(number: int, sent: Any) -> _Stream:
-    return _Stream(number, sent.detach())
 
 
 # --- signals and variables of a process that starts another ----------------------------------------------------------
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ from bench.measure.pace import Pace, course_of, plan_course
 from bench.measure.phases import Phases
 from bench.measure.step import Forward, make_optimizer, undisturbed
 from bench.measure.supervise import Clocks, Trained, Turns, noticing_pauses, supervise, to_end
+from bench.measure.switches import Switches
 from bench.measure.train import begin, restore
 from bench.plan.budget import Course
 from bench.plan.keys import Fact
@@ -89,6 +90,7 @@ def run_in_turns(
     dataset = images.dataset
     notes = Notes(report, dataset.notes, batches.resident)
     model = build_model(spec, notes.about_model.append)
+    switches = Switches.now()  # before its code runs for the first time
     # the conditions of the training; soon, since what is on disk may change
     facts = facts_of(device, options, notes.about_run)
     phases.enter("count")
@@ -110,6 +112,11 @@ def run_in_turns(
         seen = _look(model, test, forward, report)  # the only time that a finished run has looked at the test set
         if not np.isfinite(seen.losses).all():
             raise Diverged(course.steps, "test loss")
+        if changed := switches.put_back():
+            notes.about_run(
+                "the model's code changed switches of the whole process while it ran, so not all of it ran under those "
+                f"that the record names: {', '.join(changed)}"
+            )
     except Diverged:
         keeper.clear()  # the next attempt must not resume where this one went wrong
         raise

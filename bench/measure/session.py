@@ -48,6 +48,7 @@ from bench.measure.device import (
 )
 from bench.measure.step import Note
 from bench.measure.supervise import noticing_pauses
+from bench.measure.switches import Switches
 from bench.measure.timing import (
     KINDS,
     Ready,
@@ -200,6 +201,8 @@ class Pace:
     left_out: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     failures: list[TimingFailure] = field(default_factory=list)
+    switches: Switches | None = None  # under which each turn begins
+    _model: str = ""  # whose turn it is
 
     def __post_init__(self) -> None:
         self.stopwatch = stopwatch_of(self.device, time.perf_counter)
@@ -212,7 +215,22 @@ class Pace:
 
     def turn(self, task: Task) -> None:
         """Report whose turn it is."""
+        self._settle()
+        self._model = task.model
         self.report(ModelTurn(task.model, task.kind, task.images, max(0.0, self.left)))
+
+    def rest(self) -> None:
+        """Report that it is nobody's turn."""
+        self._settle()
+        self.report(ModelTurn(""))
+
+    def _settle(self) -> None:
+        """Put back what the last model's code has changed in its turn: the next one must not run under it."""
+        if self.switches and (changed := self.switches.put_back()):
+            self.warnings.append(
+                f"{self._model}: its code changes switches of the whole process as it runs; after its turns they were "
+                f"put back: {', '.join(changed)}"
+            )
 
     def stage(self, text: str) -> None:
         """Report what is done now."""
@@ -224,7 +242,7 @@ class Pace:
             self.turn(task)
             self.stage(doing.format(task.model))
             yield task
-            self.report(ModelTurn(""))
+            self.rest()
 
 
 def time_models(
@@ -242,6 +260,7 @@ def time_models(
     gpu = gpu_uuid(device)
     load, before = host.cpu_load(), energy.gpu_state(gpu)
     built = build_all(spec, trials, pace, start.index)
+    pace.switches = Switches.now()
     session = start.so_far or _empty(spec, built, trials, describe(device))
     ready = make_all_ready(spec, built.tasks, session, pace)
     spent = start.seconds - pace.left + START_SECONDS
@@ -258,7 +277,7 @@ def time_models(
 
     with noticing_pauses(pace.warnings.append):
         timed = time_blocks(ready, rule, pace.stopwatch, time.perf_counter, start.index, on_block, pace.turn)
-    report(ModelTurn(""))
+    pace.rest()
     if not start.index and planned < _asked(spec, ready):
         pace.left_out.append(f"{plural(_asked(spec, ready) - planned, 'further process start')}")
     session = _extended(session, timed, planned)

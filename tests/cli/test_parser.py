@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -324,6 +326,8 @@ def test_refusals(line: str, sentence: str) -> None:
 def test_a_comma_in_the_name_of_a_file_stays() -> None:
     assert sweep("--dataset", "npz:a,b.npz").data.datasets == ("npz:a,b.npz",)
     assert sweep("--dataset", "npz:a.npz,folder:b").data.datasets == ("npz:a.npz", "folder:b")
+    both = sweep("--dataset", "npz:a, b.npz,cifar10,folder:c,d").data.datasets
+    assert both == ("npz:a, b.npz", "cifar10", "folder:c,d")
 
 
 AT_ONCE = [
@@ -443,7 +447,7 @@ def test_an_error_wraps_on_a_terminal_only(capsys: Captured, monkeypatch: pytest
     [
         (KeyboardInterrupt(), 130, "interrupted; finished runs are kept, rerun the same command to resume"),
         (OSError(28, "No space left on device", "x"), 2, "No space left on device 'x'; fix this, then rerun the same"),
-        (MemoryError(), 2, "not enough memory (on this machine); a smaller --image-size takes less"),
+        (MemoryError(), 2, "not enough memory (on this machine); end other programs"),
     ],
 )
 def test_what_the_machine_does(
@@ -457,6 +461,43 @@ def test_what_the_machine_does(
     printed = capsys.readouterr().err
     assert sentence in printed
     assert "Traceback" not in printed
+
+
+def test_memory_is_saved_by_smaller_images_only_where_there_are_images(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(request: Request) -> int:
+        raise MemoryError("1 TB")
+
+    monkeypatch.setattr("bench.cli.data.run", fail)
+    assert main(["data", "list"]) == 2
+    assert "not enough memory (1 TB); a smaller --image-size takes less" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
+def test_a_closed_terminal_ends_a_command_in_order_unless_it_is_not_to_hear_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def close(request: Request) -> int:
+        signal.raise_signal(signal.SIGHUP)
+        return 0
+
+    terminal, other_end = os.openpty()
+    stdin, before = os.dup(0), signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr("bench.cli.list.show", close)
+    try:
+        os.dup2(other_end, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        assert main(["list", "models"]) == 0
+        assert os.isatty(0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert main(["list", "models"]) == 143
+        assert not os.isatty(0), "reading and writing a closed terminal is an error"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        os.dup2(stdin, 0)
+        for descriptor in (terminal, other_end, stdin):
+            os.close(descriptor)
 
 
 def test_seeds() -> None:

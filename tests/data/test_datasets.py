@@ -246,6 +246,25 @@ def test_class_names_of_arrays_can_be_written_down(tmp_path: Path) -> None:
     assert load(f"npz:{tmp_path / 'x.npz'}", tmp_path).arrays.classes == ("a", "b\ufffd")
 
 
+def test_a_folder_of_another_layout_is_told_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"needs train/CLASS/\* and test/CLASS/\*.*; it has nothing$"):
+        load(f"folder:{tmp_path}", tmp_path / "data")
+    for name in ("Train", "validation", ".git"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"; it has Train, validation$"):
+        load(f"folder:{tmp_path}", tmp_path / "data")
+
+
+def test_twelve_bit_images_of_a_folder_are_scaled_alike(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", ((32, 32),))
+    for number, path in enumerate(sorted(photos.glob("*/*/*.png"))):
+        Image.fromarray(np.full((32, 32), 4095 - 80 * number, np.uint16)).save(path)
+    data = load(f"folder:{photos}", tmp_path / "data")
+    assert "16-bit images hold values below 4,096 only: scaled as 12-bit ones" in data.notes
+    both = [*data.arrays.train_x[:, 0, 0, 0], *data.arrays.test_x[:, 0, 0, 0]]
+    assert sorted(both, reverse=True) == [(4095 - 80 * number) >> 4 for number in range(42)]
+
+
 def test_a_folder_keeps_its_own_size_where_the_models_take_it(tmp_path: Path) -> None:
     photos = folder_of(tmp_path / "photos", ((64, 64),))
     assert load(f"folder:{photos}", tmp_path / "data").ref.image_size == 64

@@ -431,16 +431,19 @@ def test_pillows_warnings_are_a_note_and_not_on_the_screen(recwarn: pytest.Warni
     assert not recwarn.list
 
 
-def test_twelve_bits_in_sixteen_are_said() -> None:
-    values = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)
-
-    def notes(*scales: int) -> tuple[str, ...]:
-        pairs = enumerate((f"{scale}.png", encoded(values * scale, "PNG")) for scale in scales)
-        out = np.zeros((len(scales), 32, 32, 3), np.uint8)
-        return decode.mode_notes(decode.decode_images(pairs, out, silent, "x", fit=True))
-
-    assert any("all 2 16-bit images hold values below 4,096" in note for note in notes(1, 1))
-    assert not any("4,096" in note for note in notes(1, 16)), "a dark one among others"
+@pytest.mark.parametrize(("bits", "kept"), [(8, 8), (9, 10), (12, 12), (13, 14), (16, 16)])
+def test_the_depth_of_sixteen_bit_files_is_that_of_the_brightest(bits: int, kept: int) -> None:
+    most = 2**bits - 1
+    values = np.linspace(0, most, 32 * 32).round().astype(np.uint16).reshape(32, 32)
+    pairs = [(number, (f"{number}.png", encoded(values // dim, "PNG"))) for number, dim in enumerate((1, 16))]
+    out = np.zeros((2, 32, 32, 3), np.uint8)
+    remarks = decode.decode_images(iter(pairs), out, silent, "x", fit=True)
+    assert decode.depth_of(remarks) == kept
+    assert any(f"scaled as {kept}-bit" in note for note in decode.mode_notes(remarks)) == (kept < 16)
+    decode.decode_images(iter(pairs), out, silent, "x", fit=True, depth=kept)
+    assert (out[0, ..., 0] == values >> (kept - 8)).all(), "the brightest image"
+    assert (out[1, ..., 0] == (values // 16) >> (kept - 8)).all(), "a dark one on the same scale"
+    assert decode.depth_of(Counter(["RGB"])) == 16
 
 
 DECODING = """

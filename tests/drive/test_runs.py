@@ -17,13 +17,16 @@ import pytest
 from bench.analysis.frames import history_frame
 from bench.analysis.tables import compare
 from bench.core.events import Described, Note, Report, Tick
-from bench.drive.context import surroundings
+from bench.drive import sweep
+from bench.drive.context import SweepContext, surroundings
 from bench.executors.child import Outcome
 from bench.executors.local import LocalExecutor
 from bench.executors.protocol import Answer, Task
 from bench.plan.spec import ALONE, Colocation
+from bench.present.screen.progress import ScreenDisplay, make_console
 from bench.present.table_formats import render
 from bench.store.disk import Store
+from tests import synthetic
 from tests.commands import draws_nothing
 from tests.engines import HERE
 from tests.faults.processes import PATIENCE_SECONDS, descendants, gone, learned, start
@@ -176,3 +179,19 @@ def test_ctrl_c_ends_all_and_the_same_command_resumes(
     done = forked(*sweep, "--results", tmp_path, before=all_passive)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resumes after step") == 2
+
+
+def test_finished_runs_of_a_store_that_was_moved_are_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep whose store is moved away begins a new one there, and must not end as if it had all (attack 40)."""
+    store = Store(tmp_path / "s")
+    context = SweepContext(store, local(1), ScreenDisplay(make_console()))
+    specs = [synthetic.spec("resnet20", seed) for seed in (0, 1, 2)]
+    for spec in specs:
+        store.write_record(synthetic.record(spec, 0.5))
+    assert sweep.missing(specs, context) == 0
+    (tmp_path / "s").rename(tmp_path / "moved")
+    store.write_record(synthetic.record(specs[2], 0.5))
+    assert sweep.missing(specs, context) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 finished runs of 3 are no longer in" in said
+    assert "or rerun the same command to repeat them" in said

@@ -174,7 +174,7 @@ def test_signals_of_a_scheduler_to_all_processes_leave_the_server_alive(tmp_path
     thread = threading.Thread(target=run)
     thread.start()
     (server,) = pids_in(tmp_path / "started", 1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(server, number)
     stop.set()
     thread.join(PATIENCE_SECONDS)
@@ -265,3 +265,19 @@ def test_what_a_child_prints_stays_out_of_the_commands_output(
     captured = capfd.readouterr()
     assert captured.out == ""
     assert {"in Python", "below it"} <= set(captured.err.splitlines())
+
+
+def test_what_a_child_prints_commands_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    """Colours, titles and cleared screens stay in the child; so does a flood (attack 40)."""
+    assert call("tests.executors.work:commands", (), lambda event: None) == Outcome("ok")
+    assert capfd.readouterr().err == "red clear\nnext \ufffd5m \ufffd  line"
+    assert call("tests.executors.work:floods", (), lambda event: None) == Outcome("ok")
+    error = capfd.readouterr().err
+    assert error.count("0123456789abcdef") == child.MOST_PRINTED // 16
+    assert error.endswith("(it printed more than 1,048,576 bytes; the rest is left out)\n")
+
+
+def test_an_exception_that_is_none_of_pythons_usual_ones_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    outcome = call("tests.executors.work:raises_base", (), lambda event: None)
+    assert (outcome.status, outcome.message) == ("failed", "Own: not an\ufffd[31m Exception")
+    assert capfd.readouterr().err == ""

@@ -133,6 +133,24 @@ def fails(report: Report) -> None:
     raise ValueError("bad \udcff name")
 
 
+def commands(report: Report) -> None:
+    """Prints what a terminal would obey."""
+    os.write(2, b"\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b[2Jclear\r\nnext \x9b5m \xc2\x9b\tline")
+
+
+def floods(report: Report) -> None:
+    """Prints more than is passed on."""
+    for _ in range(300):
+        os.write(1, b"0123456789abcdef" * 1024)
+
+
+def raises_base(report: Report) -> None:
+    class Own(BaseException):
+        pass
+
+    raise Own("not an\x1b[31m Exception")
+
+
 def prints(report: Report) -> None:
     """Prints, by Python and from below it, and reports the arguments that it sees."""
     print("in Python")

@@ -17,7 +17,7 @@ from torch import nn
 
 from bench.analysis.check import problems
 from bench.core.errors import Interrupted
-from bench.core.events import EpochDone, Event, Probed
+from bench.core.events import EpochDone, Event, ModelTurn, Probed
 from bench.data.datasets import DataSource
 from bench.measure import pace, session
 from bench.measure.build import build_model, build_plain
@@ -201,10 +201,29 @@ def test_a_run_and_a_session_are_measured_under_the_usual_switches(
     record = Store(tmp_path / "store").record(spec)
     assert isinstance(record, FinishedRun)
     assert [text for text in record.notes if "working directory" in text]
-    pair = [make_spec(source, "float64"), make_spec(source, "plain")]
-    timed = session.time_models(session_of(pair, 0.0), TrialResults(), Store(tmp_path), ignore)
-    assert [text for text in timed.warnings if "default dtype" in text and text.startswith(pair[0].model)]
-    assert not timed.not_as_set[pair[0].model]
+    specs = [make_spec(source, name) for name in ("float64", "disturbs", "plain")]
+    threads: list[int] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, ModelTurn):
+            threads.append(torch.get_num_threads())
+
+    with one_thread():
+        timed = session.time_models(session_of(specs, 0.0), TrialResults(), Store(tmp_path), on_event)
+    assert [text for text in timed.warnings if "default dtype" in text and text.startswith(specs[0].model)]
+    assert not timed.not_as_set[specs[0].model]
+    assert set(threads) == {1}, "each turn begins with those that the session has"
+    (warning,) = (text for text in timed.warnings if "as it runs" in text)
+    assert warning.startswith(specs[1].model)
+    assert warning.endswith("put back: number of threads (1 to 3)")
+
+
+def test_a_switch_that_a_model_sets_while_it_trains_is_a_note(source: DataSource, tmp_path: Path) -> None:
+    with one_thread():
+        record = run_one(make_spec(source, "disturbs"), source.load(), Store(tmp_path), ignore)
+        assert torch.get_num_threads() == 1
+    (note,) = (text for text in record.notes if "while it ran" in text)
+    assert note.endswith("number of threads (1 to 3)")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="no such signal")

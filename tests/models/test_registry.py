@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,16 @@ def test_split_keeps_brackets_together(text: str, names: list[str]) -> None:
 def test_split_refuses(text: str) -> None:
     with pytest.raises(ModelError):
         split_names(text)
+
+
+def test_a_comma_or_a_bracket_in_the_name_of_a_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.py", "c[1,2.py", "d], e.py"):
+        Path(name).touch()
+    assert split_names("seresnet,a,b.py:f,vit_tiny") == ["seresnet", "a,b.py:f", "vit_tiny"]
+    assert split_names(f"{tmp_path}/c[1,2.py:f,d], e.py:g") == [f"{tmp_path}/c[1,2.py:f", "d], e.py:g"]
+    assert expand_names("seresnet,a,b.py:f,-a,b.py:f") == ["seresnet"]
+    assert split_names("a,b.py") == ["a", "b.py"], "no function is named"
 
 
 def test_globs_and_exclusions() -> None:
