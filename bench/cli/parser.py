@@ -120,6 +120,8 @@ EXAMPLES = {
         "run_bench.py --models 'vit_*,-vit_lite' --dataset cifar10 --seeds 0-4",
         "run_bench.py --dataset digits --track both --budget 10min --target 0.9",
         "run_bench.py --models seresnet mymodel.py:make --dataset folder:photos",
+        "run_bench.py --preset quick --save-config sweep.toml --dry-run",
+        "run_bench.py --config sweep.toml --seeds 5-9",
     ],
     "time": [
         "run_bench.py time --models seresnet,vit_tiny",
@@ -237,6 +239,14 @@ def _examples(command: str) -> str:
 
 
 def _run_flags(run: Parser) -> None:
+    sweep = run.add_argument_group("the whole sweep as a file")
+    sweep.add_argument(
+        "--config",
+        type=path,
+        metavar="FILE",
+        help='take flags from this TOML file, as in models = ["seresnet"]; flags given here win',
+    )
+    sweep.add_argument("--save-config", type=path, metavar="FILE", help="write this sweep as such a file")
     what = run.add_argument_group("what to train")
     _shared(what, "--models")
     what.add_argument(
@@ -524,10 +534,16 @@ def _help_flags(help_: Parser) -> None:
     help_.add_argument("topic", nargs="?", metavar="COMMAND", help="the command; default: a summary of all")
 
 
+def actions_of(parser: Parser, command: str) -> list[argparse.Action]:
+    """What a command takes."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    actions: list[argparse.Action] = commands.choices[command]._actions
+    return actions
+
+
 def flags_of(parser: Parser, command: str) -> list[str]:
     """The flags of a command."""
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return [flag for action in commands.choices[command]._actions for flag in action.option_strings]
+    return [flag for action in actions_of(parser, command) for flag in action.option_strings]
 
 
 def join_names(words: Sequence[str]) -> list[str]:

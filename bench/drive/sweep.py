@@ -60,6 +60,8 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
         probe(untried, plan, output.run_timeout, context.display)
     if not output.dry_run:
         store.check_writable()
+        if request.toml:
+            store.keep_sweep(request.toml)
     tuned = lr_search.with_best_lr(plans, request, context)
     plans = [as_done(plan, context) for plan in tuned.plans]  # their learning rates are known now
     if output.dry_run:

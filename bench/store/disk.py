@@ -4,6 +4,7 @@
     speed/<id>.json                                                    one file per speed session
     tuning/<id>.json                                                   one file per search for a model's best setting
     search/<id>.json                                                   one file per search for a learning rate
+    sweeps/<id>.toml                                                   one file per sweep, as run --config takes it
     results.csv speed.csv history.csv timings.csv environment.csv      views, rebuilt from the records
     locks/                                                             which process works on what
 
@@ -40,7 +41,7 @@ from bench.core.files import (
     to_json,
     write_together,
 )
-from bench.plan.spec import RunSpec, to_dict
+from bench.plan.spec import RunSpec, content_id, to_dict
 from bench.store.records import (
     Damaged,
     FailedRun,
@@ -56,7 +57,7 @@ from bench.store.views import views_of
 
 RUN_FILES = ("history.csv", "predictions.npz")  # beside the record, which holds their checksums
 VIEWS = ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv")
-FOLDERS = ("runs", "speed", "tuning", "search", "locks", "plots", "slurm")
+FOLDERS = ("runs", "speed", "tuning", "search", "sweeps", "locks", "plots", "slurm")
 VIEWS_WAIT_SECONDS = 60.0
 # Files that another machine may send: none outside the store, no checkpoints, no views.
 ADOPTED = re.compile(
@@ -257,6 +258,10 @@ class Store:
     def write_lr_search(self, search: LRSearch) -> None:
         """A search for a learning rate as far as it is; it replaces an earlier one with its id."""
         self.write({f"search/{search.id}.json": encode(search)})
+
+    def keep_sweep(self, toml: str) -> None:
+        """What was asked for; the same sweep again, or resumed, is the same file."""
+        self.write({f"sweeps/{content_id(toml)}.toml": toml.encode()})
 
     # --- read ----------------------------------------------------------------------------------------------------
 
