@@ -23,14 +23,16 @@ COMMANDS = {
     "plot": "plot the comparisons in a store",
     "report": "write a self-contained HTML report on a store",
     "data": "list, fetch, verify and view data sets",
+    "weights": "print how to load the weights that a run kept",
     "check": "verify that a store's files are intact and agree",
     "cost": "count parameters, FLOPs and activations of models",
     "list": "list models, data sets, recipes, presets or settings",
     "help": "show the help of a command",
 }
-STORE_READERS = ("compare", "table", "plot", "report", "check")
+STORE_READERS = ("compare", "table", "plot", "report", "weights", "check")
 USAGE = {
     "compare": "[MODEL ...] [options]",
+    "weights": "[RUN] [options]",
     "data": "{list,fetch,verify,show} [NAME ...] [options]",
     "cost": "MODEL [MODEL ...] [options]",
     "list": "{models,datasets,recipes,presets,settings}",
@@ -146,6 +148,7 @@ EXAMPLES = {
         "run_bench.py data fetch cifar10 cifar100",
         "run_bench.py data show npz:mine.npz --out sheet.png",
     ],
+    "weights": ["run_bench.py weights", "run_bench.py weights seresnet-digits-smoke-s0"],
     "check": ["run_bench.py check --results results/reference/cpu-2core", "run_bench.py check --rebuild"],
     "cost": [
         "run_bench.py cost seresnet vit_tiny",
@@ -217,6 +220,7 @@ def make_parser() -> Parser:
         "plot": _plot_flags,
         "report": _report_flags,
         "data": _data_flags,
+        "weights": _weights_flags,
         "check": _check_flags,
         "cost": _cost_flags,
         "list": _list_flags,
@@ -334,6 +338,9 @@ def _where_and_output_flags(run: Parser) -> None:
         "--timing-limit",
         metavar="TIME",
         help="time limit for the whole timing pass; default: 20 s per model, on CUDA 8 s",
+    )
+    output.add_argument(
+        "--keep-weights", action="store_true", help="keep each run's final weights beside its record: see `weights`"
     )
     output.add_argument("--rerun", action="store_true", help="repeat finished runs")
     output.add_argument(
@@ -480,6 +487,12 @@ def _report_flags(report: Parser) -> None:
     )
     report.add_argument(
         "--images", choices=("all", "digits", "none"), default="all", help="show misclassified images; default all"
+    )
+
+
+def _weights_flags(weights: Parser) -> None:
+    weights.add_argument(
+        "run", nargs="?", default="", metavar="RUN", help="the run, by its id or a part of it; default: the only one"
     )
 
 

@@ -112,6 +112,14 @@ class CompareRequest:
 
 
 @dataclass(frozen=True)
+class WeightsRequest:
+    """How to load a run's weights. `run`: a part of its id; empty where there is only one."""
+
+    stores: tuple[Path, ...]
+    run: str
+
+
+@dataclass(frozen=True)
 class CheckRequest:
     """Everything that is wrong with stores."""
 
@@ -158,6 +166,7 @@ Request = (
     | PlotRequest
     | ReportRequest
     | CompareRequest
+    | WeightsRequest
     | CheckRequest
     | CostRequest
     | DataRequest
@@ -227,6 +236,7 @@ def run_request(arguments: Namespace) -> RunRequest:
             live=arguments.live,
             dry_run=arguments.dry_run,
             reference=parse_reference(arguments.reference, models),
+            keep_weights=arguments.keep_weights,
             save_config=arguments.save_config,
         ),
         sweep_file.text_of(arguments, models),
@@ -388,6 +398,11 @@ def _conditions(texts: list[str]) -> tuple[Condition, ...]:
     return tuple(map(parse_condition, texts))
 
 
+def weights_request(arguments: Namespace) -> WeightsRequest:
+    """How to load a run's weights."""
+    return WeightsRequest(_stores(arguments), arguments.run)
+
+
 def check_request(arguments: Namespace) -> CheckRequest:
     """Everything that is wrong with stores."""
     return CheckRequest(_stores(arguments), arguments.rebuild)
@@ -432,6 +447,7 @@ READERS: dict[str, Callable[[Namespace], Request]] = {
     "plot": plot_request,
     "report": report_request,
     "data": data_request,
+    "weights": weights_request,
     "check": check_request,
     "cost": cost_request,
     "list": list_request,

@@ -45,6 +45,7 @@ class RunPolicy:
     rerun: bool = False  # repeat finished runs
     target: float | None = None  # validation accuracy to be timed
     retries: int = RETRIES  # of a run whose machine was lost
+    keep_weights: bool = False  # of each, beside its record
     function: str = "bench.measure.run:child_run"
 
 
@@ -126,7 +127,7 @@ def task_of(spec: RunSpec, plan: Plan, device: Device, alone: bool, context: Swe
     """A run for a device, beside those with which it will share it."""
     colocation, variables = surroundings(device, alone, spec.deterministic)
     here = replace(spec, device_name=device.kind or spec.device_name)
-    options = RunOptions(policy.rerun, colocation, policy.target)
+    options = RunOptions(policy.rerun, colocation, policy.target, keep_weights=policy.keep_weights)
     return context.task(
         spec.run_id,
         policy.function,

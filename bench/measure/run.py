@@ -33,6 +33,7 @@ from bench.measure.phases import Phases
 from bench.measure.step import make_optimizer, undisturbed
 from bench.measure.supervise import Clocks, Trained, noticing_pauses, supervise
 from bench.measure.train import begin, restore
+from bench.measure.weights import weights_file
 from bench.plan.budget import Course
 from bench.plan.keys import Fact
 from bench.plan.recipes import length
@@ -114,6 +115,8 @@ def run_one(
         provenance=dataset.provenance,
         environment=facts,
     )
+    if options.keep_weights:
+        files |= weights_file(model, batches, notes.report)
     store.write_record(record, files)  # the record last: then the run is done
     keeper.clear()
     return record

@@ -72,6 +72,7 @@ class OutputOptions:
     live: bool = False
     dry_run: bool = False
     reference: str | None = None  # the model that ratios refer to
+    keep_weights: bool = False  # of each run, beside its record
     save_config: Path | None = None  # also write the sweep's file here
 
 

@@ -136,6 +136,7 @@ class RunOptions:
     rerun: bool = False  # repeat a finished run
     colocation: Colocation = ALONE
     target: float | None = None  # validation accuracy in 0..1 to be timed, named before training
+    keep_weights: bool = False  # beside the record
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_every_flag_of_run_arrives(tmp_path: Path) -> None:
         --validations 4 --target 0.9 --track both --trial-budget 1Msamples --dataset cifar10,svhn
         --train-fraction 1,0.1 --image-size 64 --data-dir d --setting compiled --tune-limit 2min --deterministic
         --device cuda:1 --executor ray:auto --retries 5 --results s --reference seresnet --run-timeout 2h
-        --timing-limit 90 --rerun --live --dry-run"""
+        --timing-limit 90 --keep-weights --rerun --live --dry-run"""
     assert parse(shlex.split(words)) == RunRequest(
         ("seresnet",),
         TrainingOptions(
@@ -89,7 +89,9 @@ def test_every_flag_of_run_arrives(tmp_path: Path) -> None:
         DataOptions(("cifar10", "svhn"), (0.1, 1.0), 64, Path("d")),
         ExecutionOptions("compiled", 120.0, deterministic=True),
         PlacementOptions("cuda:1", "ray", "auto", retries=5),
-        OutputOptions(Path("s"), 7200.0, 90.0, rerun=True, live=True, dry_run=True, reference="seresnet"),
+        OutputOptions(
+            Path("s"), 7200.0, 90.0, rerun=True, live=True, dry_run=True, reference="seresnet", keep_weights=True
+        ),
     )
     more = sweep("--epochs", "3", "--runs-per-device", "2", "--executor", "slurm:debug", "--slurm", "time=9")
     assert (more.training.epochs, more.execution.runs_per_device) == (3, 2)

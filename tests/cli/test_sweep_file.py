@@ -19,7 +19,7 @@ EVERYTHING = """--models 'vit_*,-vit_lite' timm:resnet18[in_chans=3,depth=2] --p
     --batch-size 64 --validations 4 --target 0.9 --track both --trial-budget 1Msamples --dataset cinic10,npz:~/x.npz
     --train-fraction 1,0.1 --cinic-train train+valid --image-size 64 --data-dir d --setting compiled --tune-limit 2min
     --runs-per-device 1 --deterministic --device cuda:1 --executor slurm:debug --slurm time=9,mem=8 --retries 0
-    --results s --reference vit_tiny --run-timeout 2h --timing-limit 90"""
+    --keep-weights --results s --reference vit_tiny --run-timeout 2h --timing-limit 90"""
 
 
 def asked(*words: str | Path) -> RunRequest:
