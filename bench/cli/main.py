@@ -26,6 +26,7 @@ from bench.cli.requests import (
     ReportRequest,
     Request,
     TableRequest,
+    WeightsRequest,
     parse,
 )
 from bench.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER, Terminated, UserError
@@ -45,6 +46,7 @@ FUNCTIONS: dict[type[Request], str] = {
     PlotRequest: "bench.cli.readers:plot",
     ReportRequest: "bench.cli.readers:report",
     CompareRequest: "bench.cli.readers:compare",
+    WeightsRequest: "bench.cli.weights:show",
     CheckRequest: "bench.cli.readers:check",
     CostRequest: "bench.cli.cost:cost",
     DataRequest: "bench.cli.data:run",

@@ -23,14 +23,16 @@ COMMANDS = {
     "plot": "plot the comparisons in a store",
     "report": "write a self-contained HTML report on a store",
     "data": "list, fetch, verify and view data sets",
+    "weights": "print how to load the weights that a run kept",
     "check": "verify that a store's files are intact and agree",
     "cost": "count parameters, FLOPs and activations of models",
     "list": "list models, data sets, recipes, presets or settings",
     "help": "show the help of a command",
 }
-STORE_READERS = ("compare", "table", "plot", "report", "check")
+STORE_READERS = ("compare", "table", "plot", "report", "weights", "check")
 USAGE = {
     "compare": "[MODEL ...] [options]",
+    "weights": "[RUN] [options]",
     "data": "{list,fetch,verify,show} [NAME ...] [options]",
     "cost": "MODEL [MODEL ...] [options]",
     "list": "{models,datasets,recipes,presets,settings}",
@@ -120,6 +122,8 @@ EXAMPLES = {
         "run_bench.py --models 'vit_*,-vit_lite' --dataset cifar10 --seeds 0-4",
         "run_bench.py --dataset digits --track both --budget 10min --target 0.9",
         "run_bench.py --models seresnet mymodel.py:make --dataset folder:photos",
+        "run_bench.py --preset quick --save-config sweep.toml --dry-run",
+        "run_bench.py --config sweep.toml --seeds 5-9",
     ],
     "time": [
         "run_bench.py time --models seresnet,vit_tiny",
@@ -144,6 +148,7 @@ EXAMPLES = {
         "run_bench.py data fetch cifar10 cifar100",
         "run_bench.py data show npz:mine.npz --out sheet.png",
     ],
+    "weights": ["run_bench.py weights", "run_bench.py weights seresnet-digits-smoke-s0"],
     "check": ["run_bench.py check --results results/reference/cpu-2core", "run_bench.py check --rebuild"],
     "cost": [
         "run_bench.py cost seresnet vit_tiny",
@@ -215,6 +220,7 @@ def make_parser() -> Parser:
         "plot": _plot_flags,
         "report": _report_flags,
         "data": _data_flags,
+        "weights": _weights_flags,
         "check": _check_flags,
         "cost": _cost_flags,
         "list": _list_flags,
@@ -237,6 +243,14 @@ def _examples(command: str) -> str:
 
 
 def _run_flags(run: Parser) -> None:
+    sweep = run.add_argument_group("the whole sweep as a file")
+    sweep.add_argument(
+        "--config",
+        type=path,
+        metavar="FILE",
+        help='take flags from this TOML file, as in models = ["seresnet"]; flags given here win',
+    )
+    sweep.add_argument("--save-config", type=path, metavar="FILE", help="write this sweep as such a file")
     what = run.add_argument_group("what to train")
     _shared(what, "--models")
     what.add_argument(
@@ -331,6 +345,9 @@ def _where_and_output_flags(run: Parser) -> None:
         "--timing-limit",
         metavar="TIME",
         help="time limit for the whole timing pass; default: 20 s per model, on CUDA 8 s",
+    )
+    output.add_argument(
+        "--keep-weights", action="store_true", help="keep each run's final weights beside its record: see `weights`"
     )
     output.add_argument("--rerun", action="store_true", help="repeat finished runs")
     output.add_argument(
@@ -480,6 +497,12 @@ def _report_flags(report: Parser) -> None:
     )
 
 
+def _weights_flags(weights: Parser) -> None:
+    weights.add_argument(
+        "run", nargs="?", default="", metavar="RUN", help="the run, by its id or a part of it; default: the only one"
+    )
+
+
 def _check_flags(check: Parser) -> None:
     check.add_argument("--rebuild", action="store_true", help="first regenerate the CSV files from the records")
 
@@ -531,10 +554,16 @@ def _help_flags(help_: Parser) -> None:
     help_.add_argument("topic", nargs="?", metavar="COMMAND", help="the command; default: a summary of all")
 
 
+def actions_of(parser: Parser, command: str) -> list[argparse.Action]:
+    """What a command takes."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    actions: list[argparse.Action] = commands.choices[command]._actions
+    return actions
+
+
 def flags_of(parser: Parser, command: str) -> list[str]:
     """The flags of a command."""
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return [flag for action in commands.choices[command]._actions for flag in action.option_strings]
+    return [flag for action in actions_of(parser, command) for flag in action.option_strings]
 
 
 def join_names(words: Sequence[str]) -> list[str]:

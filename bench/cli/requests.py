@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli import hints
+from bench.cli import hints, sweep_file
 from bench.cli.parser import COMMANDS, flags_of, join_names, make_parser, path
 from bench.core.errors import UserError
 from bench.core.text import writable
@@ -112,6 +112,14 @@ class CompareRequest:
 
 
 @dataclass(frozen=True)
+class WeightsRequest:
+    """How to load a run's weights. `run`: a part of its id; empty where there is only one."""
+
+    stores: tuple[Path, ...]
+    run: str
+
+
+@dataclass(frozen=True)
 class CheckRequest:
     """Everything that is wrong with stores."""
 
@@ -158,6 +166,7 @@ Request = (
     | PlotRequest
     | ReportRequest
     | CompareRequest
+    | WeightsRequest
     | CheckRequest
     | CostRequest
     | DataRequest
@@ -171,14 +180,17 @@ def parse(words: Sequence[str]) -> Request:
     Raises UserError and ModelError with one sentence that names the choices or the remedy, and SystemExit after --help
     and --version.
     """
-    words = with_command(list(words))
+    words = join_names(with_command(list(words)))
     parser = make_parser()
-    arguments, unknown = parser.parse_known_args(join_names(words))
+    arguments, unknown = parser.parse_known_args(words)
     if unknown:
         flag = unknown[0].partition("=")[0]
         hint = hints.flag_hint(flag) if flag.startswith("-") else None
         more = f"; {hint}" if hint else suggest(flag, flags_of(parser, words[0]))
         raise UserError(f"unknown argument '{unknown[0]}'{more} (run_bench.py {words[0]} --help)")
+    if arguments.command == "run" and arguments.config is not None:
+        from_file = sweep_file.words_of(arguments.config, parser, words)
+        arguments = parser.parse_args([words[0], *from_file, *words[1:]])  # of a flag that is given twice the last wins
     return READERS[arguments.command](arguments)
 
 
@@ -224,7 +236,10 @@ def run_request(arguments: Namespace) -> RunRequest:
             live=arguments.live,
             dry_run=arguments.dry_run,
             reference=parse_reference(arguments.reference, models),
+            keep_weights=arguments.keep_weights,
+            save_config=arguments.save_config,
         ),
+        sweep_file.text_of(arguments, models),
     )
 
 
@@ -387,6 +402,11 @@ def _conditions(texts: list[str]) -> tuple[Condition, ...]:
     return tuple(map(parse_condition, texts))
 
 
+def weights_request(arguments: Namespace) -> WeightsRequest:
+    """How to load a run's weights."""
+    return WeightsRequest(_stores(arguments), arguments.run)
+
+
 def check_request(arguments: Namespace) -> CheckRequest:
     """Everything that is wrong with stores."""
     return CheckRequest(_stores(arguments), arguments.rebuild)
@@ -431,6 +451,7 @@ READERS: dict[str, Callable[[Namespace], Request]] = {
     "plot": plot_request,
     "report": report_request,
     "data": data_request,
+    "weights": weights_request,
     "check": check_request,
     "cost": cost_request,
     "list": list_request,

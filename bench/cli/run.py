@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.cli import sweep_file
 from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED
 from bench.executors.processes import warm_up
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def run(request: RunRequest) -> int:
     """Train and time what is missing, then show it. Returns the exit code."""
+    if (path := request.output.save_config) is not None:
+        sweep_file.save(path, request.toml)
     if request.placement.executor == "local" and request.execution.runs_per_device == 1:
         warm_up()  # several runs on a device need a server of another environment, which the driver knows
     from bench.drive import sweep

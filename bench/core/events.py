@@ -51,6 +51,7 @@ class Probed(_Event, frozen=True, tag="probed"):
 
     model: str
     warnings: tuple[str, ...] = ()
+    weights_bytes: int = 0  # what --keep-weights would keep of a run
 
 
 class ProbeFailed(_Event, frozen=True, tag="unfit"):

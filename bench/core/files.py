@@ -14,6 +14,7 @@ import platform
 import re
 import stat
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 from bench.core.errors import Busy, UserError
 
 TEMPORARY = ".tmp-"  # in the names of files that a crash may leave behind; remove_leftovers removes them
+MOST_TOML_BYTES = 65_536  # tomllib takes a minute for 400 kB of nested tables
 MOST_BYTES = 1 << 28  # of a file that is read whole: more than any record takes, less than a machine's memory
 # Where a spreadsheet would begin to compute: at a cell's start, and after what another locale takes for its end. East
 # Asian spreadsheets take the full-width signs, too (OWASP, CSV injection).
@@ -58,6 +60,22 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
             return file.read()
     finally:
         os.close(handle)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a user's TOML file, called `what` ("recipe file") in errors. Raises UserError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_TOML_BYTES + 1)
+        if len(content) > MOST_TOML_BYTES:
+            raise ValueError(f"it has more than {MOST_TOML_BYTES:,} bytes")
+        return tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors begin with a byte order mark
+    except FileNotFoundError:
+        raise UserError(f"no {what} '{path}'") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{what} '{path}' is not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError, RecursionError) as error:  # tomllib's own, an integer of thousands of digits, [[[[…
+        raise UserError(f"{what} '{path}' cannot be read: {error}") from None
 
 
 def link_within(path: Path, root: Path) -> Path | None:

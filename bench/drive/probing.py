@@ -14,12 +14,14 @@ from models.errors import ModelError
 SECONDS = 300.0  # a model that has not answered two images by then hangs
 
 
-def probe(names: Sequence[str], plan: Plan, timeout: float | None, display: Display) -> None:
-    """Try every model in a child; prints warnings. Raises ModelError that names the unfit.
+def probe(names: Sequence[str], plan: Plan, timeout: float | None, display: Display) -> dict[str, int]:
+    """Try every model in a child; prints warnings. Returns the bytes of each one's weights.
+
+    Raises ModelError that names the unfit.
 
     A model that takes its process down, or hangs, is named like the others, and those after it get a fresh process.
     """
-    unfit, left, current = [], list(names), ""
+    unfit, left, current, sizes = [], list(names), "", dict[str, int]()
 
     def on_event(event: Event) -> None:
         nonlocal current
@@ -27,6 +29,7 @@ def probe(names: Sequence[str], plan: Plan, timeout: float | None, display: Disp
             current = event.model
         elif isinstance(event, Probed):
             left.remove(event.model)
+            sizes[event.model] = event.weights_bytes
             for warning in event.warnings:
                 display.line(f"warning: {warning}")
         elif isinstance(event, ProbeFailed):
@@ -46,3 +49,4 @@ def probe(names: Sequence[str], plan: Plan, timeout: float | None, display: Disp
             left.remove(current)
     if unfit:
         raise ModelError("; ".join(unfit))
+    return sizes

@@ -45,6 +45,7 @@ class RunPolicy:
     target: float | None = None  # validation accuracy to be timed
     retries: int = RETRIES  # of a run whose machine was lost
     together: int | None = None  # seeds of a model in one process; None: what is worth it
+    keep_weights: bool = False  # of each, beside its record
     function: str = "bench.measure.run:child_run"
 
 
@@ -210,7 +211,7 @@ def task_of(spec: RunSpec, plan: Plan, device: Device, alone: bool, context: Swe
     """A run for a device, beside those with which it will share it."""
     colocation, variables = surroundings(device, alone, spec.deterministic)
     here = replace(spec, device_name=device.kind or spec.device_name)
-    options = RunOptions(policy.rerun, colocation, policy.target)
+    options = RunOptions(policy.rerun, colocation, policy.target, keep_weights=policy.keep_weights)
     return context.task(
         spec.run_id,
         policy.function,
@@ -230,7 +231,13 @@ def group_task(group: Group, samples: int | None, device: Device, context: Sweep
         return replace(spec, device_name=device.kind or spec.device_name)
 
     options = RunOptions(
-        policy.rerun, colocation, policy.target, policy.together or 0, here(group.alone).run_id, samples
+        rerun=policy.rerun,
+        colocation=colocation,
+        target=policy.target,
+        together=policy.together or 0,
+        seconds_from=here(group.alone).run_id,
+        samples=samples,
+        keep_weights=policy.keep_weights,
     )
     return context.task(
         first.run_id,

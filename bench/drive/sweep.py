@@ -26,7 +26,7 @@ from bench.drive.timing_pass import TimingOptions, time_if_needed, timed_under
 from bench.plan.request import RunRequest
 from bench.plan.settings import AUTO
 from bench.plan.spec import RunSpec
-from bench.store.disk import Store
+from bench.store.disk import WEIGHTS, Store
 from bench.store.records import FinishedRun, Session
 
 
@@ -57,13 +57,20 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
     if request.execution.setting == "tuned":
         plans, tried, setting_seconds = setting_search.with_best_settings(plans, request, context)
     plans = [as_done(plan, context) for plan in plans]
+    if output.keep_weights:
+        tried = []  # once more, for their sizes
+    sizes: dict[str, int] = {}
     for plan in one_per_kind(plans):
         untried = [name for name in request.models if name not in tried and _is_missing(name, plans, store, rerun)]
-        probe(untried, plan, output.run_timeout, context.display)
+        sizes |= probe(untried, plan, output.run_timeout, context.display)
+    if output.keep_weights:
+        say_weights(plans, sizes, rerun, context)
     if not output.dry_run:
         store.check_writable()
         missing = [spec for plan in plans for spec in plan.specs if rerun or not store.is_done(spec)]
         compile_ahead(missing, context)
+        if request.toml:
+            store.keep_sweep(request.toml)
     tuned = lr_search.with_best_lr(plans, request, context)
     plans = [as_done(plan, context) for plan in tuned.plans]  # their learning rates are known now
     if output.dry_run:
@@ -80,11 +87,27 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
     return SweepResult(EXIT_FAILED if tuned.failures + lost or not complete else 0, specs, store, sessions)
 
 
+def say_weights(plans: Sequence[Plan], sizes: dict[str, int], rerun: bool, context: SweepContext) -> None:
+    """What --keep-weights will write, by the bytes of each model, and which finished runs have kept none."""
+    specs = [spec for plan in plans for spec in plan.specs]
+    records = {spec.run_id: context.store.record(spec) for spec in specs}
+    done = [record for record in records.values() if isinstance(record, FinishedRun) and not rerun]
+    missing = [spec for spec in specs if rerun or not isinstance(records[spec.run_id], FinishedRun)]
+    if missing:
+        total = sum(sizes.get(spec.model, 0) for spec in missing) / 1e6
+        each = ", ".join(f"{model} {size / 1e6:.1f} MB" for model, size in sizes.items())
+        context.display.line(f"weights to keep: about {total:,.1f} MB for {plural(len(missing), 'run')} (each: {each})")
+    if without := sum(WEIGHTS not in record.files for record in done):
+        context.display.line(f"{plural(without, 'finished run')} kept no weights; --rerun trains again and keeps them")
+
+
 def train_and_time(plans: list[Plan], request: RunRequest, context: SweepContext) -> tuple[list[Plan], int, bool]:
     """(the plans with finished runs as they were done, how many failed or are gone, whether all models were timed)."""
     output, display, views, complete = request.output, context.display, Views(context.store), True
     target, retries = request.training.target, request.placement.retries
-    policy = RunPolicy(output.run_timeout, output.rerun, target, retries, request.execution.together)
+    policy = RunPolicy(
+        output.run_timeout, output.rerun, target, retries, request.execution.together, output.keep_weights
+    )
     todo = announce(plans, policy, context)
     timing = TimingOptions(output.timing_limit, output.rerun, output.reference)
     try:

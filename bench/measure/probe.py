@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from bench.measure.build import CONTIGUOUS, build_model, build_plain
 from bench.measure.device import synchroniser
 from bench.measure.step import autocast, layout, make_optimizer, make_step
 from bench.measure.switches import kept
+from bench.measure.weights import weights_bytes
 from bench.plan.spec import Recipe, RunSpec, Setting
 from models.errors import ModelError
 
@@ -26,17 +27,18 @@ FEW_TOKENS = 16
 def child_probe(report: Report, specs: Sequence[RunSpec]) -> None:
     """Try each run's model with check_run; the events say which is being tried, so that a crash has a name."""
     for spec in specs:
+        sizes: list[int] = []
         report(ProbeStarted(spec.model))
         try:
             noted: list[str] = []
             with kept(noted.append):  # what it changes while it is tried must not meet the next one
-                warnings = check_run(spec)
-            report(Probed(spec.model, (*warnings, *(f"{spec.model}: {text}" for text in noted))))
+                warnings = check_run(spec, sizes.append)
+            report(Probed(spec.model, (*warnings, *(f"{spec.model}: {text}" for text in noted)), *sizes))
         except ModelError as error:
             report(ProbeFailed(spec.model, inert(str(error))))
 
 
-def check_run(spec: RunSpec) -> list[str]:
+def check_run(spec: RunSpec, on_size: Callable[[int], None] = lambda size: None) -> list[str]:
     """check_model under the run's own conditions, then a training step with them; returns warnings.
 
     What passes can train: memory format, optimizer, precision and a batch of one are tried as the run will have them.
@@ -47,6 +49,7 @@ def check_run(spec: RunSpec) -> list[str]:
     name, size = spec.model, spec.data.image_size
     with _sentence(name, f"on {size} px images"):
         model = build_model(spec, warnings.append)
+        on_size(weights_bytes(model))
     warnings = [f"{name}: {text}" for text in warnings]
     warnings += check_built(model, name, spec.data.num_classes, size, spec.setting)
     device = torch.device(spec.device if spec.device == "cpu" or torch.cuda.is_available() else "cpu")

@@ -36,6 +36,7 @@ from bench.measure.step import Forward, make_optimizer, undisturbed
 from bench.measure.supervise import Clocks, Trained, Turns, noticing_pauses, supervise, to_end
 from bench.measure.switches import Switches
 from bench.measure.train import begin, restore
+from bench.measure.weights import weights_file
 from bench.plan.budget import Course
 from bench.plan.keys import Fact
 from bench.plan.recipes import length
@@ -145,6 +146,8 @@ def run_in_turns(
         provenance=dataset.provenance,
         environment=facts,
     )
+    if options.keep_weights:
+        files |= weights_file(model, batches, notes.report)
     store.write_record(record, files)  # the record last: then the run is done
     keeper.clear()
     return record

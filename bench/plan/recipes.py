@@ -6,13 +6,13 @@ A recipe is a function that returns plain data; its docstring says what it costs
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.core.files import read_toml
 from bench.core.text import writable
 from bench.plan.budget import DEFAULT_VALIDATIONS, Budget, parse_budget, samples_for
 from bench.plan.spec import Recipe
@@ -21,7 +21,6 @@ from models.registry import suggest
 OPTIMIZERS = ("adamw", "sgd")
 POLICIES = ("", "trivialaugment", "randaugment")
 PRECISIONS = ("auto", "fp32", "bf16")
-MOST_BYTES = 65_536  # of a recipe file: tomllib takes a minute for 400 kB of nested tables
 MOST_EPOCHS = 1_000_000  # the marks of all of them are in memory
 TRACKS = ("shared", "family")  # in the order in which they are shown
 
@@ -162,18 +161,7 @@ def load(name: str) -> Recipe:
 
 
 def _from_toml(path: Path) -> Recipe:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        changes = tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors begin with a byte order mark
-    except FileNotFoundError:
-        raise UserError(f"no recipe file '{path}'") from None
-    except UnicodeDecodeError:
-        raise UserError(f"recipe file '{path}' is not UTF-8 text; save it as UTF-8") from None
-    except (OSError, ValueError, RecursionError) as error:  # tomllib's own, an integer of thousands of digits, [[[[…
-        raise UserError(f"recipe file '{path}' cannot be read: {error}") from None
+    changes = read_toml(path, "recipe file")
     base = changes.pop("base", "shared")
     if not isinstance(base, str) or base not in RECIPES:
         raise UserError(f"base = {base!r} in '{path}': choose from {', '.join(RECIPES)}")

@@ -73,6 +73,8 @@ class OutputOptions:
     live: bool = False
     dry_run: bool = False
     reference: str | None = None  # the model that ratios refer to
+    keep_weights: bool = False  # of each run, beside its record
+    save_config: Path | None = None  # also write the sweep's file here
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class RunRequest:
     execution: ExecutionOptions = field(default_factory=ExecutionOptions)
     placement: PlacementOptions = field(default_factory=PlacementOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    toml: str = field(default="", compare=False, repr=False)  # the same as a file for --config; the store keeps it
 
 
 @dataclass(frozen=True)

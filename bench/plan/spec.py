@@ -139,6 +139,7 @@ class RunOptions:
     together: int = 1  # runs that take turns in its process, itself included; 0: as many as are worth it
     seconds_from: str = ""  # the run_id of one of the same work that trained alone, where this one does not
     samples: int | None = None  # of a budget in seconds, where another run has measured the pace
+    keep_weights: bool = False  # beside the record
 
 
 @dataclass(frozen=True)

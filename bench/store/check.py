@@ -14,7 +14,7 @@ from bench.core.files import from_json, sha256
 from bench.core.text import plural
 from bench.plan.budget import parse_budget
 from bench.plan.spec import spec_id
-from bench.store.disk import RUN_FILES, VIEWS, Store
+from bench.store.disk import RUN_FILES, VIEWS, WEIGHTS, Store
 from bench.store.predictions import read_arrays
 from bench.store.records import FinishedRun, RunRecord, decode_raw
 from bench.store.views import views_of
@@ -46,9 +46,9 @@ def run_problems(store: Store, run: RunRecord) -> Iterator[str]:
     yield from spec_problems(store, name, run)
     if not isinstance(run, FinishedRun):
         return
-    for file in RUN_FILES:
+    for file in (*RUN_FILES, *(name for name in run.files if name == WEIGHTS)):
         try:
-            content = store.read(f"{folder}/{file}")
+            content = store.read_beside(run.run_id, file)
         except FileNotFoundError:
             yield f"{file} is missing"
         except (OSError, ValueError) as error:

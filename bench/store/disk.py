@@ -1,9 +1,11 @@
 """Records on disk. Example: Store(Path("results/local")).runs()
 
     runs/<run_id>/spec.json record.json history.csv predictions.npz    one folder per run; checkpoints/ until it is done
+                  weights.safetensors                                  on request
     speed/<id>.json                                                    one file per speed session
     tuning/<id>.json                                                   one file per search for a model's best setting
     search/<id>.json                                                   one file per search for a learning rate
+    sweeps/<id>.toml                                                   one file per sweep, as run --config takes it
     results.csv speed.csv history.csv timings.csv environment.csv      views, rebuilt from the records
     locks/                                                             which process works on what
 
@@ -40,7 +42,7 @@ from bench.core.files import (
     to_json,
     write_together,
 )
-from bench.plan.spec import RunSpec, to_dict
+from bench.plan.spec import RunSpec, content_id, to_dict
 from bench.store.records import (
     Damaged,
     FailedRun,
@@ -55,12 +57,16 @@ from bench.store.records import (
 from bench.store.views import views_of
 
 RUN_FILES = ("history.csv", "predictions.npz")  # beside the record, which holds their checksums
+WEIGHTS = "weights.safetensors"  # one more, of a run with --keep-weights
+MOST_WEIGHTS_BYTES = 1 << 36  # of weights that are read
 VIEWS = ("results.csv", "speed.csv", "history.csv", "timings.csv", "environment.csv")
-FOLDERS = ("runs", "speed", "tuning", "search", "locks", "plots", "slurm")
+FOLDERS = ("runs", "speed", "tuning", "search", "sweeps", "locks", "plots", "slurm")
 VIEWS_WAIT_SECONDS = 60.0
 # Files that another machine may send: none outside the store, no checkpoints, no views.
 ADOPTED = re.compile(
-    r"runs/\w[\w.-]*/(spec\.json|record\.json|history\.csv|predictions\.npz)|speed/\w[\w.-]*\.json", re.ASCII
+    r"runs/\w[\w.-]*/(spec\.json|record\.json|history\.csv|predictions\.npz|weights\.safetensors)|"
+    r"speed/\w[\w.-]*\.json",
+    re.ASCII,
 )
 POLL_SECONDS = 2.0  # between two checks whether another process has finished
 RELEASE_SECONDS = 5.0  # for the kernel to release the locks of a process that was killed
@@ -117,6 +123,10 @@ class Store:
         if (link := link_within(path.parent, self.root)) is not None:
             raise ValueError(f"its folder '{link.name}' is a link, and nothing in a store is read through links")
         return read_file(path, most)
+
+    def read_beside(self, run_id: str, name: str) -> bytes:
+        """The content of a file beside a run's record. Raises as `read` does."""
+        return self.read(f"runs/{run_id}/{name}", MOST_WEIGHTS_BYTES if name == WEIGHTS else MOST_BYTES)
 
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Write files of one folder as one (bench.core.files.write_together). Raises UserError and OSError."""
@@ -188,13 +198,20 @@ class Store:
         # the spec again: whoever removed the folder meanwhile removed it, too
         contents = {"spec.json": to_json(to_dict(record.spec)), **(files or {}), "record.json": encode(record)}
         self.write({f"runs/{record.run_id}/{name}": content for name, content in contents.items()})
+        if files is not None:
+            self._forget_weights(record.run_id, contents)
 
     def _beside(self, run_id: str) -> dict[str, bytes]:
         files = {}
-        for name in RUN_FILES:
+        for name in (*RUN_FILES, WEIGHTS):
             with contextlib.suppress(OSError):
-                files[name] = self.read(f"runs/{run_id}/{name}")
+                files[name] = self.read_beside(run_id, name)
         return files
+
+    def _forget_weights(self, run_id: str, contents: Mapping[str, bytes]) -> None:
+        """Remove the weights of an earlier training of a run, where the new one has kept none."""
+        if WEIGHTS not in contents:
+            (self.place(f"runs/{run_id}") / WEIGHTS).unlink(missing_ok=True)
 
     def write_failure(self, record: FailedRun) -> None:
         """Record a failed run, unless the run has finished or another process is working on it."""
@@ -229,9 +246,13 @@ class Store:
                 if isinstance(self._run(run_id), FinishedRun) and not again:
                     continue
                 if "record.json" not in contents:  # without it nothing but the spec means anything
-                    contents = {name: content for name, content in contents.items() if name not in RUN_FILES}
+                    contents = {
+                        name: content for name, content in contents.items() if name not in (*RUN_FILES, WEIGHTS)
+                    }
                 last = sorted(contents, key=lambda name: name == "record.json")  # it says that the run is done
                 self.write({f"runs/{run_id}/{name}": contents[name] for name in last})
+                if "record.json" in contents:
+                    self._forget_weights(run_id, contents)
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[str]:
@@ -257,6 +278,10 @@ class Store:
     def write_lr_search(self, search: LRSearch) -> None:
         """A search for a learning rate as far as it is; it replaces an earlier one with its id."""
         self.write({f"search/{search.id}.json": encode(search)})
+
+    def keep_sweep(self, toml: str) -> None:
+        """What was asked for; the same sweep again, or resumed, is the same file."""
+        self.write({f"sweeps/{content_id(toml)}.toml": toml.encode()})
 
     # --- read ----------------------------------------------------------------------------------------------------
 

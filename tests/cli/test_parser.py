@@ -74,7 +74,7 @@ def test_every_flag_of_run_arrives(tmp_path: Path) -> None:
         --validations 4 --target 0.9 --track both --trial-budget 1Msamples --dataset cifar10,svhn
         --train-fraction 1,0.1 --image-size 64 --data-dir d --setting compiled --tune-limit 2min --deterministic
         --device cuda:1 --executor ray:auto --retries 5 --results s --reference seresnet --run-timeout 2h
-        --timing-limit 90 --rerun --live --dry-run"""
+        --timing-limit 90 --keep-weights --rerun --live --dry-run"""
     assert parse(shlex.split(words)) == RunRequest(
         ("seresnet",),
         TrainingOptions(
@@ -91,7 +91,9 @@ def test_every_flag_of_run_arrives(tmp_path: Path) -> None:
         DataOptions(("cifar10", "svhn"), (0.1, 1.0), 64, Path("d")),
         ExecutionOptions("compiled", 120.0, deterministic=True),
         PlacementOptions("cuda:1", "ray", "auto", retries=5),
-        OutputOptions(Path("s"), 7200.0, 90.0, rerun=True, live=True, dry_run=True, reference="seresnet"),
+        OutputOptions(
+            Path("s"), 7200.0, 90.0, rerun=True, live=True, dry_run=True, reference="seresnet", keep_weights=True
+        ),
     )
     more = sweep("--epochs", "3", "--runs-per-device", "2", "--executor", "slurm:debug", "--slurm", "time=9")
     assert (more.training.epochs, more.execution.runs_per_device) == (3, 2)
@@ -281,7 +283,7 @@ def test_a_suggestion_where_one_is_close(line: str, meant: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        *(f"--{flag}" for flag in ("wandb", "cuda", "pretrained", "verbose", "ema", "config", "log-dir", "world-size")),
+        *(f"--{flag}" for flag in ("wandb", "cuda", "pretrained", "verbose", "ema", "log-dir", "world-size")),
         *(f"--models {name}" for name in ("mixer", "alexnet", "gpt2", "densenet")),
         *("--dataset imagenet", "--dataset mnist", "--device tpu", "--device mps", "--preset fast", "--recipe best"),
         *("--setting fast", "--executor k8s", "serve", "train"),
@@ -391,9 +393,11 @@ def test_help_without_a_command(capsys: Captured, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("line", [line for command in EXAMPLES for line in EXAMPLES[command]])
-def test_examples_of_the_help_parse(line: str) -> None:
+def test_examples_of_the_help_parse(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *words = shlex.split(line)
     assert program == "run_bench.py"
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.toml").write_text('models = ["seresnet"]')
     with contextlib.suppress(SystemExit):  # help
         parse(words)
 
