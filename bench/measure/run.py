@@ -113,11 +113,7 @@ def run_in_turns(
         seen = _look(model, test, forward, report)  # the only time that a finished run has looked at the test set
         if not np.isfinite(seen.losses).all():
             raise Diverged(course.steps, "test loss")
-        if changed := switches.put_back():
-            notes.about_run(
-                "the model's code changed switches of the whole process while it ran, so not all of it ran under those "
-                f"that the record names: {', '.join(changed)}"
-            )
+        notes.about_switches(switches.put_back())
     except Diverged:
         keeper.clear()  # the next attempt must not resume where this one went wrong
         raise
@@ -296,6 +292,14 @@ class Notes:
         """Why the setting is not in use, or what disturbed the run."""
         self._of_run.append(text)
         self.report(Note(text))
+
+    def about_switches(self, changed: Sequence[str]) -> None:
+        """Which switches of the process the model's code changed while it ran, if any."""
+        if changed:
+            self.about_run(
+                "the model's code changed switches of the whole process while it ran, so not all of it ran under those "
+                f"that the record names: {', '.join(changed)}"
+            )
 
     def collected(self, of_cost: list[str]) -> list[str]:
         """All notes of the record."""
