@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from bench.core.errors import Busy, UserError
@@ -105,12 +106,18 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(staged[path], 0o644)  # mkstemp's 0600 would lock colleagues out of a shared store
-        if len(staged) > 1:
-            path.unlink(missing_ok=True)
-            _flush_directory(path.parent)
-        for path, temporary in staged.items():
-            os.replace(temporary, path)
-            _flush_directory(path.parent)
+        if not staged:
+            return
+        *others, last = staged
+        if others:
+            with contextlib.suppress(FileNotFoundError):
+                last.unlink()
+                _flush_directory(last.parent)
+            for path in others:
+                os.replace(staged[path], path)
+            _flush_directory(last.parent)
+        os.replace(staged[last], last)
+        _flush_directory(last.parent)
     except BaseException:
         for temporary in staged.values():
             Path(temporary).unlink(missing_ok=True)
@@ -152,8 +159,9 @@ def sha256(content: bytes) -> str:
 
 
 def to_json(data: Any) -> bytes:
-    """Readable, stable JSON. Raises ValueError for nan and infinity, which JSON does not have."""
-    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Readable, stable JSON, as json indents it. Raises ValueError for nan and infinity, which JSON does not have."""
+    compact = json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    return msgspec.json.format(compact, indent=1) + b"\n"  # json itself indents in Python
 
 
 def from_json(content: bytes) -> Any:

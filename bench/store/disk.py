@@ -195,9 +195,12 @@ class Store:
         beside = self._beside(record.run_id) if files is None else files
         if isinstance(record, FinishedRun):
             record = msgspec.structs.replace(record, files={name: sha256(file) for name, file in beside.items()})
-        # the spec again: whoever removed the folder meanwhile removed it, too
-        contents = {"spec.json": to_json(to_dict(record.spec)), **(files or {}), "record.json": encode(record)}
-        self.write({f"runs/{record.run_id}/{name}": content for name, content in contents.items()})
+        folder, spec = f"runs/{record.run_id}", to_json(to_dict(record.spec))
+        contents = {"spec.json": spec, **(files or {}), "record.json": encode(record)}
+        with contextlib.suppress(OSError, ValueError):  # whoever removed the folder meanwhile removed the spec, too
+            if self.read(f"{folder}/spec.json", most=len(spec)) == spec:
+                del contents["spec.json"]
+        self.write({f"{folder}/{name}": content for name, content in contents.items()})
         if files is not None:
             self._forget_weights(record.run_id, contents)
 

@@ -296,3 +296,16 @@ def test_texts_of_strangers_become_harmless() -> None:
     copy = inert_copy(hostile)
     assert isinstance(copy, FinishedRun)
     assert (copy.spec.model, copy.notes) == ("a�[31m b", ("�reversed",))
+
+
+def test_json_is_written_as_json_itself_indents_it() -> None:
+    plain = {
+        "b": [],
+        "a": {},
+        "é\u2028\x7f": 'x"\\/\n',
+        "n": [1e-70, 1e22, -0.0, 10**17, None, True, [[{"k": 0}]]],
+        "": "x",
+    }
+    assert to_json(plain).decode() == json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    with pytest.raises(ValueError, match="JSON compliant"):
+        to_json([float("nan")])
