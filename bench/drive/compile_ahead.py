@@ -22,6 +22,7 @@ from bench.machine.identity import training_code
 from bench.plan.settings import compiled_dir
 from bench.plan.spec import RunSpec, content_id
 
+CORES_EACH = 2  # torch compiles one model in several processes: beside it, another needs further cores (LOG.md)
 TIMEOUT = 900.0  # for one model; one that takes longer is left to its run
 Job = tuple[Task, Device]
 
@@ -36,7 +37,8 @@ def compile_ahead(specs: Sequence[RunSpec], context: SweepContext, cores: int | 
     devices = context.executor.devices()
     each = {step_id(spec, devices[0]): spec for spec in specs if spec.setting.compile_mode}
     todo = {name: spec for name, spec in each.items() if not _marker(name).exists()}
-    at_once = min(len(todo), cores or cores_given())
+    cores = cores or cores_given()
+    at_once = max(1, min(len(todo), cores // CORES_EACH))
     if context.executor.remote or not todo or (at_once < 2 and context.seats < 2):
         return
     what, begin = plural(len(todo), "model"), time.monotonic()
@@ -52,7 +54,7 @@ def compile_ahead(specs: Sequence[RunSpec], context: SweepContext, cores: int | 
         else:
             context.display.line(f"  {model}: {outcome.status}: {outcome.message}; left to its run")
 
-    threads = max(1, (cores or cores_given()) // at_once)
+    threads = max(1, cores // at_once)
     jobs = [
         (task_of(name, spec, devices[n % len(devices)], threads, context), devices[n % len(devices)])
         for n, (name, spec) in enumerate(todo.items())

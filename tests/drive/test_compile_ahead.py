@@ -79,7 +79,8 @@ def test_each_model_is_compiled_once_in_its_runs_surroundings_and_never_again() 
 def test_where_it_saves_nothing_nothing_is_done() -> None:
     assert not Ahead(runs("seresnet", "cct_2", setting="eager")).tasks
     assert not Ahead(runs("seresnet")).tasks, "one model: its first run does as well"
-    assert not Ahead(runs("seresnet", "cct_2"), cores=1).tasks
+    assert not Ahead(runs("seresnet", "cct_2"), cores=3).tasks, "one compilation keeps two cores busy"
+    assert Ahead(runs("vit_tiny", "cct_2"), cores=4).models == ["vit_tiny", "cct_2"]
     assert not Ahead(runs("seresnet", "cct_2"), remote=True).tasks, "another machine has another cache"
     assert Ahead(runs("seresnet"), seats=2).models == ["seresnet"], "two seeds would compile it at once"
 
