@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench.analysis.stats import share_interval
+from bench.core.stats import share_interval
 from bench.data import datasets
 from bench.store.disk import Store
 from bench.store.records import finished

@@ -1,24 +1,27 @@
-"""Can a speed session be trusted? Example: python benchmarks/trust.py aa --sessions 200 --starts 4
+"""Can a speed session be trusted? Example: python benchmarks/trust.py aa --sessions 30
 
-aa           one model under two names: how often does the 95 % interval of their ratio exclude 1 (5 of 100 expected)
+aa           one model under two names: how often does the 95 % interval of their ratio hold 1 (95 of 100 expected)
 sensitivity  one model against itself with 5 % more time in every step: how often is it found slower
 timm         inference images/s of one model, measured alternately by this harness and by timm's own method
 
-Sessions use the stopping rule as shipped (pilot, Stein's number of blocks, 2 %) with short samples, in several process
-starts, because the layout in memory differs between starts. Run nothing else meanwhile. LOG.md has results.
+A session is what `time` does: three fresh processes, the models built in either order in turns, each under the stopping
+rule as shipped (pilot, Stein's number of blocks, 2 %) with short samples; the interval is over starts and blocks. Run
+nothing else meanwhile. LOG.md has results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from bench.core.stats import Interval, ratio_interval  # noqa: E402
+from bench.core.stats import Interval, ratio_interval, ratio_over_starts  # noqa: E402
 from bench.measure.device import device_name, fix_numerics  # noqa: E402
 from bench.measure.session import training_task  # noqa: E402
 from bench.measure.timing import Rule, Task, TaskShape, Timed, make_ready, make_tasks, stopwatch_of, time_blocks  # noqa: E402
@@ -53,7 +56,7 @@ def train_task(name: str, model: nn.Module) -> Task:
     return training_task(make_tasks(name, model.to(DEVICE), shape, DEVICE))
 
 
-def session(tasks: list[Task], sample_seconds: float, seed: int, seconds: float = 20.0) -> Timed:
+def session(tasks: list[Task], sample_seconds: float, seed: int, seconds: float) -> Timed:
     """One session under the shipped rule."""
     rule = Rule("a", half_width=0.02, seconds=seconds, sample_seconds=sample_seconds)
     stopwatch = stopwatch_of(DEVICE, time.perf_counter)
@@ -61,27 +64,21 @@ def session(tasks: list[Task], sample_seconds: float, seed: int, seconds: float 
     return time_blocks(ready, rule, stopwatch, time.perf_counter, seed)
 
 
-def ratio(timed: Timed) -> Interval:
-    """The speed of b by that of a."""
-    a, b = ([s.seconds_per_call for s in timed.samples if s.model == m] for m in ("a", "b"))
-    return ratio_interval(a, b)
-
-
-def one_start(kind: str, sessions: int, seed: int, sample_seconds: float) -> None:
-    """Run some sessions in this process; print one line of JSON per session."""
+def one_start(kind: str, seed: int, sample_seconds: float, limit: float) -> None:
+    """Time a and b in this process, built in turns a first and b first; print one line of JSON."""
     torch.manual_seed(0)
-    a, b = (train_task(name, small_network()) for name in "ab")
+    made = {name: train_task(name, small_network()) for name in ("ab" if seed % 2 else "ba")}
+    a, b = made["a"], made["b"]
+    extra = 0
     if kind == "sensitivity":
-        b = slower(b)
-    for index in range(sessions):
-        timed = session([a, b], sample_seconds, seed * 10_000 + index)
-        value, low, high, _ = ratio(timed)
-        row = {"value": value, "low": low, "high": high, "blocks": timed.blocks}
-        print(json.dumps({**row, "stopped": timed.stopped, "seconds": timed.seconds}), flush=True)
+        b, extra = slower(b)
+    timed = session([a, b], sample_seconds, seed, limit)
+    seconds = {m: [s.seconds_per_call for s in timed.samples if s.model == m] for m in ("a", "b")}
+    print(json.dumps({**seconds, "extra": extra, "stopped": timed.stopped}), flush=True)
 
 
-def slower(task: Task) -> Task:
-    """The task with extra matrix products that take EXTRA of its time."""
+def slower(task: Task) -> tuple[Task, int]:
+    """The task with extra matrix products that take EXTRA of its time, and how many."""
     side = torch.randn(24, 24, device=DEVICE)
     stopwatch = stopwatch_of(DEVICE, time.perf_counter)
 
@@ -94,42 +91,44 @@ def slower(task: Task) -> Task:
     # alternately, so that a drift of the machine does not count as work
     pairs = [(stopwatch(task.call, 40) / 40, stopwatch(lambda: extra(2000), 1) / 2000) for _ in range(15)]
     times = max(1, round(EXTRA * statistics.median(step / product for step, product in pairs)))
-    print(json.dumps({"calibrated": times}), flush=True)
-    return replace(task, call=lambda: (task.call(), extra(times)))
+    return replace(task, call=lambda: (task.call(), extra(times))), times
 
 
-def starts(kind: str, sessions: int, number: int, sample_seconds: float) -> list[dict[str, float]]:
-    """`sessions` sessions in `number` fresh processes, one after the other."""
-    rows = []
-    for seed in range(number):
-        share = sessions // number + (seed < sessions % number)
-        words = [sys.executable, __file__, kind, "--child", str(seed), "--sessions", str(share)]
-        done = subprocess.run([*words, "--sample-seconds", str(sample_seconds)], capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        rows += [json.loads(line) for line in done.stdout.splitlines()]
-    return rows
+def start(kind: str, seed: int, options: Sequence[str]) -> dict[str, Any]:
+    """What one fresh process found."""
+    words = [sys.executable, __file__, kind, "--child", str(seed), *options]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    row: dict[str, Any] = json.loads(done.stdout)
+    return row
 
 
-def report(kind: str, rows: list[dict[str, float]]) -> None:
-    """Print the verdict and the figures behind it."""
-    calibrated = [row["calibrated"] for row in rows if "calibrated" in row]
-    rows = [row for row in rows if "low" in row]
-    out = sum(not row["low"] <= 1 <= row["high"] for row in rows)
-    found_slower = sum(row["high"] < 1 for row in rows)
-    blocks, halves = [row["blocks"] for row in rows], [100 * (row["high"] / row["low"] - 1) / 2 for row in rows]
-    limited = sum(row["stopped"] != "narrow" for row in rows)
-    print(f"{kind}: {len(rows)} sessions on {device_name(DEVICE)}, torch {torch.__version__}")
+def report(kind: str, sessions: int, starts: int, options: Sequence[str]) -> None:
+    """Time the sessions, each in its own process starts; print each interval, then how many were right."""
+    where = f"{device_name(DEVICE)}, torch {torch.__version__}"
+    print(f"{kind}: sessions of {starts} process starts on {where}", flush=True)
+    found = list[Interval]()
+    for index in range(sessions):
+        rows = [start(kind, index * starts + number, options) for number in range(starts)]
+        found.append(ratio_over_starts([row["a"] for row in rows], [row["b"] for row in rows]))
+        value, low, high, blocks = found[-1]
+        extra = f", extra products per step {[row['extra'] for row in rows]}" if kind == "sensitivity" else ""
+        limited = sum(row["stopped"] != "narrow" for row in rows)
+        print(
+            f"{index + 1}: {value:.4f} ({low:.4f}-{high:.4f}), {blocks} blocks, {limited} starts stopped by the limit"
+            f"{extra}, load average {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
     if kind == "aa":
-        print(f"the interval excludes 1 in {out} of {len(rows)} (5 of 100 expected)")
+        right = sum(one.low <= 1 <= one.high for one in found)
+        print(f"the interval contains 1 in {right} of {sessions} (95 of 100 expected)")
     else:
-        print(f"found slower in {found_slower} of {len(rows)}; extra products per step {calibrated}")
-    middle = statistics.median(row["value"] for row in rows)
-    print(
-        f"ratio: median {middle:.4f}; half-width: median {statistics.median(halves):.2f} %, largest {max(halves):.2f} %"
-    )
-    print(f"blocks: median {statistics.median(blocks):.0f}, most {max(blocks)}")
-    print(f"sessions that ended before their interval was narrow: {limited}")
+        print(f"found slower in {sum(one.high < 1 for one in found)} of {sessions}")
+    halves = [100 * (one.high / one.low - 1) / 2 for one in found]
+    middle = statistics.median(one.value for one in found)
+    widths = f"median {statistics.median(halves):.2f} %, largest {max(halves):.2f} %"
+    print(f"ratio: median {middle:.4f}; half-width: {widths}")
 
 
 def timm_images_per_second(model: nn.Module, images: torch.Tensor) -> float:
@@ -153,7 +152,7 @@ def versus_timm(rounds: int) -> None:
         mine, theirs = [], []
 
         def ours(task: Task = task) -> float:
-            timed = session([task], 0.2, 0)
+            timed = session([task], 0.2, 0, 20.0)
             return 32 / statistics.median(s.seconds_per_call for s in timed.samples)
 
         def timms(model: nn.Module = model, images: torch.Tensor = images) -> float:
@@ -172,19 +171,21 @@ def versus_timm(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("aa", "sensitivity", "timm"))
-    parser.add_argument("--sessions", type=int, help="default: aa 200, sensitivity 20, timm 8 rounds")
-    parser.add_argument("--starts", type=int, default=4, help="number of process starts (4)")
+    parser.add_argument("--sessions", type=int, help="default: aa 30, sensitivity 20, timm 8 rounds")
+    parser.add_argument("--starts", type=int, default=3, help="process starts of a session (3)")
     parser.add_argument("--sample-seconds", type=float, default=0.01)
+    parser.add_argument("--seconds", type=float, default=7.0, help="limit of one start (7)")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sessions = arguments.sessions or {"aa": 200, "sensitivity": 20, "timm": 8}[arguments.kind]
+    sessions = arguments.sessions or {"aa": 30, "sensitivity": 20, "timm": 8}[arguments.kind]
     fix_numerics(deterministic=False)
     if arguments.kind == "timm":
         versus_timm(sessions)
     elif arguments.child is not None:
-        one_start(arguments.kind, sessions, arguments.child, arguments.sample_seconds)
+        one_start(arguments.kind, arguments.child, arguments.sample_seconds, arguments.seconds)
     else:
-        report(arguments.kind, starts(arguments.kind, sessions, arguments.starts, arguments.sample_seconds))
+        options = ["--sample-seconds", str(arguments.sample_seconds), "--seconds", str(arguments.seconds)]
+        report(arguments.kind, sessions, arguments.starts, options)
 
 
 if __name__ == "__main__":
