@@ -43,8 +43,21 @@ NAME_LISTS = ("--models", "--explain")
 
 
 def path(text: str) -> Path:
-    """A path with `~` expanded."""
+    """A path with `~` expanded. Raises argparse.ArgumentTypeError for "", which would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
     return Path(os.path.expanduser(text))
+
+
+def output(text: str) -> Path:
+    """A file or folder to write. Raises argparse.ArgumentTypeError for a device or a pipe.
+
+    Files are replaced whole: /dev/null would be a plain file from then on, for all processes of the machine.
+    """
+    name = path(text)
+    if (name.exists() and not (name.is_file() or name.is_dir())) or name.parent.resolve() == Path("/dev"):
+        raise argparse.ArgumentTypeError(f"'{text}' is a device or a pipe; name a file")
+    return name
 
 
 def whole(text: str) -> int:
@@ -424,7 +437,7 @@ def _compare_flags(compare: Parser) -> None:
         help="compare times to this validation accuracy; default: the runs' target",
     )
     compare.add_argument("--format", choices=("text", "csv"), default="text", help="print text (default) or CSV")
-    compare.add_argument("--out", type=path, metavar="FILE", help="write the verdicts to this file too, as CSV")
+    compare.add_argument("--out", type=output, metavar="FILE", help="write the verdicts to this file too, as CSV")
     compare.add_argument(
         "--fail-if",
         action="append",
@@ -472,12 +485,14 @@ def _table_flags(table: Parser) -> None:
     table.add_argument(
         "--sort", default="", metavar="KEY", help="sort by model, family or a column; -flops sorts in descending order"
     )
-    table.add_argument("--out", type=path, metavar="FILE", help="write to this file instead of printing")
+    table.add_argument("--out", type=output, metavar="FILE", help="write to this file instead of printing")
 
 
 def _plot_flags(plot: Parser) -> None:
     _drawn_flags(plot)
-    plot.add_argument("--out", type=path, metavar="DIR", help="write to this folder; default plots/ in the first store")
+    plot.add_argument(
+        "--out", type=output, metavar="DIR", help="write to this folder; default plots/ in the first store"
+    )
     plot.add_argument(
         "--formats", default="png", metavar="LIST", help="formats, separated by commas: png, svg, pdf; default png"
     )
@@ -490,7 +505,7 @@ def _plot_flags(plot: Parser) -> None:
 def _report_flags(report: Parser) -> None:
     _shared(report, "--reference")
     report.add_argument(
-        "--out", type=path, metavar="FILE", help="write to this file; default: report.html in the first store"
+        "--out", type=output, metavar="FILE", help="write to this file; default: report.html in the first store"
     )
     report.add_argument(
         "--images", choices=("all", "digits", "none"), default="all", help="show misclassified images; default all"
@@ -518,7 +533,7 @@ def _data_flags(data: Parser) -> None:
     _shared(data, "--data-dir")
     _shared(data, "--image-size", help="resize images to PX × PX (fetch, show); default: the data set's own size")
     data.add_argument(
-        "--out", type=path, metavar="FILE", help="write the contact sheet here (show); default in results/local/data"
+        "--out", type=output, metavar="FILE", help="write the contact sheet here (show); default in results/local/data"
     )
     data.add_argument("--format", choices=("text", "markdown"), default="text", help="output format of the list")
     data.add_argument(

@@ -45,6 +45,8 @@ def from_npz(
         state = state_of(path)
     except OSError:
         raise UserError(f"no file '{path}'") from None
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"'{path}' is a folder, a device or a pipe, not an .npz file")
 
     def make(allocate: Allocate) -> Arrays:
         return _at_size(read_npz(path), image_size, progress)
@@ -102,6 +104,9 @@ def _copy(
 def read_npz(path: Path) -> Arrays:
     """The arrays of an .npz file as they are. Nothing in it is unpickled. Raises UserError."""
     try:
+        with path.open("rb") as file:
+            if not file.read(6).startswith((b"PK", b"\x93NUMPY")):  # NumPy would take it for a pickle, and say so
+                raise ValueError("its content is of another kind")
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")

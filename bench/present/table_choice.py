@@ -108,8 +108,9 @@ def _check_condition(condition: str, columns: list[str]) -> None:
     nodes = list(ast.walk(ast.parse(condition, mode="eval")))
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     named = [(node, node.id if isinstance(node, ast.Name) else node.attr) for node in nodes if isinstance(node, NAMED)]
-    if any(isinstance(node, ast.MatMult) for node in nodes) or any("__" in name for _, name in named):
-        raise UserError("--where takes a condition on the columns, without @ and without __")
+    # 9**9**9 never ends
+    if any(isinstance(node, ast.MatMult | ast.Pow) for node in nodes) or any("__" in name for _, name in named):
+        raise UserError("--where takes a condition on the columns, without @, without ** and without __")
     for node, name in named:
         if isinstance(node, ast.Attribute) and name not in METHODS:
             raise UserError(f"--where knows no method '{name}'{suggest(name, METHODS)} It knows {', '.join(METHODS)}")

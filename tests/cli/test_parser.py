@@ -325,6 +325,20 @@ def test_refusals(line: str, sentence: str) -> None:
     assert sentence in refused(*line.split())
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    """As of a shell's variable that is not set."""
+    for line in ("run --results", "run --data-dir", "table --results", "table --out", "data show digits --out"):
+        assert "must not be empty" in refused(*line.split(), "")
+    assert "must not be empty" in refused("check", "--results=")
+
+
+@pytest.mark.parametrize("command", ["table", "compare", "plot", "report", "data show digits"])
+def test_a_device_is_not_replaced_by_a_file(command: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("/dev/null", "/dev/stdout", str(tmp_path / "pipe")):
+        assert "is a device or a pipe; name a file" in refused(*command.split(), "--out", name)
+
+
 def test_a_comma_in_the_name_of_a_file_stays() -> None:
     assert sweep("--dataset", "npz:a,b.npz").data.datasets == ("npz:a,b.npz",)
     assert sweep("--dataset", "npz:a.npz,folder:b").data.datasets == ("npz:a.npz", "folder:b")

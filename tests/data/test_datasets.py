@@ -334,6 +334,13 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 truncated")
     with pytest.raises(UserError, match="not a readable"):
         load(f"npz:{path}", HERE)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"plain arrays: its content is of another kind$"):  # not "load it unsafely"
+        load(f"npz:{path}", HERE)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(UserError, match="a folder, a device or a pipe"):
+            load(f"npz:{other}", HERE)
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(UserError, match="holds a single array"):
         load(f"npz:{tmp_path / 'x.npy'}", HERE)

@@ -115,6 +115,7 @@ def test_damage_is_not_hidden_by_a_condition(store: Store) -> None:
         ("True", "not a condition"),
         ("accuracy > @x", "the columns are"),
         ("accuracy @ accuracy", "without @"),
+        ("accuracy ** 9**9**9 > 0", "without **"),
         ("model.__class__ == 1", "without __"),
         ("__import__('os').system('touch x')", "without __"),
         ("accuracy.to_csv('x') == 1", "no method 'to_csv'"),
