@@ -363,9 +363,11 @@ def _where_and_output_flags(run: Parser) -> None:
         "--keep-weights", action="store_true", help="keep each run's final weights beside its record: see `weights`"
     )
     output.add_argument("--rerun", action="store_true", help="repeat finished runs")
-    output.add_argument(
+    shown = output.add_mutually_exclusive_group()
+    shown.add_argument(
         "--live", action="store_true", help="show progress on one live screen: current runs, next runs, time left"
     )
+    shown.add_argument("--quiet", action="store_true", help="print only the final table")
     output.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time; run nothing")
 
 

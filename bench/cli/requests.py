@@ -234,6 +234,7 @@ def run_request(arguments: Namespace) -> RunRequest:
             timing_limit=_duration(arguments.timing_limit, "--timing-limit"),
             rerun=arguments.rerun,
             live=arguments.live,
+            quiet=arguments.quiet,
             dry_run=arguments.dry_run,
             reference=parse_reference(arguments.reference, models),
             keep_weights=arguments.keep_weights,

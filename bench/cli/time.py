@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.requests import ExplainRequest
+from bench.cli.run import summary
 from bench.executors.processes import warm_up
 from bench.plan.request import TimeRequest
 from bench.plan.settings import words
@@ -40,8 +41,8 @@ def time(request: TimeRequest) -> int:
         display.line(render_settings(list(sessions), console.width).rstrip() + "\n")
     if (store.root / VERDICTS).exists():  # its speeds may be this session's now
         write_verdicts(store)
-    for path in [store.root / "speed.csv", *draw(sessions, store)] if sessions else []:
-        display.line(f"wrote {path}")
+    if sessions:
+        display.line(f"wrote {summary(store.root, [store.root / 'speed.csv', *draw(sessions, store)])}")
     return result.exit_code
 
 

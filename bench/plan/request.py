@@ -71,6 +71,7 @@ class OutputOptions:
     timing_limit: float | None = None  # seconds
     rerun: bool = False
     live: bool = False
+    quiet: bool = False  # only the final table
     dry_run: bool = False
     reference: str | None = None  # the model that ratios refer to
     keep_weights: bool = False  # of each run, beside its record

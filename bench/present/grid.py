@@ -19,12 +19,14 @@ def notes_text(notes: Sequence[str], width: int) -> str:
     return "".join(f"{wrap(f'· {note}', width, '  ')}\n" for note in notes)
 
 
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, continued: bool = True) -> str:
     """A table of cells, which may have several lines; the first column holds names and is folded where it must be.
 
-    Columns that have no room beside the others are continued in another table beneath, with the names again.
+    Columns that have no room beside the others are continued in another table beneath, with the names again, or left
+    out where not `continued`.
     """
-    return "\n".join(_table(heads, rows, columns, width) for columns in _side_by_side(heads, rows, width))
+    groups = _side_by_side(heads, rows, width)
+    return "\n".join(_table(heads, rows, columns, width) for columns in (groups if continued else groups[:1]))
 
 
 def _side_by_side(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:

@@ -36,6 +36,14 @@ def render(pairs: list[Pair], width: int = 140) -> str:
     return "\n\n".join([*parts, *(wrap(warning, width) for warning in warnings)]) + "\n"
 
 
+def verdict_line(pair: Pair) -> str:
+    """`seresnet is better than vit_tiny: +14.53 points (+13.12 to +15.94)`; without a verdict, why."""
+    a, b, like = pair.a.model, pair.b.model, pair.like_these
+    sentence = f"{a} against {b}: no verdict" if pair.verdict == "no verdict" else _sentence(pair)
+    scope = ", one seed each" if like.of_runs else ""
+    return f"{sentence}{scope}: {_points(like)}"
+
+
 def title_of(pair: Pair) -> str:
     """The conditions in one line."""
     c = pair.conditions

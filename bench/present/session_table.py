@@ -44,10 +44,9 @@ def render_session(session: Session, width: int = 140) -> str:
         wrap(f"{f.model} {f.kind} {f.batch_size or ''}: {f.status}. {f.message}", width, "  ") for f in session.failures
     ]
     return (
-        f"{wrap(title, width)}\n\n{_grid(TRAIN_HEADS, training, width)}\n{_curve(session, timed, width)}"
-        f"{_grid(heads, inference, width)}\n"
-        + "".join(f"{line}\n" for line in failures)
-        + notes_text(_notes(session), width)
+        f"{notes_text(_notes(session), width)}\n{wrap(title, width)}\n\n"
+        f"{_grid(TRAIN_HEADS, training, width)}\n{_curve(session, timed, width)}"
+        f"{_grid(heads, inference, width)}\n" + "".join(f"{line}\n" for line in failures)
     )
 
 

@@ -217,12 +217,19 @@ def _text(comparison: Comparison, columns: Sequence[Column], width: int) -> str:
     return f"{wrap(comparison.title, width)}\n\n{_text_table(table, width)}{failures}{notes}"
 
 
-def _text_table(table: Table, width: int) -> str:
+def render_short(comparison: Comparison, width: int) -> str:
+    """Title and table without notes, with the columns that fit side by side: what a command's last screen shows."""
+    table = lay_out(comparison, (), "*")
+    failures = "".join(f"{wrap(line, width, '  ')}\n" for line in _failure_lines(comparison))
+    return f"{wrap(comparison.title, width)}\n\n{_text_table(table, width, continued=False)}{failures}"
+
+
+def _text_table(table: Table, width: int, continued: bool = True) -> str:
     if not table.rows:
         return ""
     heads = ["model\nfamily, runs", *(f"{column.title}\n{unit_of(column)}" for column in table.columns)]
     rows = [[f"{row.model}\n{row.family}, {row.runs}", *map(_text_cell, cells)] for row, cells in table.rows]
-    return grid(heads, rows, width)
+    return grid(heads, rows, width, continued)
 
 
 def _text_cell(cell: Cell) -> str:

@@ -58,7 +58,7 @@ def swept(forked: Bench, words: list[str], factory: Path, tmp_path_factory: pyte
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout
     assert "test accuracy" in done.stdout
-    assert f"wrote {root / 'results.csv'}" in done.stdout
+    assert f"wrote {root}: 6 CSV files, " in done.stdout
     return root
 
 
@@ -315,7 +315,7 @@ def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.Monkey
     printed = capsys.readouterr().out
     assert (tmp_path / "verdicts.csv").read_text().startswith("dataset,")
     drawn = {path.name for path in (tmp_path / "plots").glob("*.png")}
-    assert {f"wrote {tmp_path / 'plots' / name}" for name in drawn} < set(printed.splitlines())
+    assert printed.endswith(f"wrote {tmp_path}: 1 CSV file, {len(drawn)} plots\n")
     assert {name.rsplit("-", 1)[1] for name in drawn} >= {"latency_vs_batch.png", "roofline.png"}
 
 
@@ -329,17 +329,25 @@ def test_what_follows_a_sweep(charts: None, tmp_path: Path, monkeypatch: pytest.
     words = ["--reference", "vit_tiny", "--results", str(tmp_path)]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "ratio to vit_tiny" in " ".join(printed.split())
-    assert "svhn" not in printed.partition("wrote")[0], "the charts are the store's, the table is the sweep's"
-    for name in ("results.csv", "verdicts.csv", "plots"):
-        assert f"wrote {tmp_path / name}" in printed
-    assert "run_bench.py compare --results" in printed
-    assert "run_bench.py report --results" in printed
+    before, wrote, after = printed.partition(f"wrote {tmp_path}: 6 CSV files, ")
+    assert wrote, "one line for all files"
+    assert "digits" not in before, "the table comes last"
+    assert "svhn" not in after, "the charts are the store's, the table is the sweep's"
+    row = next(line for line in after.splitlines() if line.startswith("vit_tiny"))
+    assert "80." in row, "accuracy is the first column"
+    assert printed.splitlines()[-1] == "vit_tiny is worse than seresnet: -9.89 points (-10.92 to -8.86)"
+    assert "more: run_bench.py compare, table or report" in after
+    assert len(after.splitlines()) < 24
+    assert main([*words, "--quiet"]) == 0
+    quiet = capsys.readouterr().out
+    assert quiet.strip() in printed, "the table and nothing else"
+    assert "wrote" not in quiet
+    assert "is worse" not in quiet
     monkeypatch.setattr("bench.present.charts.static.save_all", lambda *_: 1 / 0)
     assert main(words) == 1
     printed = capsys.readouterr().out
     assert "the plots could not be drawn: ZeroDivisionError" in printed
-    assert f"wrote {tmp_path / 'verdicts.csv'}" in printed
+    assert f"wrote {tmp_path}: 6 CSV files\n" in printed
     monkeypatch.setattr("bench.drive.sweep.run", lambda request, display: SweepResult(0, (), store, ()))
     assert main([*words, "--dry-run"]) == 0
     assert "wrote" not in capsys.readouterr().out
