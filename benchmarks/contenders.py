@@ -84,6 +84,7 @@ class Turn:
     ) -> None:
         self._ask, self._answer, self._now, self._synchronize = ask, answer, now, synchronize
         self._left, self._begin, self._worked = 0, 0.0, 0.0
+        self.over = False
 
     def start(self) -> None:
         """Everything is built; the first step comes next."""
@@ -109,6 +110,7 @@ class Turn:
     def _wait(self) -> None:
         line = self._ask().strip()
         if not line:
+            self.over = True
             raise Over
         self._left, self._begin = int(line), self._now()
 
@@ -281,8 +283,11 @@ def ours(task: Task, turn: Turn) -> None:
     nowhere = Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
     life, lifeline = Pipe(duplex=False)  # `lifeline` is never used, and must stay open
     SIDE[:] = [(task, turn)]
-    child._child(Surroundings(), nowhere, life, pickle.dumps((run_ours, ())))
+    voice = Connection(os.dup(2), readable=False)  # what it prints
+    child._child(Surroundings(), nowhere, life, voice, pickle.dumps((run_ours, ())))
     lifeline.close()
+    if turn.over:
+        raise Over  # a child makes every exception an event
 
 
 SIDE: list[tuple[Task, Turn]] = []  # of `ours`: a child's arguments are pickled, and a Turn cannot be

@@ -99,6 +99,7 @@ def test_the_store_keeps_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(sweep, "make_plans", lambda *_: [])
     monkeypatch.setattr(sweep.auto_setting, "with_setting", lambda plans, _: plans)
+    monkeypatch.setattr(sweep, "compile_ahead", lambda *_: None)
     monkeypatch.setattr(sweep.lr_search, "with_best_lr", lambda *_: pytest.fail("kept before anything long begins"))
     context = SweepContext(Store(tmp_path), None, None)  # type: ignore[arg-type]
     for line in ("--seeds 1", "--seeds 2", "--seeds 1 --rerun"):

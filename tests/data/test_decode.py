@@ -208,7 +208,7 @@ def test_images_of_every_mode_become_rgb() -> None:
     deep = Image.fromarray(gray.astype(np.uint16) * 257)
     content = io.BytesIO()
     deep.save(content, "PNG")
-    found, (mode,) = decode.decode_image("deep.png", content.getvalue(), 32, fit=False)
+    found, (mode, *_) = decode.decode_image("deep.png", content.getvalue(), 32, fit=False)
     assert mode.startswith("I")
     assert np.array_equal(found, np.repeat(gray[..., None], 3, -1)), "16 bits are scaled, not clipped"
     for pillow_mode in ("1", "L", "LA", "P", "RGBA", "CMYK"):

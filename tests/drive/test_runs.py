@@ -160,11 +160,11 @@ def test_ctrl_c_ends_all_and_the_same_command_resumes(
 ) -> None:
     model, go = gate
     sweep = [f"--dataset=npz:{tiny_npz}", "--recipe=smoke", "--batch-size=20", "--device=cpu", "--timing-limit=1s"]
-    sweep += [f"--models={model}", "--seeds=0,1", "--epochs=8", "--runs-per-device=2"]
+    sweep += [f"--models={model}", "--seeds=0,1", "--epochs=20", "--runs-per-device=2"]
     process = start(*sweep, "--results", tmp_path, before=all_passive)
     second_epoch: set[str] = set()
     for line in process.stdout:
-        second_epoch |= {seed for seed in ("0", "1") if f"seed {seed}: epoch 2/8" in line}
+        second_epoch |= {seed for seed in ("0", "1") if f"seed {seed}: epoch 2/20" in line}
         if len(second_epoch) == 2:
             break
     below = descendants(process.pid)

@@ -318,6 +318,7 @@ def test_a_folder_that_is_a_link_is_refused(
         lambda: store.write_session(full_session()),
         lambda: store.write_setting_search(setting_search()),
         lambda: store.write_lr_search(lr_search()),
+        lambda: store.keep_sweep("models = ['seresnet']"),
         lambda: store.place("plots"),
         lambda: store.place("slurm"),
     ]
