@@ -47,7 +47,7 @@ def time(request: TimeRequest) -> int:
         for problem in found:
             print(problem, file=sys.stderr) if quiet else display.line(problem)
         notes = session_notes(session, console.width)
-        display.line(f"\n{notes}wrote {summary(store.root, written)}; speed.csv has every column\n")
+        display.line(f"\n{notes}wrote {summary(store.root, written)}; speed.csv has more columns\n")
         screen.line(render_session(session, console.width).rstrip())
 
     result = speed.run(request, display, on_session)

@@ -175,6 +175,8 @@ def _notes(session: Session) -> list[str]:
 
 
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, continued: bool = False) -> str:
-    """Without the columns that have no figure."""
+    """Without the columns that have no figure; nothing where none has."""
     shown = [i for i in range(len(heads)) if i == 0 or any(row[i] != "–" for row in rows)]
+    if len(shown) < 2:
+        return ""
     return grid([heads[i] for i in shown], [[row[i] for i in shown] for row in rows], width, continued)

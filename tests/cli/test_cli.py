@@ -314,7 +314,7 @@ def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.Monkey
     printed = capsys.readouterr().out
     assert (tmp_path / "verdicts.csv").read_text().startswith("dataset,")
     drawn = {path.name for path in (tmp_path / "plots").glob("*.png")}
-    wrote = f"wrote {tmp_path}: 2 CSV files, {len(drawn)} plots; speed.csv has every column\n"
+    wrote = f"wrote {tmp_path}: 2 CSV files, {len(drawn)} plots; speed.csv has more columns\n"
     notes, found, table = printed.partition(wrote)
     assert found
     assert "0.500×" in table

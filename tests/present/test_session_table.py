@@ -39,6 +39,12 @@ def test_a_terminal_of_any_width_has_one_table_with_the_columns_that_fit(width: 
     assert ("inference at 8 " in shown) == (width > 100)
 
 
+def test_a_limit_that_left_no_room_for_inference_leaves_no_empty_table() -> None:
+    made = session(SECONDS)
+    training = msgspec.structs.replace(made, samples=tuple(s for s in made.samples if s.kind == "train"))
+    assert sum(line.startswith("model") for line in render_session(training, 80).splitlines()) == 1
+
+
 def test_missing_energy_is_mentioned_once_where_it_was_to_be_measured() -> None:
     assert session_notes(thorough_session(SECONDS), 80).count("energy") == 1
     assert "energy" not in session_notes(session(SECONDS), 80)
