@@ -13,6 +13,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from bench.analysis import tables
+from bench.present.table_formats import render_short
 from bench.store.disk import Store
 from bench.store.records import FinishedRun
 from tests.conftest import ROOT, make_npz
@@ -91,6 +93,14 @@ def test_a_command_of_the_documents(command: str, workplace: Path, here: Callabl
         done = here(*words, cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_output_in_the_readme_has_the_columns_of_today() -> None:
+    (shown,) = (text for kind, text in BLOCKS if kind == "text" and text.startswith("wrote results/local"))
+    (comparison,) = tables.compare([Store(ROOT / "results/reference/cpu-2core")], None)
+    _, table = render_short(comparison, 80).split("\n\n")
+    assert shown.split("\n\n")[2].splitlines()[:3] == table.splitlines()[:3]
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 # --- figures of results/reference/h100 -------------------------------------------------------------------------------

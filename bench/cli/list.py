@@ -52,7 +52,10 @@ def recipe_rows() -> Sequence[Sequence[str]]:
 
 def presets() -> Sequence[Sequence[str]]:
     """Name, content and cost of each preset."""
-    return [(name, f"{content_of(preset)}. Cost: {preset.cost}") for name, preset in PRESETS.items()]
+    return [
+        (name, f"{content_of(preset)}. Cost: {preset.cost}{preset.h100 and f'; on an H100 {preset.h100}'}")
+        for name, preset in PRESETS.items()
+    ]
 
 
 def content_of(preset: Preset) -> str:

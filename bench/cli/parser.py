@@ -416,6 +416,7 @@ def _time_flags(time: Parser) -> None:
     output.add_argument(
         "--starts", type=whole, default=3, metavar="N", help="time in N fresh processes if the limit allows; default 3"
     )
+    output.add_argument("--quiet", action="store_true", help="print only the tables")
     _shared(output, "--results")
     _shared(output, "--reference")
 

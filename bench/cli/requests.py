@@ -335,6 +335,7 @@ def time_request(arguments: Namespace) -> TimeRequest | ExplainRequest:
         time_limit=_duration(arguments.time_limit, "--time-limit"),
         store=arguments.results,
         reference=parse_reference(arguments.reference, models),
+        quiet=arguments.quiet,
     )
     return ExplainRequest(request) if arguments.explain else request
 

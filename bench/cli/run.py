@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ def run(request: RunRequest) -> int:
     display = ScreenDisplay(Console(quiet=True)) if output.quiet and not output.dry_run else screen
     result = sweep.run(request, display)
     if not result.specs:  # a dry run, or nothing finished
+        if output.quiet and not output.dry_run:
+            print("no run finished; the same command without --quiet shows why", file=sys.stderr)
         return result.exit_code
     shown = show(result, output.reference, screen, console.width, output.quiet)
     return result.exit_code or (0 if shown else EXIT_FAILED)
@@ -54,7 +56,7 @@ def show(result: SweepResult, reference: str | None, display: Display, width: in
     `quiet`: only the tables.
     """
     from bench.analysis import tables
-    from bench.present.grid import notes_text
+    from bench.present.grid import notes_text, wrap
     from bench.present.session_table import render_settings
     from bench.present.table_formats import NOTHING, render_short
 
@@ -75,22 +77,28 @@ def show(result: SweepResult, reference: str | None, display: Display, width: in
         display.line(f"more: run_bench.py compare, table or report, with --results {shlex.quote(str(store.root))}\n")
     display.line("\n".join(render_short(comparison, width) for comparison in comparisons).rstrip() or NOTHING)
     if not quiet and (lines := verdict_lines(store, reference, own)):
-        display.line("\n" + "\n".join(lines))
+        display.line("\n" + "\n".join(wrap(line, width, "  ") for line in lines))
     return not problems
 
 
 def write_views(store: Store, reference: str | None) -> tuple[list[str], list[Path]]:
     """Draw the charts and write verdicts.csv: what could not be done, and every file that is there now."""
-    from bench.analysis import verdicts_csv
+    from bench.analysis.verdicts_csv import write_verdicts
     from bench.store.disk import VIEWS
 
-    problems, written = list[str](), [store.root / name for name in VIEWS]
+    problems, written = attempt(lambda: draw(store, reference), lambda: write_verdicts(store))
+    return problems, [*(store.root / name for name in VIEWS), *written]
+
+
+def attempt(plots: Callable[[], Sequence[Path]], verdicts: Callable[[], Path | None]) -> tuple[list[str], list[Path]]:
+    """A sentence for each of the two that fails, and what was written."""
+    problems, written = list[str](), list[Path]()
     try:
-        written += draw(store, reference)
+        written += plots()
     except Exception as error:
         problems.append(f"the plots could not be drawn: {type(error).__name__}: {error}")
     try:
-        path = verdicts_csv.write_verdicts(store)
+        path = verdicts()
         written += [path] if path else []
     except Exception as error:
         problems.append(f"the verdicts could not be written: {type(error).__name__}: {error}")

@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.requests import ExplainRequest
-from bench.cli.run import summary
+from bench.cli.run import attempt, summary
+from bench.core.errors import EXIT_FAILED
 from bench.executors.processes import warm_up
 from bench.plan.request import TimeRequest
 from bench.plan.settings import words
+from bench.store.disk import Store
+from bench.store.records import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.drive.speed import Explanation
-    from bench.store.disk import Store
-    from bench.store.records import Session
 
 BAR_WIDTH = 40
 
 
 def time(request: TimeRequest) -> int:
-    """Time the models under each setting; print each session, then write charts. Returns the exit code."""
+    """Time the models under each setting; each session's charts are drawn, then its tables printed.
+
+    Returns the exit code, which says so where something could not be drawn: what was measured is safe by then.
+    """
     warm_up()
-    from bench.analysis.verdicts_csv import VERDICTS, write_verdicts
+    from rich.console import Console
+
     from bench.drive import speed
     from bench.present.screen.progress import ScreenDisplay, make_console
-    from bench.present.session_table import render_session, render_settings
+    from bench.present.session_table import render_session, render_settings, session_notes
 
-    console = make_console()
-    display = ScreenDisplay(console)
+    console, quiet = make_console(), request.quiet
+    screen, store = ScreenDisplay(console), Store(request.store)
+    display = ScreenDisplay(Console(quiet=True)) if quiet else screen
+    done, problems = list[Session](), list[str]()
 
     def on_session(session: Session) -> None:
-        display.line("\n" + render_session(session, console.width).rstrip() + "\n")
+        done.append(session)
+        found, written = write_views(done, store)
+        problems.extend(found)
+        for problem in found:
+            print(problem, file=sys.stderr) if quiet else display.line(problem)
+        notes = session_notes(session, console.width)
+        display.line(f"\n{notes}wrote {summary(store.root, written)}; speed.csv has more columns\n")
+        screen.line(render_session(session, console.width).rstrip())
 
     result = speed.run(request, display, on_session)
-    store, sessions = result.store, result.sessions
-    if len(sessions) > 1:
-        display.line(render_settings(list(sessions), console.width).rstrip() + "\n")
-    if (store.root / VERDICTS).exists():  # its speeds may be this session's now
-        write_verdicts(store)
-    if sessions:
-        display.line(f"wrote {summary(store.root, [store.root / 'speed.csv', *draw(sessions, store)])}")
-    return result.exit_code
+    if len(done) > 1:
+        screen.line("\n" + render_settings(done, console.width).rstrip())
+    if quiet and not done:
+        print("nothing was timed; the same command without --quiet shows why", file=sys.stderr)
+    return result.exit_code or (EXIT_FAILED if problems else 0)
+
+
+def write_views(sessions: Sequence[Session], store: Store) -> tuple[list[str], list[Path]]:
+    """Draw these sessions and bring verdicts.csv up to date: what could not be done, and the files there are now."""
+    from bench.analysis.verdicts_csv import VERDICTS, write_verdicts
+
+    judged = (store.root / VERDICTS).exists()  # its speeds may be these sessions' now
+    problems, written = attempt(lambda: draw(sessions, store), lambda: write_verdicts(store) if judged else None)
+    return problems, [store.root / "speed.csv", *written]
 
 
 def draw(sessions: Sequence[Session], store: Store) -> list[Path]:

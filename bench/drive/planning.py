@@ -94,13 +94,14 @@ def choose_preset(request: RunRequest, device_type: str, display: Display) -> Pr
     if request.training.preset:
         return PRESETS[request.training.preset]
     if datasets and datasets != ("digits",):
-        return Preset(datasets[0], "shared", "0", "")
+        return Preset(datasets[0], "shared", "0")
     name = "smoke" if datasets else presets.default_preset(device_type == "cuda")
     if not datasets and name == "smoke":
         models = shlex.quote(",".join(request.models))
         display.line(
-            f"On a CPU: preset smoke ({PRESETS['smoke'].cost}), small digits, to see that everything works. The full "
-            f"CIFAR-10 comparison ({PRESETS['full'].cost}): python run_bench.py --preset full --models {models}"
+            f"On a CPU: preset smoke, small digits, to see that everything works: {PRESETS['smoke'].cost}.\n"
+            f"The full CIFAR-10 comparison takes {PRESETS['full'].cost}:\n"
+            f"python run_bench.py --preset full --models {models}"
         )
     return PRESETS[name]
 

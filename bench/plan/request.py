@@ -111,3 +111,4 @@ class TimeRequest:
     time_limit: float | None = None  # seconds of a whole session
     store: Path = DEFAULT_STORE
     reference: str | None = None
+    quiet: bool = False  # only the tables

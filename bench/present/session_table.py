@@ -26,8 +26,13 @@ TRAIN_HEADS = (
 )
 
 
+def session_notes(session: Session, width: int) -> str:
+    """What a reader must know of a session's figures; ends in a newline."""
+    return notes_text(_notes(inert_copy(session)), width)
+
+
 def render_session(session: Session, width: int = 140) -> str:
-    """One session for the terminal: training, latency and inference by batch size, and what limits each model."""
+    """Training, latency and inference by batch size, and what limits each model: the columns that fit side by side."""
     session = inert_copy(session)
     key = session.key
     title = (
@@ -37,15 +42,16 @@ def render_session(session: Session, width: int = 140) -> str:
     timed = {(row["model"], row["kind"], row["batch_size"]): row for row in _timed(session)}
     batch = session.recipe.batch_size
     training = [_train_cells(model, timed.get((model, "train", batch)), session) for model in session.models]
-    sizes = sorted({size for _, kind, size in timed if kind == "inference"})
+    sizes = sorted(
+        {size for _, kind, size in timed if kind == "inference"}, reverse=True
+    )  # the fastest are left out last
     heads = ["model", "latency of 1\nms", *(f"inference at {n}\nimages/s" for n in sizes)]
     inference = [_inference_cells(model, sizes, timed) for model in session.models]
     failures = [
         wrap(f"{f.model} {f.kind} {f.batch_size or ''}: {f.status}. {f.message}", width, "  ") for f in session.failures
     ]
     return (
-        f"{notes_text(_notes(session), width)}\n{wrap(title, width)}\n\n"
-        f"{_grid(TRAIN_HEADS, training, width)}\n{_curve(session, timed, width)}"
+        f"{wrap(title, width)}\n\n{_grid(TRAIN_HEADS, training, width)}\n{_curve(session, timed, width)}"
         f"{_grid(heads, inference, width)}\n" + "".join(f"{line}\n" for line in failures)
     )
 
@@ -53,7 +59,7 @@ def render_session(session: Session, width: int = 140) -> str:
 def _curve(session: Session, timed: Mapping[tuple[str, str, int], Row], width: int) -> str:
     """Training images/s by batch size, where there are several; what failed is named."""
     failed = {(f.model, f.batch_size): f.status for f in session.failures if f.kind == "train"}
-    sizes = sorted({*train_sizes(session), *(size for _, size in failed if size)})
+    sizes = sorted({*train_sizes(session), *(size for _, size in failed if size)}, reverse=True)
     if len(sizes) < 2:
         return ""
 
@@ -87,7 +93,7 @@ def render_settings(sessions: list[Session], width: int = 140) -> str:
         heads.append("tuned: its setting")
         cells = [[*row, words(settings[row[0]]) if row[0] in settings else "–"] for row in cells]
     note = "Training steps under each setting, in one session after the other: a drift of the device is part of them."
-    return _grid(heads, cells, width) + notes_text([note], width)
+    return _grid(heads, cells, width, continued=True) + notes_text([note], width)
 
 
 def _timed(session: Session) -> list[Row]:
@@ -168,7 +174,9 @@ def _notes(session: Session) -> list[str]:
     return notes + [f"Warning: {warning}." for warning in session.warnings]
 
 
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Without the columns that have no figure."""
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, continued: bool = False) -> str:
+    """Without the columns that have no figure; nothing where none has."""
     shown = [i for i in range(len(heads)) if i == 0 or any(row[i] != "–" for row in rows)]
-    return grid([heads[i] for i in shown], [[row[i] for i in shown] for row in rows], width)
+    if len(shown) < 2:
+        return ""
+    return grid([heads[i] for i in shown], [[row[i] for i in shown] for row in rows], width, continued)

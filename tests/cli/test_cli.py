@@ -296,7 +296,7 @@ def test_cost_prints_rows_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    """Its table when it is done, then charts, and verdicts.csv anew where the store has one."""
+    """When it is done its charts, in one line, then its table; verdicts.csv anew where the store has one."""
     store = Store(tmp_path)
     write_pair(store, {"seresnet": 0.9, "vit_tiny": 0.8})
     session = thorough_session({"seresnet": [1.0, 1.1, 1.2], "vit_tiny": [2.0, 2.2, 2.4]})
@@ -306,7 +306,6 @@ def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.Monkey
         store.write_session(session)
         store.rebuild_views()
         on_session(session)
-        assert "0.500×" in capsys.readouterr().out
         return SpeedResult(1, (session,), store)
 
     monkeypatch.setattr("bench.drive.speed.run", timed)
@@ -315,8 +314,21 @@ def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.Monkey
     printed = capsys.readouterr().out
     assert (tmp_path / "verdicts.csv").read_text().startswith("dataset,")
     drawn = {path.name for path in (tmp_path / "plots").glob("*.png")}
-    assert printed.endswith(f"wrote {tmp_path}: 1 CSV file, {len(drawn)} plots\n")
+    wrote = f"wrote {tmp_path}: 2 CSV files, {len(drawn)} plots; speed.csv has more columns\n"
+    notes, found, table = printed.partition(wrote)
+    assert found
+    assert "0.500×" in table
+    assert "·" in notes, "notes are above"
+    assert not any(line.startswith("·") for line in table.splitlines())
     assert {name.rsplit("-", 1)[1] for name in drawn} >= {"latency_vs_batch.png", "roofline.png"}
+    monkeypatch.setattr("bench.cli.time.draw", lambda *_: 1 / 0)
+    assert main(["time", "--quiet", "--results", str(tmp_path)]) == 1
+    quiet = capsys.readouterr()
+    assert quiet.out.strip() == table.strip(), "the tables and nothing else"
+    assert quiet.err == "the plots could not be drawn: ZeroDivisionError: division by zero\n"
+    monkeypatch.setattr("bench.drive.speed.run", lambda *_: SpeedResult(1, (), store))
+    assert main(["time", "--quiet", "--results", str(tmp_path)]) == 1
+    assert "nothing was timed" in capsys.readouterr().err
 
 
 def test_what_follows_a_sweep(charts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -351,6 +363,8 @@ def test_what_follows_a_sweep(charts: None, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("bench.drive.sweep.run", lambda request, display: SweepResult(0, (), store, ()))
     assert main([*words, "--dry-run"]) == 0
     assert "wrote" not in capsys.readouterr().out
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "no run finished; the same command without --quiet shows why\n")
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from bench.measure import session
 from bench.plan.request import TimeRequest
 from bench.plan.spec import SessionSpec, session_of
 from bench.present.screen.progress import ScreenDisplay, make_console
-from bench.present.session_table import render_session
+from bench.present.session_table import session_notes
 from bench.store.disk import Store
 from bench.store.views import SPEED_COLUMNS
 from tests.synthetic import RECIPE, spec
@@ -166,7 +166,7 @@ def test_a_limit_too_short_for_three_starts_has_one_and_says_so(
     assert made is not None
     assert (call.starts, made.starts, made.stopped, made.blocks) == (1, 1, "limit", 3)
     assert made.left_out == ("inference at batch 2", "latency at batch 1", "2 further process starts")
-    assert "had no room: inference at batch 2" in " ".join(render_session(made, 1000).split())
+    assert "had no room: inference at batch 2" in " ".join(session_notes(made, 1000).split())
 
 
 def test_a_start_that_dies_keeps_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.present.session_table import render_session, render_settings
+from bench.present.session_table import render_session, render_settings, session_notes
 from bench.store.records import Session
 from tests.synthetic import session, thorough_session
 
@@ -21,24 +21,33 @@ def with_policy(seconds: dict[str, list[float]], policy: str, settings: dict[str
 
 def test_all_figures_and_what_limits_them() -> None:
     made = thorough_session(SECONDS, warnings=["the clock fell: 12 % slower"])
-    text = render_session(made, 160)
+    text = session_notes(made, 160) + render_session(made, 160)
     for part in ("bandwidth", "0.500×", "confirmed", "58.2", "12 % slower", "60.0 GFLOP/s", "n = 3", "inference at 32"):
         assert part in text, part
     assert "3 blocks, enough to know every ratio within ±2 %" in text
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
-def test_a_terminal_of_any_width_shows_every_figure(width: int) -> None:
+def test_a_terminal_of_any_width_has_one_table_with_the_columns_that_fit(width: int) -> None:
     made = thorough_session(SECONDS, sizes=(1, 8, 32, 128, 512))
     lines = render_session(made, width).splitlines()
     assert max(map(len, lines)) <= width
-    words, wide = " ".join(lines).split(), render_session(made, 1000).split()
-    assert {word for word in wide if word not in words} <= {"─" * n for n in range(1000)}
+    assert sum(line.startswith("model ") for line in lines) == 2, "training and inference, neither continued beneath"
+    shown = "\n".join(lines)
+    assert "inference at 512" in shown, "the largest batch is left out last"
+    assert ("limited by" in shown) == (width > 80)
+    assert ("inference at 8 " in shown) == (width > 100)
+
+
+def test_a_limit_that_left_no_room_for_inference_leaves_no_empty_table() -> None:
+    made = session(SECONDS)
+    training = msgspec.structs.replace(made, samples=tuple(s for s in made.samples if s.kind == "train"))
+    assert sum(line.startswith("model") for line in render_session(training, 80).splitlines()) == 1
 
 
 def test_missing_energy_is_mentioned_once_where_it_was_to_be_measured() -> None:
-    assert render_session(thorough_session(SECONDS), 80).count("energy") == 1
-    assert "energy" not in render_session(session(SECONDS), 80)
+    assert session_notes(thorough_session(SECONDS), 80).count("energy") == 1
+    assert "energy" not in session_notes(session(SECONDS), 80)
 
 
 def test_settings_side_by_side() -> None:
