@@ -285,9 +285,9 @@ def ours(task: Task, turn: Turn) -> None:
     SIDE[:] = [(task, turn)]
     voice = Connection(os.dup(2), readable=False)  # what it prints
     child._child(Surroundings(), nowhere, life, voice, pickle.dumps((run_ours, ())))
-    lifeline.close()
     if turn.over:
         raise Over  # a child makes every exception an event
+    lifeline.close()
 
 
 SIDE: list[tuple[Task, Turn]] = []  # of `ours`: a child's arguments are pickled, and a Turn cannot be
