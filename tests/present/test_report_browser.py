@@ -21,7 +21,10 @@ from tests.report_stores import HOSTILE, MODELS, STORES
 CHROMIUM = os.environ.get("SEVIT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-WIDTHS = (375, 820, 1360)  # of a phone, a tablet, a desk, in CSS pixels
+WIDTHS = (375, 820, 1280, 1360)  # of a phone, a tablet, desks, in CSS pixels
+TABLE_FITS = (
+    "document.querySelector('#results').offsetWidth <= document.querySelector('#results').parentElement.clientWidth"
+)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
 
@@ -110,7 +113,8 @@ def column(page: Page, key: str) -> list[list[float]]:
 
 
 def test_it_sorts(browser: Browser, page_of: Callable[[str], Path]) -> None:
-    with opened(browser, page_of("full")) as page:
+    with opened(browser, page_of("full"), viewport={"width": 1280, "height": 800}) as page:
+        assert page.evaluate(TABLE_FITS), "no column is cut"
         head = page.locator('#results th[data-key="flops"]')
         before = column(page, "flops")
         head.locator("button").click()
