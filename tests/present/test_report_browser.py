@@ -94,7 +94,8 @@ def until(page: Page, condition: str) -> None:
 
 
 def draw_all(page: Page) -> None:
-    """Scroll through the page, so that every chart is drawn."""
+    """Open and scroll through the page, so that every chart is drawn."""
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     for plot in page.locator("figure .plot").all():
         plot.scroll_into_view_if_needed()
     until(page, "[...document.querySelectorAll('figure .plot')].every((plot) => plot.dataset.drawn)")
