@@ -223,14 +223,19 @@ def took_text(equal: EqualAccuracy, clock: str) -> tuple[str, str]:
 
 def ratio_text(equal: EqualAccuracy, clock: str) -> str:
     """`1.81× (1.20–2.90, 3 seeds)`; of one seed the ratios at the two validations around the passage."""
+    value, ends = ratio_parts(equal, clock)
+    return f"{value} ({ends})" if ends else value
+
+
+def ratio_parts(equal: EqualAccuracy, clock: str) -> tuple[str, str]:
+    """`1.81×` and `1.20–2.90, 3 seeds`; "no ratio" and nothing where a seed never reached the target."""
     one: Gain = getattr(equal, clock)
     value, low, high, n = one.ratio
     if not n:
-        return "no ratio"
+        return "no ratio", ""
     if n > 1:
-        ends = "no interval" if math.isnan(low) else _ends(low, high)
-        return f"{_figure(value)}× ({ends}, {plural(n, 'seed')})"
-    return f"{_figure(value)}× ({_ends(value, one.at_last_below)} between validations; one seed, so no interval)"
+        return f"{_figure(value)}×", f"{'no interval' if math.isnan(low) else _ends(low, high)}, {plural(n, 'seed')}"
+    return f"{_figure(value)}×", f"{_ends(value, one.at_last_below)} between validations; one seed, so no interval"
 
 
 def _ends(low: float, high: float) -> str:

@@ -154,7 +154,7 @@ def test_the_csv_files_are_whole(tmp_path: Path) -> None:
 def test_committed_pages_show_no_images_but_digits(pages: dict[str, bytes]) -> None:
     stores = [Store(ROOT / "results/reference/cpu-2core/digits"), Store(ROOT / "results/reference/cpu-2core/sane")]
     page = build(stores, images="digits", still=False).decode()
-    shown = re.findall(r"<h4>Most confident mistakes: (.*?)</h4>", page)
+    shown = re.findall(r"<h4>([^<]*)</h4>\n<p class=\"small\">[^<]*</p>\n<ul class=\"wrong\">", page)
     assert shown
     assert all(title.startswith("digits ") for title in shown)
 
@@ -260,8 +260,20 @@ def test_each_comparison_has_a_titled_section(tmp_path: Path) -> None:
         for model, accuracy in (("seresnet", 0.9), ("vit_tiny", 0.8)):
             store.write_record(record(spec(model, recipe=replace(RECIPE, precision=precision)), accuracy))
     page = build([store], images="none", still=False).decode()
-    titles = re.findall(r'<tr class="title"><th scope="rowgroup" colspan="\d+">(.*?)</th>', page)
-    assert [", fp32 ·" in title for title in titles] == [True, False]
-    assert [", bf16 ·" in title for title in titles] == [False, True]
+    titles = re.findall(r'<tr class="title"><th scope="rowgroup" colspan="\d+"><span>(.*?)</span></th>', page)
+    assert [title.endswith(", fp32") for title in titles] == [True, False]
+    assert [title.endswith(", bf16") for title in titles] == [False, True]
+    assert "<strong>The same in every row:</strong> cifar10 (" in page
     bodies = page.split("<tbody>")
     assert [body.count("<tr data-model") for body in bodies if '<tr class="title">' in body] == [2, 2]
+
+
+def test_what_is_the_same_in_every_row_is_said_once(pages: dict[str, bytes]) -> None:
+    for name, sections in (("one_run", 0), ("full", 3)):
+        page = parsed(pages[name])
+        assert [a["data-key"] for tag, a in page.elements if tag == "th" and "data-key" in a][:2] == [
+            "model",
+            "accuracy",
+        ]
+        assert sum(tag == "tr" and a.get("class") == "title" for tag, a in page.elements) == sections
+        assert "".join(page.text).count("The same in every row:") == 1

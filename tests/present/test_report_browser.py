@@ -21,7 +21,10 @@ from tests.report_stores import HOSTILE, MODELS, STORES
 CHROMIUM = os.environ.get("SEVIT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-WIDTHS = (375, 820, 1360)  # of a phone, a tablet, a desk, in CSS pixels
+WIDTHS = (375, 820, 1280)  # of a phone, a tablet, a desk, in CSS pixels
+TABLE_FITS = (
+    "document.querySelector('#results').offsetWidth <= document.querySelector('#results').parentElement.clientWidth"
+)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
 
@@ -91,7 +94,8 @@ def until(page: Page, condition: str) -> None:
 
 
 def draw_all(page: Page) -> None:
-    """Scroll through the page, so that every chart is drawn."""
+    """Open and scroll through the page, so that every chart is drawn."""
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     for plot in page.locator("figure .plot").all():
         plot.scroll_into_view_if_needed()
     until(page, "[...document.querySelectorAll('figure .plot')].every((plot) => plot.dataset.drawn)")
@@ -110,7 +114,9 @@ def column(page: Page, key: str) -> list[list[float]]:
 
 
 def test_it_sorts(browser: Browser, page_of: Callable[[str], Path]) -> None:
-    with opened(browser, page_of("full")) as page:
+    with opened(browser, page_of("full"), viewport={"width": 1280, "height": 800}) as page:
+        assert page.evaluate(TABLE_FITS), "no column is cut"
+        assert page.evaluate("document.documentElement.scrollHeight") <= 10 * 800, "what few read is folded away"
         head = page.locator('#results th[data-key="flops"]')
         before = column(page, "flops")
         head.locator("button").click()

@@ -443,3 +443,50 @@ def test_other_comparisons_say_what_tells_them_apart(base: Pair) -> None:
     for words in ("45,000 training images", "1,295 training images", "fp32", "bf16", "eager", "compiled"):
         assert words in line or words in headline([bf16, base], []).others[0]
     assert ", 2 threads" in line
+
+
+# --- tiles -----------------------------------------------------------------------------------------------------------
+
+
+def test_three_tiles_and_the_claim(base: Pair) -> None:
+    accuracy, speed, equal, claim = headline([changed(base, difference(5, 2))], []).tiles
+    assert (accuracy.figures[0].value, accuracy.word) == ("+5.0 points", BETTER)
+    assert accuracy.figures[0].interval == "95 % interval +3.0 to +7.0"
+    assert (speed.figures[0].value, speed.figures[0].interval) == ("2.00×", "95 % interval 1.96 to 2.04")
+    assert speed.word == "faster"
+    assert equal.question == "Time to equal accuracy"
+    assert equal.figures[0].value.endswith("×")
+    assert equal.figures[0].interval.startswith("seresnet is there first; ")
+    assert (claim.figures[0].value, claim.word) == ("holds", "")
+    assert claim.figures[0].interval == "“faster and at most 0.5 points less accurate”"
+    assert accuracy.decided
+    assert speed.decided
+
+
+def test_a_tile_for_the_claim_only_where_the_claim_is_about_the_pair(base: Pair) -> None:
+    other = replace(base, a=replace(base.a, model="resnet56"))
+    assert [tile.question for tile in headline([other], []).tiles][-1] == "Time to equal accuracy"
+    assert headline([], []).tiles == ()
+
+
+def test_tiles_that_know_nothing_say_so(base: Pair) -> None:
+    one = changed(base, difference(9, 1, seeds=1, of_runs=True), speed=Interval(math.nan, math.nan, math.nan, 0))
+    accuracy, speed, equal, claim = headline([replace(one, equal_accuracy=None)], []).tiles
+    assert accuracy.figures[0].interval.endswith("; only of these runs, one seed each")
+    assert [tile.word for tile in (accuracy, speed, equal)] == [NO_VERDICT, "unknown", "unknown"]
+    assert not any(tile.decided for tile in (accuracy, speed, equal))
+    assert claim.figures[0].value == "stays open"
+    assert "nan" not in str((speed, equal))
+
+
+def test_tiles_of_both_tracks(base: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pair, "question", "one question")
+    slower = Interval(0.9, 0.8, 0.95, 12)
+    two = [
+        changed(base, difference(5, 2), track="shared"),
+        changed(base, difference(4, 2), track="family", speed=slower),
+    ]
+    accuracy, speed, *_ = headline(two, []).tiles
+    assert [figure.value for figure in accuracy.figures] == ["+5.0 points", "+4.0 points"]
+    assert accuracy.figures[1].interval == "family recipe: 95 % interval +2.0 to +6.0"
+    assert (accuracy.word, speed.word) == (BETTER, DEPENDS)

@@ -21,7 +21,7 @@ GREY = "#808080"  # readable on white and on black
 LARGEST_MARK = 26.0  # pixels, of the marker with area 1 where areas differ
 PLAIN_MARK = 10.0
 ROW_PIXELS = 34  # of an axis of names
-HEIGHT = 430  # pixels
+HEIGHT = 390  # pixels
 BARS_SHARE = 0.8  # of a row that bars take
 
 

@@ -107,6 +107,8 @@
     const count = document.getElementById("count");
     if (count) count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
     for (const group of all(".group")) group.hidden = !meets(JSON.parse(group.dataset.facets));
+    const left = all(".group:not([hidden]) > details");
+    if (left.length === 1) left[0].open = true;
     for (const select of all("#filters select")) select.value = state.filters[select.dataset.facet] || "";
   }
 
@@ -388,6 +390,11 @@
       short.download = link.download;
       short.click();
       setTimeout(() => URL.revokeObjectURL(short.href), 10000);
+    });
+  }
+  for (const one of all(".group > details")) {
+    one.addEventListener("toggle", () => {  // a chart drawn while it was closed has no width of its own
+      for (const plot of all(".plot", one)) if (plot.dataset.drawn && plot.clientWidth) draw(plot);
     });
   }
   let opened = [];

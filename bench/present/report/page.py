@@ -65,6 +65,7 @@ def build(
         headline=story.headline(pairs, comparisons, first_model),
         heads=results_table.heads(comparisons),
         sections=sections,
+        common=results_table.in_common(sections),
         choices=results_table.choices(sections),
         conditions=[(one.title, notes) for one in comparisons if (notes := lay_out(one, (), "Bold").notes)],
         first_command=FIRST_COMMAND,

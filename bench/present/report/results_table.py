@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.analysis.conditions import Conditions, titled
 from bench.analysis.tables import COLUMNS, Column, Comparison, Row
@@ -14,6 +14,7 @@ from bench.present.charts.parts import facets_of
 from bench.present.table_formats import lay_out, unit_of
 from bench.store.records import RunRecord
 
+SEPARATOR = " · "  # between the parts of a comparison's title
 FRONTS = ("train_images_per_second", "flops", "params")  # columns with a Pareto front against accuracy
 
 
@@ -54,16 +55,19 @@ class TableRow:
 
 def heads(comparisons: Sequence[Comparison]) -> list[Head]:
     """The headings; columns without any figure are left out."""
-    first = [Head("model", "model", number=False), Head("data", "data and recipe", number=False)]
-    return [*first, *(Head(c.key, c.title, unit_of(c)) for c in _columns(comparisons))]
+    return [Head("model", "model", number=False), *(Head(c.key, c.title, unit_of(c)) for c in _columns(comparisons))]
 
 
 @dataclass(frozen=True)
 class Section:
-    """The rows of one comparison under its title: figures of different conditions share no ranking."""
+    """The rows of one comparison under its title: figures of different conditions share no ranking.
+
+    `apart`: what of its title no other section shares; "" for the only one.
+    """
 
     title: str
     rows: tuple[TableRow, ...]
+    apart: str = ""
 
 
 def sections(comparisons: Sequence[Comparison], by_id: Mapping[str, RunRecord]) -> list[Section]:
@@ -76,12 +80,21 @@ def sections(comparisons: Sequence[Comparison], by_id: Mapping[str, RunRecord]) 
         for failure in comparison.failures:
             run = by_id[failure.run_id]
             text = f"seed {failure.seed}: {failure.status}. {failure.message}".rstrip()
-            message = Cell(text, number=False, span=max(1, len(columns)))
-            cells = (_failed_conditions_cell(run), message)
-            lines.append(TableRow(failure.model, failure.run_id, _failed_facets(run), cells, failed=True))
+            message = Cell(text, _failed_conditions(run), number=False, span=max(1, len(columns)))
+            lines.append(TableRow(failure.model, failure.run_id, _failed_facets(run), (message,), failed=True))
         if lines:
             made.append(Section(comparison.title, tuple(lines)))
-    return made
+    common = in_common(made)
+    return [replace(one, apart=SEPARATOR.join(p for p in _parts(one) if p not in common)) for one in made]
+
+
+def in_common(tables: Sequence[Section]) -> list[str]:
+    """The parts of their titles that all sections share, to be said once above the table."""
+    return [part for part in _parts(tables[0]) if all(part in _parts(one) for one in tables)] if tables else []
+
+
+def _parts(section: Section) -> list[str]:
+    return section.title.split(SEPARATOR)
 
 
 def _finished_rows(comparison: Comparison, conditions: Conditions, columns: Sequence[Column]) -> list[TableRow]:
@@ -91,7 +104,7 @@ def _finished_rows(comparison: Comparison, conditions: Conditions, columns: Sequ
         cells = [_cell(row, column, cell, fronts) for column, cell in zip(columns, laid_out, strict=True)]
         facets = {**_facets(conditions), "family": row.family}
         under = f"{row.family}, {plural(row.runs, 'run')}"
-        lines.append(TableRow(row.model, under, facets, (_conditions_cell(conditions), *cells)))
+        lines.append(TableRow(row.model, under, facets, tuple(cells)))
     return lines
 
 
@@ -133,20 +146,11 @@ def _cell(row: Row, column: Column, cell: table_formats.Cell, fronts: Mapping[st
     return Cell(cell.figure, cell.beside.strip("()"), repr(row.values[column.key].value), best=cell.best, front=front)
 
 
-def _conditions_cell(c: Conditions) -> Cell:
-    data = f"{c.dataset} ({c.content})" if c.content else c.dataset
-    setting = "" if c.setting == "eager" else f", {c.setting}"
-    recipe = _recipe(c.track, c.recipe)
-    apart = f"; {c.apart}" if c.apart else ""
-    under = f"{recipe}, {c.budget}, {c.train_images:,} images, {c.precision}{setting}; {c.device_name}{apart}"
-    return Cell(data, under, value=f"{data} {under}", number=False)
-
-
-def _failed_conditions_cell(run: RunRecord) -> Cell:
-    recipe, data = run.spec.recipe, run.spec.data.name
+def _failed_conditions(run: RunRecord) -> str:
+    """What a failed run, which may be of no comparison, was to do."""
+    recipe = run.spec.recipe
     budget = recipe.budget or plural(recipe.epochs, "epoch")
-    under = f"{_recipe(recipe.track, recipe.name)}, {budget}; {run.spec.device_name}"
-    return Cell(data, under, value=f"{data} {under}", number=False)
+    return f"{run.spec.data.name}, {_recipe(recipe.track, recipe.name)}, {budget}; {run.spec.device_name}"
 
 
 def _recipe(track: str, name: str) -> str:

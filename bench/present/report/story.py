@@ -27,6 +27,7 @@ from bench.present.report.sentences import (
     speed_sentence,
     times,
 )
+from bench.present.report.tiles import Tile, tiles_of
 from bench.present.report.wording import data_text, listed, training_text
 
 STATUS_WORDS = {
@@ -42,13 +43,17 @@ STATUS_WORDS = {
 
 @dataclass(frozen=True)
 class Headline:
-    """Two sentences and a caveat; what they are about; and one line for each other pair, track and data set."""
+    """Two sentences and a caveat; what they are about; and one line for each other pair, track and data set.
+
+    `tiles`: the same in figures; none where nothing could be compared.
+    """
 
     sentences: tuple[str, str]
     caveat: str
     models: tuple[str, ...] = ()  # A and B, or the only one; none where nothing could be compared
     dataset: str = ""  # as records name it
     others: tuple[str, ...] = ()
+    tiles: tuple[Tile, ...] = ()
 
 
 def headline(pairs: Sequence[Pair], comparisons: Sequence[Comparison], reference: str = REFERENCE) -> Headline:
@@ -67,6 +72,7 @@ def headline(pairs: Sequence[Pair], comparisons: Sequence[Comparison], reference
         models=(tracks[0].a.model, tracks[0].b.model),
         dataset=tracks[0].conditions.dataset,
         others=(*map(_pair_line, rest), *map(_lone_line, alone)),
+        tiles=tiles_of(tracks),
     )
 
 
