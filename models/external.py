@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from models.errors import ModelError, suggest
-from models.files import model_file, neighbours
+from models.files import mistaken, model_file, neighbours
 from models.torchvision_import import ensure_torchvision
 
 TRAINED = ("pretrained", "checkpoint_path")  # starts of timm's options that load weights
@@ -111,14 +111,14 @@ def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module
 def load_factory(name: str) -> Callable[[int, int], Any]:
     """The function behind `package.module:factory` or `path/to/file.py:factory`; imports, and so runs, its module."""
     source, _, function = name.rpartition(":")
+    if (own := mistaken(source)) is not None:
+        package = source.partition(".")[0]
+        raise ModelError(f"'{name}': `{package}` is this tool's own package; name your file: {own}:{function}")
     try:
         module = _import_file(source) if source.endswith(".py") else importlib.import_module(source)
     except ModelError:
         raise
     except Exception as error:  # any error of the user's own code becomes one sentence
-        if isinstance(error, ModuleNotFoundError) and error.name == source and source.startswith("models."):
-            where = f"{source.replace('.', '/')}.py:{function}"
-            raise ModelError(f"'{name}': `models` is this tool's own package; name your file: {where}") from error
         raise ModelError(f"importing {source} for '{name}' failed: {type(error).__name__}: {error}") from error
     factory = getattr(module, function, None)
     if not callable(factory):

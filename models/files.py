@@ -1,6 +1,6 @@
 """The files of models from elsewhere. Example: sources_of("path/to/file.py")
 
-A model's file may import what lies beside it, and `package.module` may lie in the current folder.
+A model's file may import what lies beside it and in the folder the command is given in, where `package.module` may lie.
 """
 
 from __future__ import annotations
@@ -23,29 +23,39 @@ def model_file(name: str) -> Path:
     return Path(alike[0] if len(alike) == 1 else name)
 
 
-def folder_of(source: str) -> Path:
+def folders_of(source: str) -> list[Path]:
     """Where the imports of a model's module are looked for, after the installed packages."""
-    return model_file(source).resolve().parent if source.endswith(".py") else Path.cwd()
+    beside = [model_file(source).resolve().parent] if source.endswith(".py") else []
+    return list(dict.fromkeys([*beside, Path.cwd()]))
+
+
+def mistaken(source: str) -> Path | None:
+    """The file of the current folder that a module's name may mean, where this tool's own package has that name."""
+    if source.partition(".")[0] not in OURS:
+        return None
+    path = Path(*source.split(".")).with_suffix(".py")
+    ours = Path(__file__).resolve().parent.parent / path
+    return path if path.is_file() and path.resolve() != ours else None
 
 
 def sources_of(source: str) -> list[Path]:
-    """The module's file and the files of its folder that it imports, and they in turn; none for installed packages.
+    """The module's file and the files of its folders that it imports, and they in turn; none for installed packages.
 
     Read, not imported; imports that are computed are not seen.
     """
-    folder = folder_of(source)
-    first = model_file(source).resolve() if source.endswith(".py") else _module(folder, source.split("."))
+    folders = folders_of(source)
+    first = model_file(source).resolve() if source.endswith(".py") else _module(Path.cwd(), source.split("."))
     sources, waiting = list[Path](), [first] if first and first.is_file() else []
     while waiting:
         path = waiting.pop()
         if path not in sources:
             sources.append(path)
-            waiting += _imported(path, folder)
+            waiting += _imported(path, folders)
     return sources
 
 
-def _imported(path: Path, folder: Path) -> Iterator[Path]:
-    """Files below `folder` that the import statements of a file name."""
+def _imported(path: Path, folders: list[Path]) -> Iterator[Path]:
+    """Files below `folders` that the import statements of a file name; below the second none of this tool's own."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # importing it will say so
@@ -53,13 +63,15 @@ def _imported(path: Path, folder: Path) -> Iterator[Path]:
     for node in ast.walk(tree):
         names = list[tuple[Path, str]]()
         if isinstance(node, ast.Import):
-            names = [(folder, alias.name) for alias in node.names]
+            names = [(folder, alias.name) for alias in node.names for folder in folders]
         elif isinstance(node, ast.ImportFrom):
-            start = path.parents[node.level - 1] if node.level else folder
+            starts = [path.parents[node.level - 1]] if node.level else folders
             stem = f"{node.module}." if node.module else ""
-            names = [(start, node.module or ""), *((start, stem + alias.name) for alias in node.names)]
+            modules = [node.module or "", *(stem + alias.name for alias in node.names)]
+            names = [(start, name) for name in modules for start in starts]
         for start, name in names:
-            if name and (found := _module(start, name.split("."))):
+            ours = start in folders[1:] and name.partition(".")[0] in OURS
+            if name and not ours and (found := _module(start, name.split("."))):
                 yield found.resolve()
 
 
@@ -69,22 +81,25 @@ def _module(folder: Path, names: list[str]) -> Path | None:
     return next((path for path in choices if path.is_file()), None)
 
 
-_brought: dict[str, Path] = {}  # modules that models' files have imported from their folders
+_brought: dict[str, list[Path]] = {}  # modules that models' files have imported from their folders
 
 
 @contextlib.contextmanager
 def neighbours(source: str) -> Iterator[None]:
-    """Modules beside a model's file can be imported meanwhile; those of another file's folder are forgotten first."""
-    folder, before = folder_of(source), set(sys.modules)
-    for name in [name for name, other in _brought.items() if other != folder]:
+    """Modules of a model's folders can be imported meanwhile; those of another file's folders are forgotten first."""
+    folders = folders_of(source)
+    for name in [name for name, other in _brought.items() if other != folders]:
         sys.modules.pop(name, None)
         del _brought[name]
-    sys.path.append(str(folder))
+    before = set(sys.modules)
+    sys.path += map(str, folders)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
-        _brought.update((name, folder) for name in set(sys.modules) - before if _is_of(name, folder))
+        for folder in folders:
+            sys.path.remove(str(folder))
+        new = set(sys.modules) - before
+        _brought.update((name, folders) for name in new if any(_is_of(name, folder) for folder in folders))
 
 
 def _is_of(name: str, folder: Path) -> bool:

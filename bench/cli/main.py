@@ -18,6 +18,7 @@ from typing import NoReturn
 from bench.cli.requests import (
     CheckRequest,
     CompareRequest,
+    CompletionRequest,
     CostRequest,
     DataRequest,
     ExplainRequest,
@@ -51,6 +52,7 @@ FUNCTIONS: dict[type[Request], str] = {
     CostRequest: "bench.cli.cost:cost",
     DataRequest: "bench.cli.data:run",
     ListRequest: "bench.cli.list:show",
+    CompletionRequest: "bench.cli.completion:show",
 }
 WITH_IMAGES = (RunRequest, TimeRequest, ExplainRequest, CostRequest, DataRequest)
 RESUME = "rerun the same command to resume"

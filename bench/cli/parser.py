@@ -27,6 +27,7 @@ COMMANDS = {
     "check": "verify that a store's files are intact and agree",
     "cost": "count parameters, FLOPs and activations of models",
     "list": "list models, data sets, recipes, presets or settings",
+    "completion": "print a script that makes a shell complete commands and names",
     "help": "show the help of a command",
 }
 STORE_READERS = ("compare", "table", "plot", "report", "weights", "check")
@@ -36,6 +37,7 @@ USAGE = {
     "data": "{list,fetch,verify,show} [NAME ...] [options]",
     "cost": "MODEL [MODEL ...] [options]",
     "list": "{models,datasets,recipes,presets,settings}",
+    "completion": "{bash,zsh}",
     "help": "[COMMAND]",
 }
 DEFAULT_MODELS = "seresnet,vit_tiny"
@@ -169,6 +171,7 @@ EXAMPLES = {
         "run_bench.py cost seresnet --by-module --depth 2",
     ],
     "list": ["run_bench.py list models", "run_bench.py list presets"],
+    "completion": ["run_bench.py completion bash", "run_bench.py completion zsh"],
     "help": ["run_bench.py help", "run_bench.py help run"],
 }
 
@@ -237,6 +240,7 @@ def make_parser() -> Parser:
         "check": _check_flags,
         "cost": _cost_flags,
         "list": _list_flags,
+        "completion": _completion_flags,
         "help": _help_flags,
     }.items():
         command = commands.add_parser(
@@ -566,6 +570,10 @@ def _cost_flags(cost: Parser) -> None:
 
 def _list_flags(lists: Parser) -> None:
     lists.add_argument("what", choices=("models", "datasets", "recipes", "presets", "settings"), help="what to list")
+
+
+def _completion_flags(completion: Parser) -> None:
+    completion.add_argument("shell", choices=("bash", "zsh"), help="the shell")
 
 
 def _help_flags(help_: Parser) -> None:

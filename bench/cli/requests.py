@@ -158,6 +158,13 @@ class ListRequest:
     what: str
 
 
+@dataclass(frozen=True)
+class CompletionRequest:
+    """A script for `shell`."""
+
+    shell: str
+
+
 Request = (
     RunRequest
     | TimeRequest
@@ -171,6 +178,7 @@ Request = (
     | CostRequest
     | DataRequest
     | ListRequest
+    | CompletionRequest
 )
 
 
@@ -445,6 +453,11 @@ def list_request(arguments: Namespace) -> ListRequest:
     return ListRequest(arguments.what)
 
 
+def completion_request(arguments: Namespace) -> CompletionRequest:
+    """A script for a shell."""
+    return CompletionRequest(arguments.shell)
+
+
 READERS: dict[str, Callable[[Namespace], Request]] = {
     "run": run_request,
     "time": time_request,
@@ -457,6 +470,7 @@ READERS: dict[str, Callable[[Namespace], Request]] = {
     "check": check_request,
     "cost": cost_request,
     "list": list_request,
+    "completion": completion_request,
 }
 
 

@@ -14,6 +14,7 @@ import torch
 from bench.measure.probe import check_model
 from models.errors import ModelError
 from models.external import parse_options
+from models.files import sources_of
 from models.registry import build, source_hash, split_names
 from tests.conftest import ROOT
 
@@ -179,5 +180,36 @@ def test_a_package_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert build("mine.net:make", 2, 4)[1].out_features == 9
     assert len(source_hash("mine.net:make")) == 64
-    with pytest.raises(ModelError, match=r"own package; name your file: models/net\.py:make"):
-        build("models.net:make", 2, 4)
+    (tmp_path / "models" / "sub").mkdir(parents=True)
+    for name in ("models/net.py", "models/sub/net.py", "models/seresnet.py", "bench/net.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(NETWORK.format(line="WIDTH = 3"))
+        module = name.removesuffix(".py").replace("/", ".")
+        package = module.partition(".")[0]
+        with pytest.raises(ModelError, match=rf"`{package}` is this tool's own package; name your file: {name}:make"):
+            build(f"{module}:make", 2, 4)
+        assert build(f"{name}:make", 2, 4)[1].out_features == 3
+    assert build("models.vit:vit_flops", 2, 32) is not None  # no file of that name here
+    with pytest.raises(ModelError, match=r"No module named 'models\.nothing'"):
+        build("models.nothing:make", 2, 4)
+
+
+def test_a_file_elsewhere_may_import_a_package_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, width in (("a", 4), ("b", 5)):
+        package = tmp_path / place / "parts"
+        package.mkdir(parents=True)
+        (package / "sizes.py").write_text(f"WIDTH = {width}")
+    (tmp_path / "nets").mkdir()
+    net = tmp_path / "nets" / "net.py"
+    net.write_text(NETWORK.format(line="from parts.sizes import WIDTH\nfrom models.vit import vit_tiny"))
+    hashes = set()
+    for place, width in (("a", 4), ("b", 5), ("a", 4)):
+        monkeypatch.chdir(tmp_path / place)
+        assert build(f"{net}:make", 2, 4)[1].out_features == width
+        hashes.add(source_hash(f"{net}:make"))
+    assert len(hashes) == 2
+    monkeypatch.chdir(ROOT)
+    assert source_hash(f"{net}:make") not in hashes  # this tool's own files are not the model's
+    assert [path.name for path in sources_of(str(net))] == ["net.py"]
