@@ -270,7 +270,7 @@ def test_a_track_from_the_command_line(
     done = here(*words, "--budget=48samples")
     assert done.returncode == 0, done.stderr
     assert "trial 5 of 5" in done.stdout
-    assert "Learning rates found on validation" in done.stdout
+    assert "Learning rates found on validation" in here("table", "--results", tmp_path).stdout
     chosen = {one.spec.model: one.chosen for one in Store(tmp_path).lr_searches()}
     recipes = {run.spec.model: run.spec.recipe for run in Store(tmp_path).runs()}
     assert {model: recipe.lr for model, recipe in recipes.items()} == chosen
