@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 from bench.core.errors import Busy, Diverged, Interrupted, Unfit
+from bench.core.events import Failed
 from bench.core.files import inert
 
 
@@ -24,3 +26,10 @@ def one_line(error: BaseException) -> str:
     """An exception as its type and message, without line breaks."""
     message = inert(str(error))[:300]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def failure(error: BaseException) -> Failed:
+    """What a worker reports of an exception that is being handled: status, one line, traceback."""
+    text = str(error) if isinstance(error, Interrupted | Busy) else one_line(error)
+    trace = traceback.format_exc().encode(errors="replace").decode()  # a file's name may be no UTF-8
+    return Failed(status_of(error), text, trace)

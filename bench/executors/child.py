@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,9 +24,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import Busy, Interrupted
+from bench.core.errors import Interrupted
 from bench.core.events import Event, Failed, Note, Numbered, OfRun, Report, decode, encode, is_frequent
 from bench.core.files import inert_lines
+from bench.core.status import failure
 from bench.executors.processes import NOTHING, Surroundings, blocked, start
 
 # From a polite request to the end: a step and a checkpoint fit in; a compilation or a hang is abandoned.
@@ -265,11 +265,7 @@ def _child(surroundings: Surroundings, sender: Connection, life: Connection, voi
     except SystemExit:  # its exit code says so
         raise
     except BaseException as error:  # a model's code may define such, or raise KeyboardInterrupt
-        from bench.core.status import one_line, status_of
-
-        text = str(error) if isinstance(error, Interrupted | Busy) else one_line(error)
-        trace = traceback.format_exc().encode(errors="replace").decode()  # a file's name may be no UTF-8
-        sender.send_bytes(encode(Failed(status_of(error), text, trace)))
+        sender.send_bytes(encode(failure(error)))
     finally:
         sender.close()
 

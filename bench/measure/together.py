@@ -12,9 +12,8 @@ import contextlib
 import gc
 import random
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ import numpy as np
 import torch
 
 from bench.core.errors import Busy, Diverged, Interrupted, Unfit, UserError
-from bench.core.events import Event, Failed, Finished, OfRun, Report
-from bench.core.status import one_line, status_of
+from bench.core.events import Event, Finished, OfRun, Report
+from bench.core.status import failure
 from bench.data.datasets import DataSource
+from bench.measure.device import synchroniser
 from bench.measure.run import Images, claimed_run, data_here, run_trial
 from bench.measure.supervise import Turns
 from bench.plan.spec import RunOptions, RunSpec
@@ -138,7 +138,7 @@ def take_turns(jobs: Iterable[Job], device: torch.device, company: Company, ende
         except Unfit:
             raise
         except Exception as error:
-            failed = _failure(error)
+            failed = failure(error)
             if not isinstance(error, Diverged | Busy | UserError) and not _usable(device):
                 raise
             del error
@@ -156,7 +156,7 @@ def take_turns(jobs: Iterable[Job], device: torch.device, company: Company, ende
         if not company.width:
             join()
             if turn(lanes[0]):
-                _settle_width(company, lanes, join, turn, device, len(waiting) + 1)
+                _settle_width(company, waiting, lanes, join, turn, device)
             company.width = company.width or 1
         while waiting or lanes:
             while waiting and len(lanes) < company.width:
@@ -172,21 +172,23 @@ def take_turns(jobs: Iterable[Job], device: torch.device, company: Company, ende
 
 def _settle_width(
     company: Company,
+    waiting: Sized,
     lanes: list[Lane],
     join: Callable[[], None],
     turn: Callable[[Lane], bool],
     device: torch.device,
-    count: int,
 ) -> None:
     """Decide how many take turns, by their own steps: nothing is trained in vain. The first has made its first step."""
     room = _room(device)
     alone = _rate(lanes, turn, device)
-    company.width = min(company.most, count, room)
-    while len(lanes) < company.width and lanes:
+    if alone is None:
+        return
+    company.width = min(company.most, len(waiting) + 1, room)
+    while waiting and lanes and len(lanes) < company.width:  # one may fail, or all be asked to stop
         join()
         turn(lanes[-1])
     together = _rate(lanes, turn, device)
-    if company.width < 2 or alone is None or together is None:
+    if company.width < 2 or together is None:
         return
     gain, words = together / alone, f"{company.width} trained together"
     if gain < WORTH:
@@ -204,28 +206,23 @@ def _room(device: torch.device) -> int:
 
 def _rate(lanes: list[Lane], turn: Callable[[Lane], bool], device: torch.device) -> float | None:
     """Steps per second of all lanes together; None where one ended meanwhile."""
-    count, rates = len(lanes), list[float]()
+    count, rates, wait = len(lanes), list[float](), synchroniser(device)
     for _ in range(WINDOWS):
-        _wait(device)
+        wait()
         start = time.perf_counter()
         for _ in range(STEPS):
             for lane in list(lanes):
                 if not turn(lane):
                     return None
-        _wait(device)
+        wait()
         rates.append(count * STEPS / (time.perf_counter() - start))
     return max(rates)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _usable(device: torch.device) -> bool:
     """Whether the device still computes: a device assert is felt by every later call of the process."""
     try:
-        _wait(device)
+        synchroniser(device)()
     except Exception:
         return False
     return True
@@ -236,11 +233,6 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _failure(error: Exception) -> Failed:
-    text = str(error) if isinstance(error, Interrupted | Busy) else one_line(error)
-    return Failed(status_of(error), text, traceback.format_exc().encode(errors="replace").decode())
 
 
 # --- in a child process ------------------------------------------------------------------------------------------

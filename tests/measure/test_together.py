@@ -230,6 +230,37 @@ def test_how_many_is_found_by_their_own_steps(
     assert (log.index("b100") > log.index("a399")) == (gain < together.WORTH)
 
 
+@pytest.mark.parametrize("at", [1, 30, 62, 70])
+def test_stopped_while_how_many_is_being_found_all_are_asked(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first step, in the measurement of one, as the others join, and in the measurement of all."""
+    monkeypatch.setattr(together, "_room", lambda device: 3)
+    taken, begun, saved = [0], set[str](), set[str]()
+
+    def job(name: str) -> Job:
+        def begin(width: int) -> Turns[Event]:
+            begun.add(name)
+            while True:
+                taken[0] += 1
+                if taken[0] >= at:
+                    saved.add(name)
+                    raise Interrupted("stopped by the user")
+                yield
+
+        return Job(name, begin)
+
+    with pytest.raises(Interrupted):
+        take_turns([job(name) for name in "abcd"], CPU, Company(0, 4), lambda name, event: None)
+    assert saved == begun
+
+
+def test_one_that_fails_as_it_joins_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "_room", lambda device: 3)
+    ended: dict[str, Event] = {}
+    jobs = [Job("a", steps(200, [], "a")), Job("b", steps(0, [], "b", MemoryError())), Job("c", steps(200, [], "c"))]
+    take_turns(jobs, CPU, Company(0, 3), ended.__setitem__)
+    assert {name: type(event) for name, event in ended.items()} == {"a": Finished, "b": Failed, "c": Finished}
+
+
 def test_random_streams_are_each_ones_own() -> None:
     """Also those of Python and numpy."""
     drawn: dict[str, list[float]] = {"a": [], "b": []}
