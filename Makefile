@@ -6,15 +6,18 @@ INSTALLED := $(VENV)/.installed
 # Tests wait for child processes a sixth of the time: one worker more than there are cores, five at most.
 WORKERS := $(shell $(PYTHON) -c "import os; print(min(5, 1 + (os.cpu_count() or 1)))")
 
-.PHONY: bench test check faults gpu lint clean help
+.PHONY: bench test long check faults gpu lint clean help
 
 bench: $(INSTALLED)  ## install, then train, time and compare two models on the embedded digits (or CIFAR-10 on a GPU)
 	$(BIN)/python run_bench.py --models seresnet,vit_tiny
 
-test: $(INSTALLED)  ## install, then run the tests that need neither a GPU nor a network
-	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED)  ## install, then run the tests that need neither a GPU nor a network, but for the long ones
+	$(BIN)/python -m pytest -m "not gpu and not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-check: lint test  ## ruff, mypy and the tests: what CI runs
+long: $(INSTALLED)  ## the tests that take more than some ten seconds each: browsers, clusters, compilers, kills
+	$(BIN)/python -m pytest -m "long and not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+check: lint test long  ## ruff, mypy and all the tests: what CI runs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -51,7 +51,8 @@ class Command:
             out_end = Connection(os.dup(screen), readable=False)
         begun, beginning = multiprocessing.Pipe(duplex=False)
         if not processes._serves({}):
-            raise RuntimeError("this command needs a process of its own: a variable was read as the server was loaded")
+            changed = set((processes._conditions or {}).items()) ^ set(processes._read_at_load({}).items())
+            raise RuntimeError(f"this command needs a process of its own; read as the server was loaded: {changed}")
         context = multiprocessing.get_context("forkserver")
         args = (dict(os.environ), (out_end, error_end), beginning, self.args, before)
         self._process = context.Process(target=_command, args=args, daemon=True)

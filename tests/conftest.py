@@ -72,6 +72,16 @@ def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.fixture(autouse=True)
+def read_at_load() -> Iterator[None]:
+    """A test leaves these variables as they were, whatever a library sets, or the next one's children are not forked."""
+    before = processes._read_at_load({})
+    yield
+    for name in processes._read_at_load({}).keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def make_npz(path: Path, per_class: int = 40, size: int = 16) -> Path:
     """Three classes that differ in brightness, so that anything that learns at all learns them."""
     rng = np.random.default_rng(0)

@@ -25,12 +25,14 @@ from typing import Any
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 PRELOAD = "bench.measure.preload"
-# Read when a library or Python itself is loaded, so too late for a forked child. bench.measure.preload.begin makes up
-# for OMP_NUM_THREADS, the one of them that most tasks set; OMP_WAIT_POLICY has no substitute in libgomp.
+# Read when a library or Python itself is loaded, so too late for a forked child; OMP_WAIT_POLICY has no substitute in
+# libgomp. Of these names two are none: bench.measure.preload.begin makes up for OMP_NUM_THREADS, which most tasks set;
+# PYTHONBREAKPOINT, which Ray sets where it is used, is read when a breakpoint is reached.
 READ_AT_LOAD = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH", "PYTORCH_"),
     *("NVIDIA_", "LD_", "MALLOC_", "GLIBC_", "PYTHON"),
 )
+NOT_AT_LOAD = ("OMP_NUM_THREADS", "PYTHONBREAKPOINT")
 # In the server only. OpenBLAS starts its threads when numpy loads it, and none may run where a process forks; a library
 # that asks whether there is a GPU as it is imported gets the answer from NVML, without touching CUDA.
 SERVER_ALONE = {
@@ -76,7 +78,7 @@ def start(target: Callable[..., None], args: tuple[Any, ...], environment: Mappi
 
 def _read_at_load(environment: Mapping[str, str]) -> dict[str, str]:
     every = {**os.environ, **environment}
-    return {name: every[name] for name in every if name.startswith(READ_AT_LOAD) and name != "OMP_NUM_THREADS"}
+    return {name: every[name] for name in every if name.startswith(READ_AT_LOAD) and name not in NOT_AT_LOAD}
 
 
 def _serves(environment: Mapping[str, str]) -> bool:

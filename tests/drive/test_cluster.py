@@ -32,6 +32,7 @@ from tests.faults.processes import eventually
 from tests.ray_nodes import two_nodes
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.long
 
 SPECS = [synthetic.spec("seresnet", seed, device_name=cpu_name()) for seed in range(8)]
 

@@ -120,6 +120,7 @@ def test_threads_are_those_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -
 @linux
 def test_what_is_read_at_load_needs_a_process_of_its_own_that_learns_the_same() -> None:
     assert looks(**SPAWNED)["parent"] == os.getpid()
+    assert looks(PYTHONBREAKPOINT="0")["parent"] != os.getpid(), "read when a breakpoint is reached"
     assert text_of("trains") == text_of("trains", environment=SPAWNED)
 
 

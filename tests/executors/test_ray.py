@@ -28,6 +28,7 @@ from tests.conftest import ROOT
 from tests.ray_nodes import two_nodes
 
 ray_exceptions = pytest.importorskip("ray.exceptions")
+pytestmark = pytest.mark.long
 
 DEADLINE = 150.0
 

@@ -177,6 +177,7 @@ VALUES = [
 KINDS = ["runs/seresnet*/record.json", "runs/cct*/record.json", "speed/*.json", "tuning/*.json", "search/*.json"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_of_a_record_may_be_anything(store: Store, kind: str, light: None) -> None:
     """Each field in turn, under a checksum that holds: the record is read, or left out and named."""

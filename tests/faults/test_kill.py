@@ -14,6 +14,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pandas as pd
+import pytest
 
 from bench.analysis.check import problems
 from bench.store.disk import Store
@@ -39,6 +40,7 @@ class Reader(threading.Thread):
         self.reached.set()
 
 
+@pytest.mark.long
 def test_kill_9_at_random_moments(here: Bench, words: list[str], factory: Path, tmp_path: Path) -> None:
     """Parent or child, anywhere in a sweep of two models: nothing finished is lost or done twice, no child is left.
 

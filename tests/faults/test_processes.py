@@ -91,6 +91,7 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (9 * 2**30, 9 * 2**30))
 
 
+@pytest.mark.long
 def test_every_way_to_die_is_a_row(words: list[str], factory: Path, tmp_path: Path) -> None:
     """A hang, a segmentation fault, a kill, memory eaten under RLIMIT_AS; then a model that is fine."""
     ways = ("hangs", "segfaults", "is_killed", "eats", "fine")

@@ -121,6 +121,7 @@ def train_through(spec: RunSpec, source: DataSource, root: Path, stops: list[Sto
     return outcome(store, spec)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes", [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"epochs": 0, "budget": "241samples", "validations": 4}]
 )
@@ -153,6 +154,7 @@ def test_a_crash_resumes_from_the_last_checkpoint(source: DataSource, tmp_path: 
     assert train_through(spec, source, tmp_path / "a", [Stopper(9, OSError), Stopper(3, ValueError)]) == whole
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["resnet20", "vit_params"])
 def test_registered_models_too(source: DataSource, tmp_path: Path, model: str) -> None:
     spec = make_spec(source, model)

@@ -190,6 +190,7 @@ def test_a_step_out_of_memory_is_not_hidden_by_the_eager_one() -> None:
 LOSS, WEIGHT = {"rtol": 1e-4, "atol": 1e-5}, {"rtol": 1e-3, "atol": 1e-5}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(os.name == "nt", reason="needs a C++ compiler")
 @pytest.mark.parametrize("factory", [small_se_resnet, small_vit])
@@ -333,6 +334,7 @@ else:
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_compiles_nothing_that_was_compiled_ahead(tiny_npz: Path, tmp_path: Path) -> None:
     """In another process, with another seed: its first step finds the code in the cache, and the record says so."""

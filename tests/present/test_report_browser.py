@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,12 @@ from tests.report_stores import HOSTILE, MODELS, STORES
 CHROMIUM = os.environ.get("SEVIT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+SCREEN = {"width": 1360, "height": 900}
 WIDTHS = (375, 820, 1280)  # of a phone, a tablet, a desk, in CSS pixels
 TABLE_FITS = (
     "document.querySelector('#results').offsetWidth <= document.querySelector('#results').parentElement.clientWidth"
 )
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def opened(browser: Browser, path: Path, address: str = "", **how: object) -> It
             complaints.append(f"asked for {route.request.url}")
             route.abort()
 
-    context: BrowserContext = browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **how})  # type: ignore[arg-type]
+    context: BrowserContext = browser.new_context(**{"viewport": SCREEN, **how})  # type: ignore[arg-type]
     context.set_offline(True)
     page = context.new_page()
     page.on("console", on_message)
@@ -82,6 +83,21 @@ def opened(browser: Browser, path: Path, address: str = "", **how: object) -> It
         assert not complaints
     finally:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def drawn(browser: Browser, page_of: Callable[[str], Path]) -> Iterator[Callable[[str], Page]]:
+    """The page of one of STORES with all charts, drawn once, which takes ten seconds; leave it as it was."""
+    pages: dict[str, Page] = {}
+    with ExitStack() as stack:
+
+        def page(name: str) -> Page:
+            if name not in pages:
+                pages[name] = stack.enter_context(opened(browser, page_of(name)))
+                draw_all(pages[name])
+            return pages[name]
+
+        yield page
 
 
 def until(page: Page, condition: str) -> None:
@@ -143,51 +159,47 @@ def test_it_filters_the_table_and_the_charts(browser: Browser, page_of: Callable
         assert rows.count() == everything
 
 
-def test_hovering_shows_the_run_and_a_click_highlights_its_model_everywhere(
-    browser: Browser, page_of: Callable[[str], Path]
-) -> None:
-    with opened(browser, page_of("full")) as page:
-        draw_all(page)
-        plot = page.locator('.plot[data-key="accuracy_vs_throughput"]').first
-        plot.scroll_into_view_if_needed()
-        place = plot.evaluate("""(plot) => {
-          const trace = plot.data.find((one) => one.meta.model === 'vit_flops' && one.meta.labels);
-          const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
-          return [box.x + xaxis._offset + xaxis.d2p(trace.x[0]), box.y + yaxis._offset + yaxis.d2p(trace.y[0])];
-        }""")
-        page.mouse.move(*place)
-        label = page.locator(".hoverlayer .hovertext").first
-        label.wait_for()
-        assert "vit_flops" in label.text_content()
-        page.mouse.click(*place)
-        chip = page.locator('.chip[data-model="vit_flops"]')
-        until(page, "document.querySelector('.chip[data-model=vit_flops]').ariaPressed === 'true'")
-        assert "model=vit_flops" in page.url
-        faded = """() => [...document.querySelectorAll('figure .plot')].flatMap((plot) => plot.data
-          .filter((trace) => trace.meta.model).map((trace) => [trace.meta.model, trace.opacity]))"""
-        page.wait_for_timeout(300)
-        for model, opacity in page.evaluate(faded):
-            assert (opacity >= 0.3) == (model == "vit_flops"), (model, opacity)
-        assert set(page.locator("#results tr.chosen").evaluate_all("rows => rows.map(r => r.dataset.model)")) == {
-            "vit_flops"
-        }
-        chip.click()
-        assert chip.get_attribute("aria-pressed") == "false"
+def test_hovering_shows_the_run_and_a_click_highlights_its_model_everywhere(drawn: Callable[[str], Page]) -> None:
+    page = drawn("full")
+    plot = page.locator('.plot[data-key="accuracy_vs_throughput"]').first
+    plot.scroll_into_view_if_needed()
+    place = plot.evaluate("""(plot) => {
+      const trace = plot.data.find((one) => one.meta.model === 'vit_flops' && one.meta.labels);
+      const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
+      return [box.x + xaxis._offset + xaxis.d2p(trace.x[0]), box.y + yaxis._offset + yaxis.d2p(trace.y[0])];
+    }""")
+    page.mouse.move(*place)
+    label = page.locator(".hoverlayer .hovertext").first
+    label.wait_for()
+    assert "vit_flops" in label.text_content()
+    page.mouse.click(*place)
+    chip = page.locator('.chip[data-model="vit_flops"]')
+    until(page, "document.querySelector('.chip[data-model=vit_flops]').ariaPressed === 'true'")
+    assert "model=vit_flops" in page.url
+    faded = """() => [...document.querySelectorAll('figure .plot')].flatMap((plot) => plot.data
+      .filter((trace) => trace.meta.model).map((trace) => [trace.meta.model, trace.opacity]))"""
+    page.wait_for_timeout(300)
+    for model, opacity in page.evaluate(faded):
+        assert (opacity >= 0.3) == (model == "vit_flops"), (model, opacity)
+    assert set(page.locator("#results tr.chosen").evaluate_all("rows => rows.map(r => r.dataset.model)")) == {
+        "vit_flops"
+    }
+    chip.click()
+    assert chip.get_attribute("aria-pressed") == "false"
 
 
-def test_one_switch_moves_every_learning_curve(browser: Browser, page_of: Callable[[str], Path]) -> None:
-    with opened(browser, page_of("full")) as page:
-        draw_all(page)
-        titles = """() => [...document.querySelectorAll('.plot[data-key="learning_curves"]')]
-          .map((plot) => plot.layout.xaxis.title.text)"""
-        seen = set()
-        switch = page.locator('figure:has(.plot[data-key="learning_curves"]) .switch').first
-        for word in switch.locator("input").evaluate_all("all => all.map((one) => one.value)"):
-            switch.locator(f'input[value="{word}"]').check()
-            page.wait_for_timeout(200)
-            (title,) = set(page.evaluate(titles))
-            seen.add(title)
-        assert len(seen) == 4, "epochs, seconds, FLOPs and samples"
+def test_one_switch_moves_every_learning_curve(drawn: Callable[[str], Page]) -> None:
+    page = drawn("full")
+    titles = """() => [...document.querySelectorAll('.plot[data-key="learning_curves"]')]
+      .map((plot) => plot.layout.xaxis.title.text)"""
+    seen = set()
+    switch = page.locator('figure:has(.plot[data-key="learning_curves"]) .switch').first
+    for word in switch.locator("input").evaluate_all("all => all.map((one) => one.value)"):
+        switch.locator(f'input[value="{word}"]').check()
+        page.wait_for_timeout(200)
+        (title,) = set(page.evaluate(titles))
+        seen.add(title)
+    assert len(seen) == 4, "epochs, seconds, FLOPs and samples"
 
 
 def test_a_link_makes_the_same_view(browser: Browser, page_of: Callable[[str], Path]) -> None:
@@ -224,40 +236,36 @@ def test_it_is_readable_without_javascript(browser: Browser, page_of: Callable[[
         assert not page.locator(".controls").first.is_visible()
 
 
-def test_it_prints_with_still_images(browser: Browser, page_of: Callable[[str], Path]) -> None:
-    with opened(browser, page_of("one_model")) as page:
-        draw_all(page)
-        page.emulate_media(media="print")
-        assert page.locator("figure img.still:visible").count() >= page.locator("figure").count()
-        assert not page.locator("nav").is_visible()
-        assert not page.locator(".plot").first.is_visible()
-        printed = page.pdf(format="A4", print_background=True)
+def test_it_prints_with_still_images(drawn: Callable[[str], Page]) -> None:
+    page = drawn("one_model")
+    page.emulate_media(media="print")
+    assert page.locator("figure img.still:visible").count() >= page.locator("figure").count()
+    assert not page.locator("nav").is_visible()
+    assert not page.locator(".plot").first.is_visible()
+    printed = page.pdf(format="A4", print_background=True)
+    page.emulate_media(media="null")
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") >= 4
     assert printed.count(b"/Subtype /Image") >= 10, "the charts are on paper"
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_every_store_makes_a_page_that_fits_and_is_quiet(
-    browser: Browser, page_of: Callable[[str], Path], name: str
-) -> None:
-    with opened(browser, page_of(name), viewport={"width": WIDTHS[0], "height": 800}) as page:
-        draw_all(page)
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 800})
-            until(page, f"document.documentElement.scrollWidth <= {width}")  # nothing sticks out
-        assert page.evaluate("window.owned") is None
-        assert page.locator("#verdict .lead").first.inner_text()
+def test_every_store_makes_a_page_that_fits_and_is_quiet(drawn: Callable[[str], Page], name: str) -> None:
+    page = drawn(name)
+    for width in (*WIDTHS, SCREEN["width"]):
+        page.set_viewport_size({"width": width, "height": SCREEN["height"]})
+        until(page, f"document.documentElement.scrollWidth <= {width}")  # nothing sticks out
+    assert page.evaluate("window.owned") is None
+    assert page.locator("#verdict .lead").first.inner_text()
 
 
-def test_hostile_names_are_shown_as_they_were_written(browser: Browser, page_of: Callable[[str], Path]) -> None:
-    with opened(browser, page_of("hostile")) as page:
-        draw_all(page)
-        names = page.locator("#results tbody .name").all_inner_texts()
-        assert set(HOSTILE) <= set(names)
-        assert page.locator("main script, main svg[onload], main img[onerror]").count() == 0
-        labels = page.locator(".plot .ytick text").all_text_contents()
-        assert {"_x", "NA", "$x^2$"} <= set(labels)
+def test_hostile_names_are_shown_as_they_were_written(drawn: Callable[[str], Page]) -> None:
+    page = drawn("hostile")
+    names = page.locator("#results tbody .name").all_inner_texts()
+    assert set(HOSTILE) <= set(names)
+    assert page.locator("main script, main svg[onload], main img[onerror]").count() == 0
+    labels = page.locator(".plot .ytick text").all_text_contents()
+    assert {"_x", "NA", "$x^2$"} <= set(labels)
 
 
 @pytest.mark.parametrize(("name", "theme"), [("one_model", "light"), ("failures", "dark")])
