@@ -29,7 +29,6 @@ from bench.store.disk import VIEWS, Store
 from bench.store.records import FinishedRun, Metrics, encode, finished
 from tests.conftest import ROOT
 
-
 BITS = 40 if "SEVIT_KILLS" in os.environ else 10
 
 
