@@ -74,7 +74,7 @@ def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture(autouse=True)
 def read_at_load() -> Iterator[None]:
-    """A test leaves these variables as they were, whatever a library sets; else the next one's children are not forked."""
+    """These variables stay as they were, whatever a library sets: else the next test's children are not forked."""
     before = processes._read_at_load({})
     yield
     for name in processes._read_at_load({}).keys() - before.keys():
