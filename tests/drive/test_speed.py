@@ -30,6 +30,7 @@ from tests.synthetic import RECIPE, spec
 Bench = Callable[..., "CompletedProcess[str]"]
 
 
+@pytest.mark.long
 def test_failures_are_rows_and_the_session_continues(here: Bench, factory: Path, tmp_path: Path) -> None:
     """One that raises, one that dies, two that cannot do a larger batch, one that dies in the session itself."""
     ways = ("fine", "raises", "dies_at_once", "no_memory_above_16", "dies_above_16", "dies_later")

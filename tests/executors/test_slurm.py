@@ -157,6 +157,7 @@ def test_missing_parts_are_named(make: Make, monkeypatch: pytest.MonkeyPatch, tm
 # --- on this machine -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_local_job_answers_as_a_child_process_does(make: Make, root: Path) -> None:
     executor = make("local")
     executor.start([(1, task(root, "a", "greet", "hello"), DEVICE), (2, task(root, "b", "fail"), DEVICE)])

@@ -142,6 +142,7 @@ def mutate(original: Any, data: st.DataObject) -> Any:
     return changed
 
 
+@pytest.mark.long
 @examples(150)
 @given(data=st.data())
 def test_a_mutated_record_is_read_or_left_out(data: st.DataObject, store: Store) -> None:
@@ -262,6 +263,7 @@ socket.getaddrinfo = lookup
 """
 
 
+@pytest.mark.long
 def test_no_network_call_that_nobody_asked_for(words: list[str], tmp_path: Path) -> None:
     """Sockets of the command and of its children refuse and log every call: a whole sweep makes none."""
     log = tmp_path / "calls"

@@ -111,6 +111,7 @@ for name in ("simple_vit", "cct_2", "vit_small_data", "vit_tiny", "swin"):
 """
 
 
+@pytest.mark.long
 def test_each_library_imports_by_itself() -> None:
     """In processes that have imported torch only, and no other model's library."""
     done = subprocess.run([sys.executable, "-c", BUILD_EACH], cwd=ROOT, capture_output=True, text=True)
