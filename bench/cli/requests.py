@@ -112,6 +112,15 @@ class CompareRequest:
 
 
 @dataclass(frozen=True)
+class ExportRequest:
+    """Runs for a dashboard. `to`: tensorboard or mlflow."""
+
+    stores: tuple[Path, ...]
+    to: str
+    out: Path | None
+
+
+@dataclass(frozen=True)
 class WeightsRequest:
     """How to load a run's weights. `run`: a part of its id; empty where there is only one."""
 
@@ -173,6 +182,7 @@ Request = (
     | PlotRequest
     | ReportRequest
     | CompareRequest
+    | ExportRequest
     | WeightsRequest
     | CheckRequest
     | CostRequest
@@ -412,6 +422,12 @@ def _conditions(texts: list[str]) -> tuple[Condition, ...]:
     return tuple(map(parse_condition, texts))
 
 
+def export_request(arguments: Namespace) -> ExportRequest:
+    """Runs for a dashboard; stores may be named with --results and without."""
+    arguments.results = [*arguments.stores, *(arguments.results or [])]
+    return ExportRequest(_stores(arguments), arguments.to, arguments.out)
+
+
 def weights_request(arguments: Namespace) -> WeightsRequest:
     """How to load a run's weights."""
     return WeightsRequest(_stores(arguments), arguments.run)
@@ -466,6 +482,7 @@ READERS: dict[str, Callable[[Namespace], Request]] = {
     "plot": plot_request,
     "report": report_request,
     "data": data_request,
+    "export": export_request,
     "weights": weights_request,
     "check": check_request,
     "cost": cost_request,
