@@ -19,6 +19,7 @@ LISTS = {
     "--models": "models",
     "--explain": "models",
     "--reference": "models",
+    "--claim": "models",
     "compare models": "models",
     "cost models": "models",
     "--dataset": "datasets",

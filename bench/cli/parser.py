@@ -43,7 +43,7 @@ USAGE = {
     "help": "[COMMAND]",
 }
 DEFAULT_MODELS = "seresnet,vit_tiny"
-NAME_LISTS = ("--models", "--explain")
+NAME_LISTS = ("--models", "--explain", "--claim")
 
 
 def path(text: str) -> Path:
@@ -159,7 +159,11 @@ EXAMPLES = {
         "run_bench.py table --where \"dataset == 'cifar10'\" --format csv",
     ],
     "plot": ["run_bench.py plot", "run_bench.py plot --formats pdf,svg --widths 1,2 --out figures"],
-    "report": ["run_bench.py report", "run_bench.py report --results results/local --out report.html"],
+    "report": [
+        "run_bench.py report",
+        "run_bench.py report --results results/local --out report.html",
+        "run_bench.py report --claim resnet56,vit_flops",
+    ],
     "export": [
         "run_bench.py export --to tensorboard results/local",
         "run_bench.py export --to mlflow results/local --out dashboard",
@@ -518,6 +522,11 @@ def _plot_flags(plot: Parser) -> None:
 
 def _report_flags(report: Parser) -> None:
     _shared(report, "--reference")
+    report.add_argument(
+        "--claim",
+        metavar="A,B",
+        help="open with this pair, and say whether A is faster and at most the margin less accurate",
+    )
     report.add_argument(
         "--out", type=output, metavar="FILE", help="write to this file; default: report.html in the first store"
     )

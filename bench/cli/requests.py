@@ -94,6 +94,7 @@ class ReportRequest:
     reference: str | None
     out: Path | None
     images: str
+    claim: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -390,7 +391,8 @@ def plot_request(arguments: Namespace) -> PlotRequest:
 
 def report_request(arguments: Namespace) -> ReportRequest:
     """Stores as one page."""
-    return ReportRequest(_stores(arguments), _reference(arguments.reference), arguments.out, arguments.images)
+    claim = None if arguments.claim is None else parse_claim(arguments.claim)
+    return ReportRequest(_stores(arguments), _reference(arguments.reference), arguments.out, arguments.images, claim)
 
 
 def compare_request(arguments: Namespace) -> CompareRequest:
@@ -509,6 +511,14 @@ def parse_reference(text: str | None, models: Sequence[str]) -> str | None:
     if name is not None and name not in models:
         raise UserError(f"--reference '{name}' does not take part; choose from {', '.join(models)}")
     return name
+
+
+def parse_claim(text: str) -> tuple[str, str]:
+    """The two models of a claim. Raises UserError unless there are two different ones."""
+    names = list(map(_model_name, registry.split_names(text)))
+    if len(names) != 2 or names[0] == names[1]:
+        raise UserError(f"--claim takes two different models, as in seresnet,vit_tiny, not '{text}'")
+    return names[0], names[1]
 
 
 def parse_recipe(text: str) -> str:

@@ -74,10 +74,11 @@ def show(result: SweepResult, reference: str | None, display: Display, width: in
         if result.sessions:
             display.line(render_settings(list(result.sessions), width))
         display.line("\n" + notes_text(warnings_of(comparisons), width) + f"wrote {summary(store.root, written)}")
-        display.line(f"more: run_bench.py compare, table or report, with --results {shlex.quote(str(store.root))}\n")
+        more = f"more: run_bench.py compare, table or report, with --results {shlex.quote(str(store.root))}"
+        display.line(f"{wrap(more, width, '  ')}\n")
     display.line("\n".join(render_short(comparison, width) for comparison in comparisons).rstrip() or NOTHING)
-    if not quiet and (lines := verdict_lines(store, reference, own)):
-        display.line("\n" + "\n".join(wrap(line, width, "  ") for line in lines))
+    if not quiet and (lines := verdict_lines(store, reference, own, width)):
+        display.line("\n" + "\n".join(lines))
     return not problems
 
 
@@ -111,7 +112,7 @@ def warnings_of(comparisons: Sequence[Comparison]) -> list[str]:
     return list(dict.fromkeys(f"{warning}." for session in sessions for warning in session.warnings))
 
 
-def verdict_lines(store: Store, reference: str | None, run_ids: set[str]) -> list[str]:
+def verdict_lines(store: Store, reference: str | None, run_ids: set[str], width: int) -> list[str]:
     """One line for each pair of models with one of these runs; the first few, and how many more there are."""
     from bench.analysis.compare import pairs
     from bench.present.pair_table import verdict_line
@@ -120,7 +121,8 @@ def verdict_lines(store: Store, reference: str | None, run_ids: set[str]) -> lis
         made = pairs([store], reference=reference)
     except UserError:  # a single model, or nothing that can be compared
         return []
-    lines = [verdict_line(p) for p in made if run_ids & {run.run_id for side in (p.a, p.b) for run in side.runs}]
+    own = [p for p in made if run_ids & {run.run_id for side in (p.a, p.b) for run in side.runs}]
+    lines = [verdict_line(pair, width) for pair in own]
     more = len(lines) - MOST_VERDICTS
     return lines[:MOST_VERDICTS] + ([f"and {plural(more, 'more pair')}: run_bench.py compare"] if more > 0 else [])
 

@@ -165,7 +165,7 @@ def test_differences_are_those_of_the_verdicts_file(verdict: list[Chart]) -> Non
     wanted = rows_of(REFERENCE_STORE / "verdict/verdicts.csv")
     drawn: dict[tuple[str, ...], tuple[float, ...]] = {}
     for chart in (chart for chart in verdict if chart.key == "differences"):
-        budget = "3840samples" if "3840samples" in chart.subject else "40s"
+        budget = "3840samples" if "3,840 samples" in chart.subject else "40s"
         assert chart.band == (-0.5, 0.5)
         ranges = {mark.y: mark for s in chart.series if s.kind == "ranges" for mark in s.marks}
         for series in (s for s in chart.series if s.kind == "points"):

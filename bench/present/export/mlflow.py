@@ -1,4 +1,4 @@
-"""Runs in MLflow's tracking store. Example: write(exported(load([store])), "sqlite:///mlflow/mlflow.db")
+"""Runs in MLflow's tracking store. Example: write(runs, "sqlite:///mlflow.db")
 
 A run of the same name and start is there already; one that an interrupted export left unfinished is written again.
 """

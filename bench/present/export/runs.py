@@ -1,4 +1,4 @@
-"""What a dashboard shows of a run: parameters, curves, final figures. Example: exported(load([store]))
+"""What a dashboard shows of a run: parameters, curves, final figures. Example: exported(loaded)
 
 A curve's step is the number of training images seen, which every run counts, whatever its batch size and budget.
 """

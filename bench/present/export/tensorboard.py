@@ -1,4 +1,4 @@
-"""Runs as TensorBoard's event files, one folder per run. Example: write(exported(load([store])), Path("tensorboard"))
+"""Runs as TensorBoard's event files, one folder per run. Example: write(runs, Path("tensorboard"))
 
 Written by tensorboard's own protocol buffers, without TensorFlow. A run's file is replaced whole, so exporting again
 shows nothing twice.
