@@ -18,6 +18,8 @@ from bench.plan.request import DEFAULT_STORE
 if TYPE_CHECKING:
     from bench.present.export.runs import ExportedRun
 
+SHOW = "to see them: "
+
 
 def export(request: ExportRequest) -> int:
     """Write the finished runs of stores where a dashboard finds them; returns the exit code."""
@@ -56,19 +58,16 @@ def to_tensorboard(runs: Iterable[ExportedRun], folder: Path) -> list[str]:
     from bench.present.export import tensorboard
 
     count = tensorboard.write(runs, folder)
-    return [f"wrote {plural(count, 'run')} to {folder}; tensorboard --logdir {shlex.quote(str(folder))} shows them"]
+    return [f"wrote {plural(count, 'run')} to {folder}", f"{SHOW}tensorboard --logdir {shlex.quote(str(folder))}"]
 
 
 def to_mlflow(runs: Iterable[ExportedRun], folder: Path, out: Path | None) -> list[str]:
     """Write to the server of MLFLOW_TRACKING_URI, or without it or with --out to a file; lines that say so."""
     from bench.present.export import mlflow
 
-    uri = "" if out else os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri:
-        folder.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{folder / 'mlflow.db'}"
+    server = "" if out else os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = server or f"{mlflow.FILE}{folder / 'mlflow.db'}"
     written, there = mlflow.write(runs, uri)
     before = f" ({there} were there already)" if there else ""
-    return [
-        f"wrote {plural(written, 'run')} to {uri}{before}; mlflow ui --backend-store-uri {shlex.quote(uri)} shows them"
-    ]
+    wrote = f"wrote {plural(written, 'run')} to {uri}{before}"
+    return [wrote] if server else [wrote, f"{SHOW}mlflow ui --backend-store-uri {shlex.quote(uri)}"]

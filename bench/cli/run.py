@@ -56,7 +56,7 @@ def show(result: SweepResult, reference: str | None, display: Display, width: in
     `quiet`: only the tables.
     """
     from bench.analysis import tables
-    from bench.present.grid import notes_text, wrap
+    from bench.present.grid import notes_text
     from bench.present.session_table import render_settings
     from bench.present.table_formats import NOTHING, render_short
 
@@ -74,8 +74,7 @@ def show(result: SweepResult, reference: str | None, display: Display, width: in
         if result.sessions:
             display.line(render_settings(list(result.sessions), width))
         display.line("\n" + notes_text(warnings_of(comparisons), width) + f"wrote {summary(store.root, written)}")
-        more = f"more: run_bench.py compare, table or report, with --results {shlex.quote(str(store.root))}"
-        display.line(f"{wrap(more, width, '  ')}\n")
+        display.line(f"more: run_bench.py compare, table or report, with --results {shlex.quote(str(store.root))}\n")
     display.line("\n".join(render_short(comparison, width) for comparison in comparisons).rstrip() or NOTHING)
     if not quiet and (lines := verdict_lines(store, reference, own, width)):
         display.line("\n" + "\n".join(lines))
@@ -109,7 +108,7 @@ def attempt(plots: Callable[[], Sequence[Path]], verdicts: Callable[[], Path | N
 def warnings_of(comparisons: Sequence[Comparison]) -> list[str]:
     """What was wrong while these speeds were measured; what explains the figures is for `table`."""
     sessions = [comparison.session for comparison in comparisons if comparison.session is not None]
-    return list(dict.fromkeys(f"{warning}." for session in sessions for warning in session.warnings))
+    return list(dict.fromkeys(f"Warning: {warning}." for session in sessions for warning in session.warnings))
 
 
 def verdict_lines(store: Store, reference: str | None, run_ids: set[str], width: int) -> list[str]:

@@ -80,6 +80,7 @@ def test_a_missing_package_is_named_with_its_remedy(
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"run_bench.py: --to {name} needs its package (")
     assert done.stderr.endswith(f'): pip install -e ".[{name}]"\n')
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_into_a_store(store: Store, here: Here) -> None:
@@ -99,7 +100,7 @@ def test_tensorboard_reads_what_is_exported(store: Store, tmp_path: Path, here: 
         done = here("export", "--to", "tensorboard", store.root, "--out", out)
         assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        f"wrote 2 runs to {out}; tensorboard --logdir {out} shows them\nleft out: 1 failed run; `table` says why\n"
+        f"wrote 2 runs to {out}\nto see them: tensorboard --logdir {out}\nleft out: 1 failed run; `table` says why\n"
     )
     assert contents(store.root) == before
     runs = {run.run_id: run for run in exported(load([store]))}
@@ -124,9 +125,9 @@ def test_mlflow_reads_what_is_exported(store: Store, tmp_path: Path, here: Here)
     tracking = pytest.importorskip("mlflow.tracking")
     before, out = contents(store.root), tmp_path / "out"
     uri = f"sqlite:///{out}/mlflow.db"
-    for text in (f"wrote 2 runs to {uri}; ", f"wrote 0 runs to {uri} (2 were there already); "):
+    for text in (f"wrote 2 runs to {uri}\n", f"wrote 0 runs to {uri} (2 were there already)\n"):
         done = here("export", "--to", "mlflow", store.root, "--out", out)
-        assert done.stdout.startswith(f"{text}mlflow ui --backend-store-uri {uri} shows them\n"), done.stderr
+        assert done.stdout.startswith(f"{text}to see them: mlflow ui --backend-store-uri {uri}\n"), done.stderr
     assert contents(store.root) == before
     client = tracking.MlflowClient(uri)
     runs = {run.run_id: run for run in exported(load([store]))}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.errors import UserError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "sevit-bench"
+FILE = "sqlite:///"  # in front of a path
 MOST_METRICS = 1000  # of one request, MLflow's own limit; of parameters it takes 100, and a run has forty
 
 
@@ -30,8 +32,10 @@ def write(runs: Iterable[ExportedRun], uri: str) -> tuple[int, int]:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    if uri.startswith("sqlite:"):
+    if uri.startswith(FILE):
         import sqlalchemy  # noqa: F401  # mlflow-skinny comes without it, and would not name it
+
+        Path(uri.removeprefix(FILE)).parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new file is no news
     try:
         client = MlflowClient(uri)
