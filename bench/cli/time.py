@@ -89,12 +89,11 @@ def explain(request: ExplainRequest) -> int:
     from bench.drive import speed
     from bench.present.screen.progress import ScreenDisplay, make_console
 
-    quiet = request.time.quiet
-    display = ScreenDisplay(Console(quiet=True) if quiet else make_console())
+    screen = ScreenDisplay(make_console())
+    display = ScreenDisplay(Console(quiet=True)) if request.time.quiet else screen
     for model in request.time.models:
-        print("\n".join(explanation_lines(model, speed.explain(request.time, model, display))))
-    if not quiet:
-        print(SELF_TIME)
+        screen.line("\n".join(explanation_lines(model, speed.explain(request.time, model, display))))
+    display.line(SELF_TIME)
     return 0
 
 
