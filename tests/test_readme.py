@@ -40,6 +40,7 @@ NEEDS = {
     "make ": "CI runs make check, which installs and runs make test",
     "python3 -m venv": "make bench does this",
     ".venv/bin/python ": "make bench and make test do this",
+    "python run_bench.py export": "TensorBoard or MLflow; tests/present/test_export.py asks both",
     "python run_bench.py --preset": "CIFAR-10 and hours, or a GPU",
     "python run_bench.py --models seresnet,vit_tiny": "minutes; make bench runs it",
 }

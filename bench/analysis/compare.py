@@ -133,6 +133,7 @@ class Pair:
     time_to_target: Interval = NONE
     flops_to_target: Interval = NONE
     margin: float = MARGIN
+    named: bool = False  # whether the user named these two, and so asks for the claim of them
 
     @property
     def verdict(self) -> str:
@@ -151,6 +152,11 @@ class Pair:
 
     @property
     def claimed(self) -> bool:
+        """Whether somebody makes that claim: the original project, or the user, who named the pair."""
+        return self.named or self.original_claim
+
+    @property
+    def original_claim(self) -> bool:
         """Whether the original project makes that claim: of an SE-ResNet against a transformer, or a hybrid."""
         families = [side.runs[0].family for side in (self.a, self.b)]
         return families[0] == "cnn" and self.a.model.startswith(REFERENCE) and families[1] in TRANSFORMERS

@@ -6,6 +6,7 @@ Runs are compared where their data, recipe and comparability key are equal; `gro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -43,6 +44,12 @@ class Conditions:
     def data_title(self) -> str:
         """The data set's name and what must stand beside it."""
         return f"{self.dataset} {self.content}"
+
+    @property
+    def budget_words(self) -> str:
+        """`20 epochs`, `3,840 samples`, `40 s`."""
+        found = re.fullmatch(r"(\d[\d.e+]*) ?([A-Za-z]+)", self.budget)
+        return f"{float(found[1]):,.12g} {found[2]}" if found else self.budget
 
 
 def conditions_of(run: FinishedRun) -> Conditions:
@@ -98,7 +105,7 @@ def in_words(c: Conditions) -> dict[str, str]:
         "size": f"{c.image_size} px",
         "training": f"{c.train_images:,} training images",
         "recipe": f"track {c.track}" if c.track else f"recipe {c.recipe}",
-        "budget": c.budget,
+        "budget": c.budget_words,
         "batch": f"batch {c.batch_size}",
         "precision": c.precision,
         "setting": f"{c.setting}{', deterministic' * c.deterministic}",

@@ -302,7 +302,7 @@ def _title(c: Conditions, differs: Sequence[str]) -> str:
     content = f"{c.content}; " if c.content else ""
     return (
         f"{c.dataset} ({content}{c.train_images:,} training and {c.test_images:,} test images{size}) · "
-        f"{track}recipe {c.recipe}, {c.budget}, batch {c.batch_size}, {c.precision} · "
+        f"{track}recipe {c.recipe}, {c.budget_words}, batch {c.batch_size}, {c.precision} · "
         f"{c.device_name}{threads}, torch {c.torch}{setting}{f' · {c.apart}' if c.apart else ''}"
     )
 

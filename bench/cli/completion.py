@@ -19,6 +19,7 @@ LISTS = {
     "--models": "models",
     "--explain": "models",
     "--reference": "models",
+    "--claim": "models",
     "compare models": "models",
     "cost models": "models",
     "--dataset": "datasets",
@@ -72,7 +73,7 @@ def script(shell: str) -> str:
             what = LISTS.get(action.option_strings[-1] if action.option_strings else f"{command} {action.dest}")
             if what:
                 action.complete = _by_commas(what)  # type: ignore[attr-defined]
-            elif action.metavar in ("FILE", "DIR"):
+            elif action.metavar in ("FILE", "DIR", "STORE"):
                 action.complete = shtab.FILE if action.metavar == "FILE" else shtab.DIRECTORY  # type: ignore[attr-defined]
     _take(parser, actions_of(parser, "run"))
     return shtab.complete(parser, shell) + END[shell]

@@ -32,6 +32,8 @@ INSTEAD = {
     "output_dir": STORE,
     "arch": "use --models",
     "steps": "use --budget, such as 1Msamples",
+    "tensorboard": "train first, then run_bench.py export --to tensorboard",
+    "mlflow": "train first, then run_bench.py export --to mlflow",
     "compile": "use --setting compiled",
 }
 TORCHVISION = re.compile(

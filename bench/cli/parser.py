@@ -22,6 +22,7 @@ COMMANDS = {
     "table": "print the comparisons in a store",
     "plot": "plot the comparisons in a store",
     "report": "write a self-contained HTML report on a store",
+    "export": "write runs for the dashboard of TensorBoard or MLflow",
     "data": "list, fetch, verify and view data sets",
     "weights": "print how to load the weights that a run kept",
     "check": "verify that a store's files are intact and agree",
@@ -30,9 +31,10 @@ COMMANDS = {
     "completion": "print a script that makes a shell complete commands and names",
     "help": "show the help of a command",
 }
-STORE_READERS = ("compare", "table", "plot", "report", "weights", "check")
+STORE_READERS = ("compare", "table", "plot", "report", "export", "weights", "check")
 USAGE = {
     "compare": "[MODEL ...] [options]",
+    "export": "--to {tensorboard,mlflow} [STORE ...] [options]",
     "weights": "[RUN] [options]",
     "data": "{list,fetch,verify,show} [NAME ...] [options]",
     "cost": "MODEL [MODEL ...] [options]",
@@ -41,7 +43,7 @@ USAGE = {
     "help": "[COMMAND]",
 }
 DEFAULT_MODELS = "seresnet,vit_tiny"
-NAME_LISTS = ("--models", "--explain")
+NAME_LISTS = ("--models", "--explain", "--claim")
 
 
 def path(text: str) -> Path:
@@ -157,7 +159,15 @@ EXAMPLES = {
         "run_bench.py table --where \"dataset == 'cifar10'\" --format csv",
     ],
     "plot": ["run_bench.py plot", "run_bench.py plot --formats pdf,svg --widths 1,2 --out figures"],
-    "report": ["run_bench.py report", "run_bench.py report --results results/local --out report.html"],
+    "report": [
+        "run_bench.py report",
+        "run_bench.py report --results results/local --out report.html",
+        "run_bench.py report --claim resnet56,vit_flops",
+    ],
+    "export": [
+        "run_bench.py export --to tensorboard results/local",
+        "run_bench.py export --to mlflow results/local --out dashboard",
+    ],
     "data": [
         "run_bench.py data list",
         "run_bench.py data fetch cifar10 cifar100",
@@ -235,6 +245,7 @@ def make_parser() -> Parser:
         "table": _table_flags,
         "plot": _plot_flags,
         "report": _report_flags,
+        "export": _export_flags,
         "data": _data_flags,
         "weights": _weights_flags,
         "check": _check_flags,
@@ -512,10 +523,26 @@ def _plot_flags(plot: Parser) -> None:
 def _report_flags(report: Parser) -> None:
     _shared(report, "--reference")
     report.add_argument(
+        "--claim",
+        metavar="A,B",
+        help="open with this pair, and say whether A is faster and at most the margin less accurate",
+    )
+    report.add_argument(
         "--out", type=output, metavar="FILE", help="write to this file; default: report.html in the first store"
     )
     report.add_argument(
         "--images", choices=("all", "digits", "none"), default="all", help="show misclassified images; default all"
+    )
+
+
+def _export_flags(export: Parser) -> None:
+    export.add_argument("stores", nargs="*", type=path, metavar="STORE", help="read these stores, as --results does")
+    export.add_argument("--to", required=True, choices=("tensorboard", "mlflow"), help="whose dashboard")
+    export.add_argument(
+        "--out",
+        type=output,
+        metavar="DIR",
+        help="write to this folder; default results/tensorboard, or MLFLOW_TRACKING_URI or else results/mlflow",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,17 @@ def open_stores(paths: Sequence[Path], even_empty: bool = False) -> list[Store]:
 
 def check_reference(reference: str | None, stores: Sequence[Store]) -> None:
     """Raise UserError for a reference that no run or session has: ratios would silently refer to another model."""
-    if reference is None:
+    check_models("--reference", [] if reference is None else [reference], stores)
+
+
+def check_models(flag: str, names: Sequence[str], stores: Sequence[Store]) -> None:
+    """Raise UserError for a name that no run or session has."""
+    if not names:
         return
     models = {run.spec.model for store in stores for run in store.runs()}
     models |= {model for store in stores for session in store.sessions() for model in session.models}
-    if reference not in models:
-        raise UserError(f"--reference: no run of '{reference}' here; there are {', '.join(sorted(models))}")
+    if unknown := [name for name in names if name not in models]:
+        raise UserError(f"{flag}: no run of '{unknown[0]}' here; there are {', '.join(sorted(models))}")
 
 
 def table(request: TableRequest) -> int:
@@ -79,6 +85,7 @@ def compare(request: CompareRequest) -> int:
     from bench.present.screen.progress import make_console
 
     made = pairs(stores, request.models, request.margin, request.target, request.reference)
+    made = [replace(pair, named=len(request.models) == 2) for pair in made]
     content = to_csv_bytes(made)
     text = content.decode() if request.format == "csv" else render(made, make_console().width)
     print("\n".join(map(inert_line, text.split("\n"))), end="")
@@ -141,12 +148,14 @@ def report(request: ReportRequest) -> int:
     """Write one or more stores as a page that needs no network."""
     stores = open_stores(request.stores, even_empty=True)
     check_reference(request.reference, stores)
+    check_models("--claim", request.claim or (), stores)
     from bench.present.report.page import size_text, write
     from bench.present.screen.progress import ScreenDisplay, make_console
 
     path = request.out or stores[0].root / "report.html"
     with ScreenDisplay(make_console()) as display:
-        size = write(stores, path, request.images, display.progress, request.reference or REFERENCE)
+        reference = request.reference or REFERENCE
+        size = write(stores, path, request.images, display.progress, reference, request.claim)
     print(f"wrote {inert_line(str(path))}, {size_text(size)}; it opens from the disk, without a network")
     return 0
 

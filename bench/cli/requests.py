@@ -94,6 +94,7 @@ class ReportRequest:
     reference: str | None
     out: Path | None
     images: str
+    claim: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,15 @@ class CompareRequest:
     out: Path | None
     fail_if: tuple[Condition, ...]
     require: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Runs for a dashboard. `to`: tensorboard or mlflow."""
+
+    stores: tuple[Path, ...]
+    to: str
+    out: Path | None
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,7 @@ Request = (
     | PlotRequest
     | ReportRequest
     | CompareRequest
+    | ExportRequest
     | WeightsRequest
     | CheckRequest
     | CostRequest
@@ -380,7 +391,8 @@ def plot_request(arguments: Namespace) -> PlotRequest:
 
 def report_request(arguments: Namespace) -> ReportRequest:
     """Stores as one page."""
-    return ReportRequest(_stores(arguments), _reference(arguments.reference), arguments.out, arguments.images)
+    claim = None if arguments.claim is None else parse_claim(arguments.claim)
+    return ReportRequest(_stores(arguments), _reference(arguments.reference), arguments.out, arguments.images, claim)
 
 
 def compare_request(arguments: Namespace) -> CompareRequest:
@@ -410,6 +422,12 @@ def _conditions(texts: list[str]) -> tuple[Condition, ...]:
     from bench.analysis.verdicts import parse_condition
 
     return tuple(map(parse_condition, texts))
+
+
+def export_request(arguments: Namespace) -> ExportRequest:
+    """Runs for a dashboard; stores may be named with --results and without."""
+    arguments.results = [*arguments.stores, *(arguments.results or [])]
+    return ExportRequest(_stores(arguments), arguments.to, arguments.out)
 
 
 def weights_request(arguments: Namespace) -> WeightsRequest:
@@ -466,6 +484,7 @@ READERS: dict[str, Callable[[Namespace], Request]] = {
     "plot": plot_request,
     "report": report_request,
     "data": data_request,
+    "export": export_request,
     "weights": weights_request,
     "check": check_request,
     "cost": cost_request,
@@ -492,6 +511,14 @@ def parse_reference(text: str | None, models: Sequence[str]) -> str | None:
     if name is not None and name not in models:
         raise UserError(f"--reference '{name}' does not take part; choose from {', '.join(models)}")
     return name
+
+
+def parse_claim(text: str) -> tuple[str, str]:
+    """The two models of a claim. Raises UserError unless there are two different ones."""
+    names = list(map(_model_name, registry.split_names(text)))
+    if len(names) != 2 or names[0] == names[1]:
+        raise UserError(f"--claim takes two different models, as in seresnet,vit_tiny, not '{text}'")
+    return names[0], names[1]
 
 
 def parse_recipe(text: str) -> str:

@@ -56,7 +56,7 @@ def show(result: SweepResult, reference: str | None, display: Display, width: in
     `quiet`: only the tables.
     """
     from bench.analysis import tables
-    from bench.present.grid import notes_text, wrap
+    from bench.present.grid import notes_text
     from bench.present.session_table import render_settings
     from bench.present.table_formats import NOTHING, render_short
 
@@ -76,8 +76,8 @@ def show(result: SweepResult, reference: str | None, display: Display, width: in
         display.line("\n" + notes_text(warnings_of(comparisons), width) + f"wrote {summary(store.root, written)}")
         display.line(f"more: run_bench.py compare, table or report, with --results {shlex.quote(str(store.root))}\n")
     display.line("\n".join(render_short(comparison, width) for comparison in comparisons).rstrip() or NOTHING)
-    if not quiet and (lines := verdict_lines(store, reference, own)):
-        display.line("\n" + "\n".join(wrap(line, width, "  ") for line in lines))
+    if not quiet and (lines := verdict_lines(store, reference, own, width)):
+        display.line("\n" + "\n".join(lines))
     return not problems
 
 
@@ -108,10 +108,10 @@ def attempt(plots: Callable[[], Sequence[Path]], verdicts: Callable[[], Path | N
 def warnings_of(comparisons: Sequence[Comparison]) -> list[str]:
     """What was wrong while these speeds were measured; what explains the figures is for `table`."""
     sessions = [comparison.session for comparison in comparisons if comparison.session is not None]
-    return list(dict.fromkeys(f"{warning}." for session in sessions for warning in session.warnings))
+    return list(dict.fromkeys(f"Warning: {warning}." for session in sessions for warning in session.warnings))
 
 
-def verdict_lines(store: Store, reference: str | None, run_ids: set[str]) -> list[str]:
+def verdict_lines(store: Store, reference: str | None, run_ids: set[str], width: int) -> list[str]:
     """One line for each pair of models with one of these runs; the first few, and how many more there are."""
     from bench.analysis.compare import pairs
     from bench.present.pair_table import verdict_line
@@ -120,7 +120,8 @@ def verdict_lines(store: Store, reference: str | None, run_ids: set[str]) -> lis
         made = pairs([store], reference=reference)
     except UserError:  # a single model, or nothing that can be compared
         return []
-    lines = [verdict_line(p) for p in made if run_ids & {run.run_id for side in (p.a, p.b) for run in side.runs}]
+    own = [p for p in made if run_ids & {run.run_id for side in (p.a, p.b) for run in side.runs}]
+    lines = [verdict_line(pair, width) for pair in own]
     more = len(lines) - MOST_VERDICTS
     return lines[:MOST_VERDICTS] + ([f"and {plural(more, 'more pair')}: run_bench.py compare"] if more > 0 else [])
 

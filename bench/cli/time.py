@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from bench.drive.speed import Explanation
 
 BAR_WIDTH = 40
+SELF_TIME = (
+    "Self time of operators under torch's profiler, which itself takes time; Python between them is not counted."
+)
 
 
 def time(request: TimeRequest) -> int:
@@ -81,12 +84,16 @@ def draw(sessions: Sequence[Session], store: Store) -> list[Path]:
 def explain(request: ExplainRequest) -> int:
     """Print where a training step of each model spends its time. Raises ModelError where one cannot be run."""
     warm_up()
+    from rich.console import Console
+
     from bench.drive import speed
     from bench.present.screen.progress import ScreenDisplay, make_console
 
-    display = ScreenDisplay(make_console())
+    screen = ScreenDisplay(make_console())
+    display = ScreenDisplay(Console(quiet=True)) if request.time.quiet else screen
     for model in request.time.models:
-        print("\n".join(explanation_lines(model, speed.explain(request.time, model, display))))
+        screen.line("\n".join(explanation_lines(model, speed.explain(request.time, model, display))))
+    display.line(SELF_TIME)
     return 0
 
 
@@ -103,5 +110,4 @@ def explanation_lines(model: str, explanation: Explanation) -> list[str]:
             f"{'█' * round(BAR_WIDTH * seconds / total)}"
             for group, seconds in groups.items()
         ),
-        "Self time of operators under torch's profiler, which itself takes time; Python between them is not counted.",
     ]

@@ -275,21 +275,21 @@ def warnings_of(timed: Timed, cpu_load: float | None = None) -> list[str]:
     series: dict[tuple[str, str, int], list[Sample]] = {}
     for sample in timed.samples:
         series.setdefault((sample.model, sample.kind, sample.batch_size), []).append(sample)
-    warnings, trends = [], []
+    warnings, outliers, trends = list[str](), list[str](), list[float]()
     for (model, kind, batch), samples in series.items():
         seconds = [s.seconds for s in samples]
         middle = statistics.median(seconds)
         slow = sum(s > OUTLIER * middle for s in seconds)
         if slow > max(1, OUTLIERS * len(seconds)):
-            warnings.append(
-                f"{slow} of {len(seconds)} samples of {model} ({kind}, batch {batch}) took more than {OUTLIER:g} "
-                "times the median: something else was running"
-            )
+            outliers.append(f"{slow} of {len(seconds)} samples of {model} ({kind}, batch {batch})")
         if middle < SHORTEST:
             warnings.append(f"samples of {model} ({kind}, batch {batch}) are short: median {1e6 * middle:.0f} µs")
         third = len(seconds) // 3
         if third:
             trends.append(statistics.median(seconds[-third:]) / statistics.median(seconds[:third]) - 1)
+    if outliers:
+        slow_ones = ", ".join(outliers)
+        warnings.append(f"{slow_ones} took more than {OUTLIER:g} times the median: something else was running")
     if trends and abs(trend := statistics.median(trends)) > DRIFT:
         way = "slower" if trend > 0 else "faster"
         warnings.append(f"the machine became {100 * abs(trend):.0f} % {way} during the session: heat or other work")

@@ -29,6 +29,11 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, contin
     return "\n".join(_table(heads, rows, columns, width) for columns in (groups if continued else groups[:1]))
 
 
+def heads_shown(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The heads of the columns for which `grid` has room beside the names."""
+    return [heads[index] for index in _side_by_side(heads, rows, width)[0]]
+
+
 def _side_by_side(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
     """The columns' numbers, without that of the names, in groups that fit."""
     groups: list[list[int]] = []

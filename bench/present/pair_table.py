@@ -36,12 +36,16 @@ def render(pairs: list[Pair], width: int = 140) -> str:
     return "\n\n".join([*parts, *(wrap(warning, width) for warning in warnings)]) + "\n"
 
 
-def verdict_line(pair: Pair) -> str:
-    """`seresnet is better than vit_tiny: +14.53 points (+13.12 to +15.94)`; without a verdict, why."""
+def verdict_line(pair: Pair, width: int) -> str:
+    """`seresnet is better than vit_tiny: +14.53 points (+13.12 to +15.94)`; without a verdict, why.
+
+    Where that is too long for one line, the figures stand together on the next.
+    """
     a, b, like = pair.a.model, pair.b.model, pair.like_these
     sentence = f"{a} against {b}: no verdict" if pair.verdict == "no verdict" else _sentence(pair)
     scope = ", one seed each" if like.of_runs else ""
-    return f"{sentence}{scope}: {_points(like)}"
+    line = f"{sentence}{scope}: {_points(like)}"
+    return line if len(line) <= width else f"{wrap(f'{sentence}{scope}:', width, '  ')}\n  {_points(like)}"
 
 
 def title_of(pair: Pair) -> str:
@@ -52,8 +56,8 @@ def title_of(pair: Pair) -> str:
     content = f"{c.content}; " if c.content else ""
     return (
         f"{c.dataset} ({content}{c.train_images:,} training and {c.test_images:,} test images of {c.image_size} px) · "
-        f"budget {c.budget}, {plural(c.validations, 'validation')}, batch {c.batch_size}, {c.precision}, {setting} · "
-        f"{c.device_name}{threads}, torch {c.torch}{f' · {c.apart}' if c.apart else ''}"
+        f"budget {c.budget_words}, {plural(c.validations, 'validation')}, batch {c.batch_size}, {c.precision}, "
+        f"{setting} · {c.device_name}{threads}, torch {c.torch}{f' · {c.apart}' if c.apart else ''}"
     )
 
 
@@ -98,7 +102,7 @@ def _sentence(pair: Pair) -> str:
 
 def _lines(pair: Pair) -> list[Line]:
     claim = f"{pair.a.model} is faster and at most {points(pair.margin)} less accurate: {pair.claim}"
-    claims = [("original claim", claim)] if pair.claimed else []
+    claims = [("original claim" if pair.original_claim else "claim", claim)] if pair.claimed else []
     return [
         *_accuracy_lines(pair),
         ("training speed", _ratio(pair.speed, "interleaved block", "not timed together: name both in one command")),

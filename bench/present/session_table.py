@@ -8,10 +8,12 @@ from itertools import combinations
 from bench.analysis.sessions import about_limit, about_starts, setting_of, train_sizes, turns, why_ended
 from bench.core.text import plural, significant
 from bench.plan.settings import words
-from bench.present.grid import grid, notes_text, wrap
+from bench.present.grid import grid, heads_shown, notes_text, wrap
 from bench.store.records import Session, inert_copy
 from bench.store.views import Row, speed_rows
 
+Timed = Mapping[tuple[str, str, int], Row]  # by model, kind and batch size
+LIMITED_BY = "limited by\nshare of step"
 TRAIN_HEADS = (
     "model",
     "training\nimages/s",
@@ -19,7 +21,7 @@ TRAIN_HEADS = (
     "× reference\n95 % interval",
     "first step\ns",
     "memory\nMB",
-    "limited by\nshare of step",
+    LIMITED_BY,
     "twice the\nbatch",
     "ceiling\nreached, %",
     "J per\n1,000 images",
@@ -27,8 +29,8 @@ TRAIN_HEADS = (
 
 
 def session_notes(session: Session, width: int) -> str:
-    """What a reader must know of a session's figures; ends in a newline."""
-    return notes_text(_notes(inert_copy(session)), width)
+    """What a reader must know of the figures that this width has room for; ends in a newline."""
+    return notes_text(_notes(inert_copy(session), width), width)
 
 
 def render_session(session: Session, width: int = 140) -> str:
@@ -39,9 +41,8 @@ def render_session(session: Session, width: int = 140) -> str:
         f"{key.image_size} px, {session.num_classes} classes, training batch {session.recipe.batch_size}, "
         f"{key.precision}, {key.policy} · {key.device_name}, torch {key.torch}"
     )
-    timed = {(row["model"], row["kind"], row["batch_size"]): row for row in _timed(session)}
-    batch = session.recipe.batch_size
-    training = [_train_cells(model, timed.get((model, "train", batch)), session) for model in session.models]
+    timed = _by_task(session)
+    training = _train_rows(session, timed)
     sizes = sorted(
         {size for _, kind, size in timed if kind == "inference"}, reverse=True
     )  # the fastest are left out last
@@ -56,7 +57,7 @@ def render_session(session: Session, width: int = 140) -> str:
     )
 
 
-def _curve(session: Session, timed: Mapping[tuple[str, str, int], Row], width: int) -> str:
+def _curve(session: Session, timed: Timed, width: int) -> str:
     """Training images/s by batch size, where there are several; what failed is named."""
     failed = {(f.model, f.batch_size): f.status for f in session.failures if f.kind == "train"}
     sizes = sorted({*train_sizes(session), *(size for _, size in failed if size)}, reverse=True)
@@ -96,8 +97,17 @@ def render_settings(sessions: list[Session], width: int = 140) -> str:
     return _grid(heads, cells, width, continued=True) + notes_text([note], width)
 
 
+def _by_task(session: Session) -> Timed:
+    return {(row["model"], row["kind"], row["batch_size"]): row for row in _timed(session)}
+
+
 def _timed(session: Session) -> list[Row]:
     return [row for row in speed_rows(session) if row["status"] == "ok"]
+
+
+def _train_rows(session: Session, timed: Timed) -> list[list[str]]:
+    batch = session.recipe.batch_size
+    return [_train_cells(model, timed.get((model, "train", batch)), session) for model in session.models]
 
 
 def _train_cells(model: str, row: Row | None, session: Session) -> list[str]:
@@ -127,7 +137,7 @@ def _train_cells(model: str, row: Row | None, session: Session) -> list[str]:
     ]
 
 
-def _inference_cells(model: str, sizes: Sequence[int], timed: Mapping[tuple[str, str, int], Row]) -> list[str]:
+def _inference_cells(model: str, sizes: Sequence[int], timed: Timed) -> list[str]:
     latency = timed.get((model, "latency", 1))
     cells = [model, significant(latency["median_ms"]) + _ratio_below(latency) if latency else "–"]
     for size in sizes:
@@ -140,8 +150,9 @@ def _ratio_below(row: Row) -> str:
     return f"\n{significant(row['ratio'])}×" if row.get("ratio") else ""
 
 
-def _notes(session: Session) -> list[str]:
+def _notes(session: Session, width: int) -> list[str]:
     """What a reader must know to read a session's figures."""
+    shown = heads_shown(*_with_figures(TRAIN_HEADS, _train_rows(session, _by_task(session))), width)
     notes = [
         f"{plural(session.blocks, 'block')}, {why_ended(session)}. Each block has every model once, in random order; "
         f"figures are medians over the blocks, × is the ratio of speeds to {session.reference} within blocks (above 1: "
@@ -161,6 +172,7 @@ def _notes(session: Session) -> list[str]:
             f"{significant(1e6 * ceilings.launch_seconds)} µs per empty operator, the loader alone "
             f"{significant(ceilings.loader_images_per_second)} images/s."
         )
+    if LIMITED_BY in shown:
         notes.append(
             "Limited by: the ceiling that a training step, operator by operator, comes nearest to, and the share of "
             "the step that it explains. Twice the batch: images/s at twice the batch over those at the batch size."
@@ -176,7 +188,10 @@ def _notes(session: Session) -> list[str]:
 
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, continued: bool = False) -> str:
     """Without the columns that have no figure; nothing where none has."""
+    heads, rows = _with_figures(heads, rows)
+    return grid(heads, rows, width, continued) if len(heads) > 1 else ""
+
+
+def _with_figures(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     shown = [i for i in range(len(heads)) if i == 0 or any(row[i] != "–" for row in rows)]
-    if len(shown) < 2:
-        return ""
-    return grid([heads[i] for i in shown], [[row[i] for i in shown] for row in rows], width, continued)
+    return [heads[i] for i in shown], [[row[i] for i in shown] for row in rows]

@@ -185,6 +185,8 @@ def test_reference_is_what_ratios_refer_to(tmp_path: Path, capsys: Captured) -> 
     for command in ("table", "plot", "report", "compare"):
         assert main([command, "--results", str(store.root), "--reference", "swinn"]) == 2
         assert "no run of 'swinn' here; there are seresnet, swin, vit_tiny" in capsys.readouterr().err
+    assert main(["report", "--results", str(store.root), "--claim", "swin,swinn"]) == 2
+    assert "--claim: no run of 'swinn' here; there are seresnet, swin, vit_tiny" in capsys.readouterr().err
 
 
 def test_compare_takes_commas_and_spaces_and_begins_with_the_reference(tmp_path: Path, capsys: Captured) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from bench.cli.main import main
+from bench.core.display import Display
 from bench.core.events import Event, ModelTurn
 from bench.drive import speed
 from bench.drive.speed import time_together, try_each
@@ -202,6 +203,22 @@ def test_explain_prints_where_a_step_goes(here: Bench) -> None:
     assert "resnet20: a training step of 4 images" in done.stdout
     for group in ("convolution", "normalisation", "optimizer", "elementwise"):
         assert group in done.stdout
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_explain_is_quiet_where_it_is_told(quiet: bool, here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables alone: no note on the device, no caveat; that stands once for all models."""
+
+    def explain(request: TimeRequest, model: str, display: Display) -> speed.Explanation:
+        display.line("a note on the device")
+        return speed.Explanation(session_of([spec(model)], 1.0), 0.04, {"convolution": 0.03, "other": 0.01})
+
+    monkeypatch.setattr(speed, "explain", explain)
+    done = here("time", "--explain", "resnet20,vit_tiny", *(["--quiet"] if quiet else []))
+    assert done.returncode == 0, done.stderr
+    tables = [line for line in done.stdout.splitlines() if "note on" not in line and not line.startswith("Self time")]
+    assert len(tables) == 6
+    assert len(done.stdout.splitlines()) == (6 if quiet else 9)
 
 
 @pytest.mark.parametrize(

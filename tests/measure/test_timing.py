@@ -214,3 +214,8 @@ def test_warnings(values: list[float], load: float | None, says: str | None) -> 
     warnings = warnings_of(timed(("a", values)), load)
     assert len(warnings) == (says is not None), warnings
     assert says is None or says in warnings[0]
+
+
+def test_slow_samples_of_several_tasks_are_one_warning() -> None:
+    (warning,) = warnings_of(timed(("a", [0.2] * 26 + [0.9] * 4), ("b", [0.2] * 27 + [0.9] * 3)))
+    assert "4 of 30 samples of a (train, batch 8), 3 of 30 samples of b (train, batch 8) took more than" in warning

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from bench.analysis.compare import pairs
-from bench.present.pair_table import render
+from bench.present.pair_table import render, verdict_line
 from bench.store.disk import Store
 from tests.conftest import ROOT
 from tests.synthetic import write_pair
@@ -22,7 +24,7 @@ def flat(text: str) -> str:
 def test_everything_about_a_pair_of_the_committed_store() -> None:
     text = flat(render(pairs([Store(VERDICT)], ["seresnet", "vit_flops"])))
     for part in (
-        "npz:cifar10_part (10,000 training and 2,500 test images of 32 px) · budget 40s, 4 validations",
+        "npz:cifar10_part (10,000 training and 2,500 test images of 32 px) · budget 40 s, 4 validations",
         "seresnet against vit_flops",
         "track shared (recipe shared): no verdict",
         "accuracy 25.00 % and 24.47 %",
@@ -51,12 +53,29 @@ def test_the_time_to_equal_accuracy_of_one_seed() -> None:
         assert part in text, part
 
 
+def test_two_named_models_are_a_claim(here: Callable[..., CompletedProcess[str]]) -> None:
+    """Of other models than the original project's only where these two are named."""
+    words = ("compare", "--results", ROOT / "results/reference/h100", "--reference", "resnet56")
+    named, every = here(*words, "resnet56", "vit_flops"), here(*words, "resnet56")
+    assert named.returncode == every.returncode == 0
+    claim = "claim resnet56 is faster and at most 0.5 points less accurate: "
+    assert (flat(named.stdout).count(claim), flat(every.stdout).count(claim)) == (1, 0)
+    assert "original claim" not in named.stdout
+
+
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_lines_wrap_at_words_and_lose_nothing(width: int) -> None:
     made = pairs([Store(VERDICT)])
     text = render(made, width)
     assert max(map(len, text.splitlines())) <= width
     assert flat(text) == flat(render(made, 10_000))
+
+
+def test_a_verdict_that_is_too_long_breaks_before_its_figures() -> None:
+    (pair,) = pairs([Store(ROOT / "results/reference/h100")], ["seresnet", "vit_flops"])
+    words = "seresnet against vit_flops: no verdict, one seed each:"
+    assert verdict_line(pair, 160) == f"{words} +13.05 points (+12.17 to +13.93)"
+    assert verdict_line(pair, 80) == f"{words}\n  +13.05 points (+12.17 to +13.93)"
 
 
 def test_without_a_session_and_a_target(tmp_path: Path) -> None:

@@ -75,6 +75,13 @@ def test_runs_at_once_are_told_apart() -> None:
     ]
 
 
+def test_a_long_line_breaks_at_words_on_a_terminal() -> None:
+    text = "  recipe smoke: 4 epochs, batch 12, eager, on AMD EPYC"
+    for terminal, lines in ((True, ["  recipe smoke: 4 epochs, batch 12,", "    eager, on AMD EPYC"]), (False, [text])):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=40)
+        assert progress.fitted([text, "short"], console).split("\n") == [*lines, "short"]
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_download_is_a_bar_or_now_and_then_a_line(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     file, now = io.StringIO(), [0.0]

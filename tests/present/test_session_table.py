@@ -39,6 +39,13 @@ def test_a_terminal_of_any_width_has_one_table_with_the_columns_that_fit(width: 
     assert ("inference at 8 " in shown) == (width > 100)
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_note_explains_no_column_that_has_no_room(width: int) -> None:
+    made = thorough_session(SECONDS)
+    assert ("limited by" in render_session(made, width)) == (width > 80)
+    assert ("Limited by:" in session_notes(made, width)) == (width > 80)
+
+
 def test_a_limit_that_left_no_room_for_inference_leaves_no_empty_table() -> None:
     made = session(SECONDS)
     training = msgspec.structs.replace(made, samples=tuple(s for s in made.samples if s.kind == "train"))

@@ -469,6 +469,20 @@ def test_a_tile_for_the_claim_only_where_the_claim_is_about_the_pair(base: Pair)
     assert headline([], []).tiles == ()
 
 
+def test_a_named_pair_comes_first_with_its_claim(base: Pair) -> None:
+    """Whatever the models are, in the order of the claim, in tile and sentence."""
+    other = replace(base, a=replace(base.a, model="resnet56"))
+    made = headline([base, other], [], claim=("vit_flops", "resnet56"))
+    assert made.models == ("vit_flops", "resnet56")
+    assert (made.tiles[1].figures[0].value, made.tiles[1].word) == ("0.50×", "slower")
+    assert (made.tiles[-1].question, made.tiles[-1].figures[0].value) == ("The claim", "does not hold")
+    assert made.sentences[1].endswith("so the claim “faster and at most 0.5 points less accurate” does not hold here.")
+    assert len(made.others) == 1
+    for pairs_here in ([base], []):
+        with pytest.raises(UserError, match="'resnet56' and 'vit_flops' cannot be compared; "):
+            headline(pairs_here, [], claim=("resnet56", "vit_flops"))
+
+
 def test_tiles_that_know_nothing_say_so(base: Pair) -> None:
     one = changed(base, difference(9, 1, seeds=1, of_runs=True), speed=Interval(math.nan, math.nan, math.nan, 0))
     accuracy, speed, equal, claim = headline([replace(one, equal_accuracy=None)], []).tiles

@@ -106,7 +106,7 @@ def _sizes_title(conditions: Conditions, sizes: Sequence[float]) -> str:
     data = f"{conditions.dataset} ({conditions.content})" if conditions.content else conditions.dataset
     track = f"track {conditions.track}, " if conditions.track else ""
     threads = f", {plural(conditions.threads, 'thread')}" if conditions.threads else ""
-    recipe = f"{track}recipe {conditions.recipe}, {conditions.budget}, batch {conditions.batch_size}"
+    recipe = f"{track}recipe {conditions.recipe}, {conditions.budget_words}, batch {conditions.batch_size}"
     return (
         f"{data} with {sizes[0]:,.0f} to {sizes[-1]:,.0f} training images · {recipe}, {conditions.precision} · "
         f"{conditions.device_name}{threads}, torch {conditions.torch}"

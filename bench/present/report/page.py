@@ -45,16 +45,19 @@ def build(
     still: bool = True,
     progress: figures.Progress = silent,
     reference: str | None = None,
+    claim: tuple[str, str] | None = None,
 ) -> bytes:
     """The page's bytes. `images`: which misclassified images are shown: all, digits or none.
 
-    `reference`: the model that ratios refer to and that comes first; None: seresnet where it takes part. Without
-    `still`, which is quicker, there are no images for readers without a script. The same stores give the same bytes.
+    `reference`: the model that ratios refer to and that comes first; None: seresnet where it takes part. `claim`: the
+    pair (A, B) at the top. Without `still`, which is quicker, there are no images for readers without a script. The
+    same stores give the same bytes. Raises UserError where the two of the claim cannot be compared.
     """
     loaded = load(stores)
     comparisons = compare_loaded(loaded, reference)
     pairs = _pairs(loaded, stores, reference)
     first_model = reference or REFERENCE
+    headline = story.headline(pairs, comparisons, first_model, claim)
     charts, missing = build_charts(loaded, comparisons, pairs, stores, reference=reference)
     sections = results_table.sections(comparisons, {run.run_id: run for run in loaded.runs})
     script, plotly = (FOLDER / "page.js").read_text(encoding="utf-8"), _plotly() if charts else ""
@@ -62,7 +65,7 @@ def build(
         title=TITLE,
         policy=_policy([text for text in (plotly, script) if text]),
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        headline=story.headline(pairs, comparisons, first_model),
+        headline=headline,
         heads=results_table.heads(comparisons),
         sections=sections,
         common=results_table.in_common(sections),
@@ -92,9 +95,10 @@ def write(
     images: str = "all",
     progress: figures.Progress = silent,
     reference: str | None = None,
+    claim: tuple[str, str] | None = None,
 ) -> int:
-    """Write the page; returns its size in bytes. Raises UserError where it cannot be written."""
-    content = build(stores, images, progress=progress, reference=reference)
+    """Write the page; returns its size in bytes. Raises UserError as `build` does, and where it cannot be written."""
+    content = build(stores, images, progress=progress, reference=reference, claim=claim)
     try:
         write_atomically(path, content)
     except OSError as error:

@@ -120,7 +120,7 @@ def label(comparison: Comparison) -> str:
     c = comparison.conditions
     if c is None:
         return comparison.title
-    words = f"{c.dataset} on {c.train_images:,} images, {_recipe(c.track, c.recipe)}, {c.budget}, {c.precision}"
+    words = f"{c.dataset} on {c.train_images:,} images, {_recipe(c.track, c.recipe)}, {c.budget_words}, {c.precision}"
     return titled(f"{words}, {c.setting}, {c.device_name}{f', {c.apart}' if c.apart else ''}", comparison.differs)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.analysis.compare import TRANSFORMERS, Pair, Side, turned
 from bench.analysis.conditions import Conditions
 from bench.analysis.tables import Comparison, Row
 from bench.analysis.verdicts import EQUIVALENT, points
+from bench.core.errors import UserError
 from bench.core.text import plural, significant
 from bench.plan.keys import REFERENCE
 from bench.plan.recipes import TRACKS
@@ -56,12 +57,24 @@ class Headline:
     tiles: tuple[Tile, ...] = ()
 
 
-def headline(pairs: Sequence[Pair], comparisons: Sequence[Comparison], reference: str = REFERENCE) -> Headline:
-    """The verdict of these stores. `pairs` is what `compare.pairs` gives, empty where there are none."""
-    pairs = [_oriented(pair, reference) for pair in pairs]
+def headline(
+    pairs: Sequence[Pair],
+    comparisons: Sequence[Comparison],
+    reference: str = REFERENCE,
+    claim: tuple[str, str] | None = None,
+) -> Headline:
+    """The verdict of these stores. `pairs` is what `compare.pairs` gives, empty where there are none.
+
+    `claim`: (A, B), the pair that it is to be about. Raises UserError where these two cannot be compared.
+    """
+    pairs = [_named(pair, claim) or _oriented(pair, reference) for pair in pairs]
+    named = [pair for pair in pairs if pair.named]
+    if claim and not named:
+        a, b = claim
+        raise UserError(f"--claim: '{a}' and '{b}' cannot be compared; `run_bench.py compare {a} {b}` says why")
     if not pairs:
         return _without_pairs(comparisons, reference)
-    tracks = chosen(pairs, reference)
+    tracks = chosen(named or pairs, reference)
     rest = [pair for pair in pairs if not any(pair is one for one in tracks)]
     rest.sort(key=lambda pair: reference not in (pair.a.model, pair.b.model))
     compared = {run.run_id for pair in pairs for side in (pair.a, pair.b) for run in side.runs}
@@ -119,6 +132,14 @@ def _oriented(pair: Pair, reference: str) -> Pair:
     return turned(pair) if order[1] > order[0] else pair
 
 
+def _named(pair: Pair, claim: tuple[str, str] | None) -> Pair | None:
+    """The pair with A and B as in the claim; None where it is about others."""
+    names = (pair.a.model, pair.b.model)
+    if claim is None or {*names} != {*claim}:
+        return None
+    return replace(pair if names == claim else turned(pair), named=True)
+
+
 def _is_seresnet(side: Side, reference: str) -> bool:
     return side.model == reference or (_family(side) == "cnn" and side.model.startswith("seresnet"))
 
@@ -156,8 +177,8 @@ def _conditions(c: Conditions) -> str:
     track = f", track {c.track}" if c.track else f", recipe {c.recipe}"
     threads = f", {plural(c.threads, 'thread')}" if c.threads else ""
     return (
-        f"{data_text(c)}, {c.train_images:,} training images, {c.budget}{track}, {c.precision}, {c.setting}{threads}"
-        f"{f', {c.apart}' if c.apart else ''}"
+        f"{data_text(c)}, {c.train_images:,} training images, {c.budget_words}{track}, {c.precision}, {c.setting}"
+        f"{threads}{f', {c.apart}' if c.apart else ''}"
     )
 
 

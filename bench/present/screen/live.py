@@ -18,10 +18,10 @@ from rich.text import Text
 
 from bench.core.display import Display, Job, RunDisplay
 from bench.core.events import Continued, Event, Note
-from bench.core.files import inert, inert_line
+from bench.core.files import inert
 from bench.present.screen import live_screen
 from bench.present.screen.live_screen import Ended, Running, Session, State
-from bench.present.screen.progress import ScreenDisplay, make_console
+from bench.present.screen.progress import ScreenDisplay, fitted, make_console
 
 # Drawing takes time from what is being measured. Twice a second while runs train, like the bars of ScreenDisplay: 3 ms
 # of one core each, where theirs take 1.5. Every two seconds during a speed session, half of what the bars take then;
@@ -196,7 +196,7 @@ class LiveDisplay(ScreenDisplay):
             self._thread.join()
         finally:  # a second Ctrl-C must not leave the terminal on the second screen
             live.stop()
-        self.console.print("\n".join(map(inert_line, kept)))
+        self.console.print(fitted(kept, self.console))
 
 
 class LiveRun:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
 
@@ -32,6 +32,7 @@ from bench.core.events import (
 )
 from bench.core.files import inert_line
 from bench.core.text import duration
+from bench.present.grid import wrap
 
 PLAIN_WIDTH = 140
 PLAIN_SECONDS = 30.0  # between two lines about a download where there are no bars
@@ -41,6 +42,18 @@ def make_console() -> Console:
     """The terminal's width, or a fixed one where there is no terminal; names are never read as markup."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(markup=False, highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
+
+
+def fitted(lines: Iterable[str], console: Console) -> str:
+    """Lines that cannot move the cursor; on a terminal those that are too long break at words, indented."""
+    width, inert = console.width, map(inert_line, lines)
+    if not console.is_terminal:
+        return "\n".join(inert)
+    return "\n".join(wrap(one, width, _indent(one)) if len(one) > width else one for one in inert)
+
+
+def _indent(line: str) -> str:
+    return " " * (2 + len(line) - len(line.lstrip()))
 
 
 class ScreenDisplay:
@@ -78,7 +91,7 @@ class ScreenDisplay:
 
     def line(self, text: str) -> None:
         """Print one or more lines that stay; text from elsewhere cannot move the cursor."""
-        self._bars.console.print("\n".join(inert_line(part) for part in text.split("\n")))
+        self._bars.console.print(fitted(text.split("\n"), self.console))
 
     def overall(self, tally: Tally) -> None:
         """A bar for the whole sweep; without a terminal, a line now and then."""

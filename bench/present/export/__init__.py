@@ -1,0 +1,1 @@
+"""Runs for the dashboards of other programs."""
