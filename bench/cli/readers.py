@@ -36,9 +36,12 @@ def check_reference(reference: str | None, stores: Sequence[Store]) -> None:
     """Raise UserError for a reference that no run or session has: ratios would silently refer to another model."""
     if reference is None:
         return
-    models = {run.spec.model for store in stores for run in store.runs()}
-    models |= {model for store in stores for session in store.sessions() for model in session.models}
-    if reference not in models:
+    from bench.analysis.tables import load
+
+    loaded = load(list(stores))
+    models = {run.spec.model for run in loaded.runs}
+    models |= {model for session in loaded.sessions for model in session.models}
+    if loaded.shown(reference) not in models:
         raise UserError(f"--reference: no run of '{reference}' here; there are {', '.join(sorted(models))}")
 
 

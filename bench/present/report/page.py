@@ -52,6 +52,7 @@ def build(
     `still`, which is quicker, there are no images for readers without a script. The same stores give the same bytes.
     """
     loaded = load(stores)
+    reference = loaded.shown(reference)
     comparisons = compare_loaded(loaded, reference)
     pairs = _pairs(loaded, stores, reference)
     first_model = reference or REFERENCE
