@@ -470,10 +470,14 @@ def test_bad_input_is_one_sentence(words: list[str], says: str, capsys: Captured
     assert not (tmp_path / "s").exists(), "nothing was begun"
 
 
-def test_a_read_only_store_is_found_before_training(words: list[str], tmp_path: Path, capsys: Captured) -> None:
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_read_only_store_is_found_before_training(
+    words: list[str], dry: list[str], tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.drive.sweep.probe", lambda *call: {})
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert main([*words, "--models", "resnet20", "--results", str(blocked / "s")]) == 2
+    assert main([*words, *dry, "--models", "resnet20", "--results", str(blocked / "s")]) == 2
     assert "choose another with --results DIR" in capsys.readouterr().err
 
 
