@@ -323,9 +323,13 @@ def test_cost_names_the_model_that_ended_its_process(
     assert capsys.readouterr().err.startswith(f"run_bench.py: {sentence}")
 
 
-def test_cost_says_what_takes_less_memory() -> None:
-    with pytest.raises(ModelError, match=r"^model 'resnet20' fails on 999999 px images: not enough memory; smaller im"):
-        child_models(lambda event: None, ("resnet20",), 10, (999_999,))
+def test_cost_says_what_takes_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*sizes: int) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 239995200024 bytes")
+
+    monkeypatch.setattr("torch.randn", refuse)
+    with pytest.raises(ModelError, match=r"^model 'resnet20' fails on 32 px images: not enough memory; smaller images"):
+        child_models(lambda event: None, ("resnet20",), 10, (32,))
 
 
 def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
