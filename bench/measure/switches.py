@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 Note = Callable[[str], None]
+Functions = dict[str, Any]  # of a module or a class, by name
 
 
 def _set_deterministic(value: tuple[bool, bool]) -> None:
@@ -83,7 +84,7 @@ class Switches:
 
     values: dict[str, Any]
     hooks: dict[str, dict[Any, Any]]
-    functions: dict[Any, dict[str, Any]]
+    functions: dict[Any, Functions]
 
     @classmethod
     def now(cls) -> Switches:
@@ -117,13 +118,13 @@ def kept(note: Note = lambda text: None) -> Iterator[None]:
             note(f"the model's code changed switches of the whole process, which were put back: {', '.join(changed)}")
 
 
-def _functions(owner: Any) -> dict[str, Any]:
+def _functions(owner: Any) -> Functions:
     """By name, what is called in a module or a class."""
     ours = {name: value for name, value in vars(owner).items() if name not in COMPILERS.get(owner, ())}
     return {name: value for name, value in ours.items() if callable(value) or isinstance(value, staticmethod)}
 
 
-def _unpatch(owner: Any, functions: dict[str, Any]) -> list[str]:
+def _unpatch(owner: Any, functions: Functions) -> list[str]:
     """Give a module or a class its functions back; returns the names of those that had been replaced."""
     now, place = _functions(owner), owner.__name__
     if isinstance(owner, type):
