@@ -275,8 +275,15 @@ def patched(classes: int, size: int) -> nn.Module:
     return plain(classes, size)
 
 
+CONVOLVE = nn.Conv2d.forward
+
+
+def slowly(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return CONVOLVE(layer, x)
+
+
 class Disturbs(nn.Module):
-    """Changes a switch when it is used, not when it is built."""
+    """Changes a switch and a layer of torch's when it is used, not when it is built."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -285,6 +292,7 @@ class Disturbs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x)
         torch.set_num_threads(3)
+        nn.Conv2d.forward = slowly  # type: ignore[method-assign]
         return out
 
 

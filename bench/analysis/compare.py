@@ -38,7 +38,7 @@ from bench.plan.recipes import TRACKS
 from bench.store.disk import Store
 from bench.store.lr_doubt import doubt
 from bench.store.predictions import Arrays, read_arrays
-from bench.store.records import FailedRun, FinishedRun, LRSearch, Session, finished
+from bench.store.records import FailedRun, FinishedRun, LRSearch, Session, finished, inert_copy
 from bench.store.views import sessions_of
 
 Right = npt.NDArray[np.bool_]
@@ -213,13 +213,14 @@ def pairs_loaded(
     reference: str | None = None,
 ) -> list[Pair]:
     """`pairs` for stores that were read already; predictions and searches are read here."""
+    models, reference = [loaded.names.get(model, model) for model in models], loaded.shown(reference)
     groups = by_conditions(loaded)
     known = {run.spec.model for runs in groups.values() for run in runs}
     for model in models:
         if model not in known:
             raise UserError(f"no finished runs of '{model}' here; there are {', '.join(sorted(known)) or 'none'}")
     made, comparable = list[Pair](), False
-    searches = [search for store in stores for search in store.lr_searches()]
+    searches = [inert_copy(search, loaded.names) for store in stores for search in store.lr_searches()]
     failures = [run for run in loaded.runs if isinstance(run, FailedRun)]
     for runs, conditions in zip(groups.values(), told_apart([runs[0] for runs in groups.values()]), strict=True):
         failed = [r for r in failures if same_plan(r.spec, runs[0].spec)]

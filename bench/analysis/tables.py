@@ -26,7 +26,7 @@ from bench.data.provenance import overlap
 from bench.plan.keys import REFERENCE, Fact, question, speed_key
 from bench.plan.settings import words
 from bench.store.disk import Store
-from bench.store.records import FailedRun, FinishedRun, RunRecord, Session, finished, inert_copy
+from bench.store.records import FailedRun, FinishedRun, RunRecord, Session, finished, inert_copy, shown_names
 from bench.store.seconds import with_seconds
 from bench.store.views import NOT_SHARED, quartiles, sessions_of
 
@@ -130,21 +130,26 @@ class Loaded:
     runs: list[RunRecord]
     sessions: list[Session]
     damaged: list[str]
+    names: Mapping[str, str] = field(default_factory=dict)  # how each text of the stores stands in here
+
+    def shown(self, name: str | None) -> str | None:
+        """How a name that a user gave, as the stores have it or as it is shown, stands in here."""
+        return None if name is None else self.names.get(name, name)
 
 
 def load(stores: list[Store]) -> Loaded:
     """Every run and session of these stores, each once, in the order in which they were started."""
     runs: dict[str, RunRecord] = {}
     damaged: list[str] = []
-    every = [inert_copy(run) for store in stores for run in store.runs(damaged)]
-    for run in sorted(every, key=lambda r: (r.started, r.run_id)):
+    every = [run for store in stores for run in store.runs(damaged)]
+    timed = {session.id: session for store in stores for session in store.sessions(damaged)}
+    names = shown_names([*every, *timed.values()])
+    for run in sorted((inert_copy(run, names) for run in every), key=lambda r: (r.started, r.run_id)):
         # The same run in two stores is one run: the newest that finished, and a failure only where none did.
         if isinstance(run, FinishedRun) or not isinstance(runs.get(run.run_id), FinishedRun):
             runs[run.run_id] = run
-    sessions = {s.id: inert_copy(s) for store in stores for s in store.sessions(damaged)}
-    return Loaded(
-        with_seconds(list(runs.values())), sorted(sessions.values(), key=lambda s: (s.started, s.id)), damaged
-    )
+    sessions = sorted((inert_copy(s, names) for s in timed.values()), key=lambda s: (s.started, s.id))
+    return Loaded(with_seconds(list(runs.values())), sessions, damaged, names)
 
 
 def compare(stores: list[Store], reference: str | None = None, by_device: bool = True) -> list[Comparison]:
@@ -159,6 +164,7 @@ def compare(stores: list[Store], reference: str | None = None, by_device: bool =
 
 def compare_loaded(loaded: Loaded, reference: str | None = None, by_device: bool = True) -> list[Comparison]:
     """`compare` for stores that were read already."""
+    reference = loaded.shown(reference)
     groups: dict[str, list[FinishedRun]] = {}
     for run in finished(loaded.runs):
         groups.setdefault(group_of(run), []).append(run)

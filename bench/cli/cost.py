@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 
 from bench.cli.requests import CostRequest
 from bench.core.events import Event, ModelCounted
@@ -13,12 +14,13 @@ from models.errors import ModelError
 
 def cost(request: CostRequest) -> int:
     """Count in a child process, which has torch; print each row as it comes. Raises ModelError."""
-    headed = False
+    headed, left = False, [*product(request.models, request.image_sizes)]  # in the order in which they are counted
 
     def on_event(event: Event) -> None:
         nonlocal headed
         if not isinstance(event, ModelCounted):
             return
+        left.pop(0)
         if request.depth is not None:
             print(module_table(event), end="", flush=True)
             return
@@ -32,6 +34,9 @@ def cost(request: CostRequest) -> int:
 
     args = (request.models, request.num_classes, request.image_sizes, request.depth)
     outcome = call("bench.measure.counting:child_models", args, on_event, grace=0)
-    if outcome.status != "ok":
+    if outcome.status == "ok":
+        return 0
+    if outcome.message.startswith("ModelError: ") or not left:
         raise ModelError(outcome.message.removeprefix("ModelError: "))
-    return 0
+    name, size = left[0]  # it ended its process, or raised what is none of Python's usual exceptions
+    raise ModelError(f"model '{name}' cannot be counted on {size} px images: {outcome.message}")

@@ -9,7 +9,7 @@ from bench.cli.list import OWN_DATA, lines, terminal_width
 from bench.cli.requests import DataRequest, check_choice
 from bench.core.display import Display
 from bench.core.errors import EXIT_FAILED, UserError
-from bench.core.files import TEMPORARY, inert, write_atomically
+from bench.core.files import TEMPORARY, distinct, write_atomically
 from bench.core.text import plural
 from bench.data.arrays import channel_stats, class_counts
 from bench.data.cache import opened
@@ -19,7 +19,7 @@ from bench.data.fetch import fault
 from bench.data.on_disk import find, places
 from bench.data.provenance import content_words
 from bench.plan.request import DEFAULT_STORE
-from bench.plan.spec import slug
+from bench.plan.spec import content_id, slug
 from bench.present.screen.progress import ScreenDisplay, make_console
 
 OWN_AUGMENTATION = "as the recipe says; where a mirrored image means something else, use a recipe with flip = false"
@@ -156,8 +156,8 @@ def show(request: DataRequest, data_dir: Path, display: Display) -> int:
     with display:
         dataset = load(name, data_dir, request.image_size, progress=display.progress, say=display.line)
     display.line("\n".join([dataset.ref.name, *(f"  {line}" for line in facts(dataset)), "", *balance(dataset)]))
-    file_name = f"{slug(dataset.ref.name)}-{dataset.ref.content_hash[:8]}.png"
-    path = request.out or DEFAULT_STORE / "data" / file_name
+    shown = [dataset.ref.name, dataset.ref.content_hash, dataset.arrays.classes]
+    path = request.out or DEFAULT_STORE / "data" / f"{slug(dataset.ref.name)}-{content_id(shown)}.png"
     from bench.data.contact_sheet import contact_sheet
 
     write_atomically(path, contact_sheet(dataset, request.seed, path.suffix[1:]))
@@ -190,7 +190,7 @@ def balance(dataset: Dataset) -> list[str]:
     """Images per class, the largest first; of many classes the largest and the smallest."""
     train, test = class_counts(dataset.arrays)
     order = sorted(range(len(train)), key=lambda i: (-train[i], i))
-    names = [inert(name) for name in dataset.arrays.classes]
+    names = [*map(distinct(dataset.arrays.classes).__getitem__, dataset.arrays.classes)]
     width = min(40, max(len("class"), *(len(name) for name in names)))
     rows = [f"{'class':{width}}  {'training':>9}  {'test':>7}"]
     shown = order if len(order) <= MOST_ROWS else [*order[: MOST_ROWS // 2], *order[-MOST_ROWS // 2 :]]

@@ -42,9 +42,12 @@ def check_models(flag: str, names: Sequence[str], stores: Sequence[Store]) -> No
     """Raise UserError for a name that no run or session has."""
     if not names:
         return
-    models = {run.spec.model for store in stores for run in store.runs()}
-    models |= {model for store in stores for session in store.sessions() for model in session.models}
-    if unknown := [name for name in names if name not in models]:
+    from bench.analysis.tables import load
+
+    loaded = load(list(stores))
+    models = {run.spec.model for run in loaded.runs}
+    models |= {model for session in loaded.sessions for model in session.models}
+    if unknown := [name for name in names if loaded.shown(name) not in models]:
         raise UserError(f"{flag}: no run of '{unknown[0]}' here; there are {', '.join(sorted(models))}")
 
 

@@ -15,6 +15,7 @@ import re
 import stat
 import tempfile
 import tomllib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -231,6 +232,26 @@ def _text_cell(text: str) -> str:
 def inert(text: str) -> str:
     """A text from elsewhere on one line, unable to move a cursor, colour a terminal or turn the reading direction."""
     return inert_line(" ".join(text.split()))
+
+
+def distinct(texts: Iterable[str]) -> dict[str, str]:
+    """Each text as it is shown: inert, and no two the same.
+
+    Where several would look alike, all but the one that looks as it is end in digits of their hash: `my model [3fa2]`.
+    """
+    alike: dict[str, list[str]] = {}
+    for text in sorted(set(texts)):
+        alike.setdefault(unicodedata.normalize("NFC", inert(text)), []).append(text)
+    shown, taken = dict[str, str](), set(alike)
+    for look, group in alike.items():
+        for text in group:
+            shown[text] = inert(text)
+            if len(group) > 1 and text != look:
+                digits = sha256(text.encode("utf-8", "surrogatepass"))
+                marked = (f"{look} [{digits[:n]}]" for n in range(4, len(digits) + 1))
+                shown[text] = next(mark for mark in marked if mark not in taken)
+                taken.add(shown[text])
+    return shown
 
 
 def inert_line(text: str) -> str:

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from bench.core.files import inert
+from bench.core.files import distinct, inert
 from bench.data.arrays import class_counts
 from bench.data.datasets import Dataset
 
@@ -33,7 +33,8 @@ def contact_sheet(dataset: Dataset, seed: int, kind: str) -> bytes:
         1, 2, figsize=(9, 0.9 + 0.42 * len(classes)), width_ratios=(COLUMNS, 5), sharey=True, layout="constrained"
     )
     sheet.imshow(_mosaic(dataset, classes, rng), extent=(0, COLUMNS, len(classes), 0), interpolation="nearest")
-    names = [_short(inert(arrays.classes[i])) for i in classes]
+    shown = distinct(arrays.classes)
+    names = [_short(shown[arrays.classes[i]]) for i in classes]
     sheet.set_yticks(np.arange(len(classes)) + 0.5, names, parse_math=False)
     sheet.set_xticks([])
     sheet.tick_params(length=0)

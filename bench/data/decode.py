@@ -279,6 +279,7 @@ Block = tuple[list[int], "NDArray[np.uint8]", list[str], list[str]]  # places, i
 # Pillow's names of the formats of own.py's endings, and GIF, which is often called .jpg
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 MOST_PIXELS = 2**28  # 800 MB as RGB: the largest photographs of telephones have 200 million
+BITS_PER_SAMPLE = 258  # TIFF's tag
 ORIENTATION = 0x0112  # EXIF's tag, and Pillow's name of what brings each of its values upright
 TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -290,6 +291,7 @@ TURNS = {
     8: "ROTATE_90",
 }
 DEPTH, WARNED = "bits: ", "warning: "  # remarks beside an image's mode
+COLOUR_DEPTH = "bits of colours: "
 DEPTHS = (8, 10, 12, 14, 16)  # bits of what detectors write into 16-bit files
 MOST_WORDS = 100  # characters of a warning in a note
 
@@ -449,9 +451,11 @@ def decode_image(
     from PIL import Image, ImageOps
 
     with opened_image(name, content) as (image, said):
-        remarks = [image.mode]
+        remarks, deep = [image.mode], _has_deep_colours(image)  # loading forgets it
         rgb, bits = _eight_bits(image, name, depth)
         rgb = rgb.convert("RGB")
+        if deep:
+            remarks.append(f"{COLOUR_DEPTH}{_bits_for(256 * int(np.asarray(rgb).max()))}")
         if fit:
             if (turn := TURNS.get(_orientation(image, said))) is not None:
                 rgb = rgb.transpose(Image.Transpose[turn])
@@ -474,6 +478,20 @@ def _orientation(image: Image.Image, said: list[str]) -> Any:
         return None
 
 
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether its colours have 16 bits, of which Pillow reads the upper 8."""
+    if image.mode.startswith("I"):
+        return False
+    if image.format == "TIFF":
+        return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ())  # type: ignore[attr-defined]
+    return image.format == "PNG" and any(";16" in str(args) for *_, args in image.tile)  # type: ignore[attr-defined]
+
+
+def _bits_for(value: int) -> int:
+    """Which of DEPTHS holds a value."""
+    return next(bits for bits in DEPTHS if value < 2**bits)
+
+
 def _eight_bits(image: Image.Image, name: str, depth: int) -> tuple[Image.Image, int]:
     """Scale 16-bit gray, which Pillow would clip at 255; which of DEPTHS holds its values, 0 for other images.
 
@@ -490,12 +508,12 @@ def _eight_bits(image: Image.Image, name: str, depth: int) -> tuple[Image.Image,
         raise WrongContent(f"image '{name}' holds 32-bit numbers (mode {image.mode}), which are no colours")
     most = int(values.max())
     upper = np.minimum(values.astype(np.uint32) >> (depth - 8), 255).astype(np.uint8)
-    return Image.fromarray(upper), next(bits for bits in DEPTHS if most < 2**bits)
+    return Image.fromarray(upper), _bits_for(most)
 
 
-def depth_of(remarks: Counter[str]) -> int:
+def depth_of(remarks: Counter[str], kind: str = DEPTH) -> int:
     """Bits of the values of all 16-bit images together: one scale for all keeps their brightness comparable."""
-    return max((int(text.removeprefix(DEPTH)) for text in remarks if text.startswith(DEPTH)), default=16)
+    return max((int(text.removeprefix(kind)) for text in remarks if text.startswith(kind)), default=16)
 
 
 MODES = {
@@ -510,11 +528,17 @@ MODES = {
 def mode_notes(remarks: Counter[str]) -> tuple[str, ...]:
     """Notes on images that were not RGB, that hold fewer bits than their files, or of which Pillow warned."""
     warned = {text.removeprefix(WARNED): count for text, count in remarks.items() if text.startswith(WARNED)}
-    odd = {mode: count for mode, count in remarks.items() if not mode.startswith((WARNED, DEPTH)) and mode != "RGB"}
+    modes = {mode: n for mode, n in remarks.items() if not mode.startswith((WARNED, DEPTH, COLOUR_DEPTH))}
+    odd = {mode: count for mode, count in modes.items() if mode != "RGB"}
     kinds = ", ".join(f"{count:,} {MODES.get(mode, f'of mode {mode}')}" for mode, count in sorted(odd.items()))
     notes = [f"{kinds}: converted to RGB"] if odd else []
     if (depth := depth_of(remarks)) < 16:
         notes.append(f"16-bit images hold values below {2**depth:,} only: scaled as {depth}-bit ones")
+    if (depth := depth_of(remarks, COLOUR_DEPTH)) < 16:
+        notes.append(
+            f"16-bit colour images hold values below {2**depth:,} only, but just their upper 8 bits can be read: they "
+            f"are dark, with at most {plural(2 ** (depth - 8), 'level')} of each colour; save them with 8 bits"
+        )
     if warned:
         often = max(sorted(warned), key=lambda text: warned[text])
         notes.append(f"Pillow warned of {plural(sum(warned.values()), 'image file')}: {often[:MOST_WORDS]}")

@@ -65,8 +65,8 @@ def carry_out(request: RunRequest, context: SweepContext) -> SweepResult:
         sizes |= probe(untried, plan, output.run_timeout, context.display)
     if output.keep_weights:
         say_weights(plans, sizes, rerun, context)
+    store.check_writable(keep=not output.dry_run)
     if not output.dry_run:
-        store.check_writable()
         missing = [spec for plan in plans for spec in plan.specs if rerun or not store.is_done(spec)]
         compile_ahead(missing, context)
         if request.toml:

@@ -23,7 +23,7 @@ from bench.measure import cost
 from bench.measure.build import build_model, build_plain
 from bench.measure.cost import Cost, by_module, count
 from bench.measure.layout import layout
-from bench.measure.probe import check_model
+from bench.measure.probe import check_model, reason
 from bench.measure.step import undisturbed
 from bench.plan.spec import RunSpec, content_id, slug
 from bench.store.records import Audit
@@ -147,7 +147,7 @@ def _counted(name: str, num_classes: int, image_size: int, depth: int | None) ->
         counted = count(model, image_size)
         modules = () if depth is None else tuple(by_module(model, image_size, depth))
     except Exception as error:  # fvcore traces the model, and tracing may raise anything
-        raise ModelError(f"the FLOPs of '{name}' cannot be counted: {one_line(error)}") from error
+        raise ModelError(f"the FLOPs of '{name}' cannot be counted: {reason(error)}") from error
     return ModelCounted(
         model=name,
         image_size=image_size,

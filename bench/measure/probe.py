@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.core.events import Probed, ProbeFailed, ProbeStarted, Report
 from bench.core.files import inert
-from bench.core.status import one_line
+from bench.core.status import one_line, status_of
 from bench.core.text import plural
 from bench.measure.build import CONTIGUOUS, build_model, build_plain
 from bench.measure.device import synchroniser
@@ -85,7 +85,12 @@ def _sentence(name: str, condition: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"model '{name}' fails {condition}: {one_line(error)}") from error
+        raise ModelError(f"model '{name}' fails {condition}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why a few images could not be tried: torch's own sentence about memory is of its allocator, and of bytes."""
+    return "not enough memory; smaller images take less" if status_of(error) == "oom" else one_line(error)
 
 
 def check_model(name: str, num_classes: int, image_size: int) -> list[str]:
@@ -106,9 +111,9 @@ def check_built(model: nn.Module, name: str, num_classes: int, image_size: int, 
     """
     from models.external import tokens
 
-    images = torch.randn(2, 3, image_size, image_size).contiguous(memory_format=layout(setting))
-    original = images.clone()
     with _sentence(name, f"on {image_size} px images"):
+        images = torch.randn(2, 3, image_size, image_size).contiguous(memory_format=layout(setting))
+        original = images.clone()
         model.train()
         out = _logits(model(images), name, 2, num_classes)
         reached = _gradients(model, out, name)

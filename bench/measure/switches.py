@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 Note = Callable[[str], None]
+Functions = dict[str, Any]  # of a module or a class, by name
 
 
 def _set_deterministic(value: tuple[bool, bool]) -> None:
@@ -71,22 +72,26 @@ SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 }
 GLOBAL_HOOKS = [name for name in vars(hooks) if name.startswith("_global_") and isinstance(getattr(hooks, name), dict)]
 
-# Where other models would meet functions that were replaced. Not in `torch` itself, where its compiler replaces some.
+# Where other models would meet functions that were replaced. Not in `torch` itself, where its compiler replaces some,
+# as it does two of all modules.
 PATCHED: list[Any] = [F, torch.Tensor, *(layer for layer in vars(nn).values() if isinstance(layer, type))]
+COMPILERS = {nn.Module: ("__init__", "__setstate__")}
 
 
 @dataclass(frozen=True)
 class Switches:
-    """SWITCHES and torch's hooks for all modules, as they stand."""
+    """SWITCHES, torch's hooks for all modules, and its own functions, layers and tensors, as they stand."""
 
     values: dict[str, Any]
     hooks: dict[str, dict[Any, Any]]
+    functions: dict[Any, Functions]
 
     @classmethod
     def now(cls) -> Switches:
-        """Those of this moment; takes 0.1 ms."""
+        """Those of this moment; takes 1 ms, as putting them back does."""
         values = {name: _read(get) for name, (get, _) in SWITCHES.items()}
-        return cls(values, {name: dict(getattr(hooks, name)) for name in GLOBAL_HOOKS})
+        every = {name: dict(getattr(hooks, name)) for name in GLOBAL_HOOKS}
+        return cls(values, every, {owner: _functions(owner) for owner in PATCHED})
 
     def put_back(self) -> list[str]:
         """Set what has changed since to what it was; returns it in words."""
@@ -97,33 +102,29 @@ class Switches:
                 now.clear()
                 now.update(old)
                 changed.append(name.removeprefix("_global_").replace("_", " ") + " of all modules")
+        for owner, functions in self.functions.items():
+            changed += _unpatch(owner, functions)
         return changed
 
 
 @contextlib.contextmanager
 def kept(note: Note = lambda text: None) -> Iterator[None]:
-    """Put back, at the end, what the code within has changed of Switches and of torch's own functions, layers and
-    tensors.
-
-    `note` gets one sentence that names what was put back.
-    """
-    before, functions = Switches.now(), {owner: _functions(owner) for owner in PATCHED}
+    """Put back, at the end, what the code within has changed of Switches; `note` gets one sentence that names it."""
+    before = Switches.now()
     try:
         yield
     finally:
-        changed = before.put_back()
-        for owner, own in functions.items():
-            changed += _unpatch(owner, own)
-        if changed:
+        if changed := before.put_back():
             note(f"the model's code changed switches of the whole process, which were put back: {', '.join(changed)}")
 
 
-def _functions(owner: Any) -> dict[str, Any]:
+def _functions(owner: Any) -> Functions:
     """By name, what is called in a module or a class."""
-    return {n: value for n, value in vars(owner).items() if callable(value) or isinstance(value, staticmethod)}
+    ours = {name: value for name, value in vars(owner).items() if name not in COMPILERS.get(owner, ())}
+    return {name: value for name, value in ours.items() if callable(value) or isinstance(value, staticmethod)}
 
 
-def _unpatch(owner: Any, functions: dict[str, Any]) -> list[str]:
+def _unpatch(owner: Any, functions: Functions) -> list[str]:
     """Give a module or a class its functions back; returns the names of those that had been replaced."""
     now, place = _functions(owner), owner.__name__
     if isinstance(owner, type):

@@ -9,7 +9,7 @@ from bench.analysis.sessions import about_limit, about_starts, setting_of, train
 from bench.core.text import plural, significant
 from bench.plan.settings import words
 from bench.present.grid import grid, heads_shown, notes_text, wrap
-from bench.store.records import Session, inert_copy
+from bench.store.records import Session, inert_copy, shown_names
 from bench.store.views import Row, speed_rows
 
 Timed = Mapping[tuple[str, str, int], Row]  # by model, kind and batch size
@@ -76,7 +76,8 @@ def _curve(session: Session, timed: Timed, width: int) -> str:
 
 def render_settings(sessions: list[Session], width: int = 140) -> str:
     """Training images/s under several settings, one column each; they were not timed in turns."""
-    sessions = [inert_copy(session) for session in sessions]
+    shown = shown_names(sessions)
+    sessions = [inert_copy(session, shown) for session in sessions]
     models = list(dict.fromkeys(model for session in sessions for model in session.models))
     speeds = [
         {

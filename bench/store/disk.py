@@ -19,6 +19,7 @@ through a link.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 import time
@@ -84,8 +85,12 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def check_writable(self) -> None:
-        """Raise UserError where the store cannot be written, or has links; called before any work starts."""
+    def check_writable(self, keep: bool = True) -> None:
+        """Raise UserError where the store cannot be written, or has links; called before any work starts.
+
+        Unless `keep`, for a dry run, the folders that this takes are removed again.
+        """
+        missing = [path for path in (self.root, *self.root.parents) if not os.path.lexists(path)]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe."):
@@ -94,6 +99,10 @@ class Store:
             raise UserError(
                 f"the store '{self.root}' cannot be written ({error.strerror}); choose another with --results DIR"
             ) from None
+        finally:
+            for path in () if keep else missing:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
         for folder in (*FOLDERS, *(f"runs/{path.name}" for path in self.root.glob("runs/*"))):
             self.place(folder)
 

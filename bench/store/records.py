@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, get_args, overload
 
@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from bench.core.errors import UserError
 from bench.core.events import Amount, Count, Epoch, ModulePart, Positive, Share, Whole
-from bench.core.files import from_json, inert, sha256, to_json
+from bench.core.files import distinct, from_json, inert, sha256, to_json
 from bench.core.stats import Interval, ratio_over_starts
 from bench.plan.budget import parse_budget
 from bench.plan.keys import Fact, SpeedKey, with_host
@@ -524,18 +524,46 @@ def _check_samples(session: Session) -> None:
         raise Damaged("it names a model twice")
 
 
-def inert_copy(record: R) -> R:
-    """A record with every text in it harmless to a terminal, a table or a plot, whoever wrote it."""
-    return msgspec.convert(_inert(msgspec.to_builtins(record)), type(record))
+def shown_names(records: Iterable[AnyRecord]) -> dict[str, str]:
+    """How each text of records that are shown together is shown: see `distinct`."""
+    return distinct(text for record in records for text in _texts(_without_figures(record)))
 
 
-def _inert(value: Any) -> Any:
+def inert_copy(record: R, names: Mapping[str, str] | None = None) -> R:
+    """A record with every text in it harmless to a terminal, a table or a plot, whoever wrote it.
+
+    Different texts stay different: those of the record, or of all that `names` were made of.
+    """
+    if names is None:
+        names = shown_names([record])
+    return msgspec.convert(_inert(msgspec.to_builtins(record), names), type(record))
+
+
+def _inert(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        return inert(value)
+        return names.get(value) or inert(value)
     if isinstance(value, dict):
         # most values are numbers, of which there are hundreds of thousands in a large store
-        return {inert(k): _inert(v) if isinstance(v, str | dict | list | tuple) else v for k, v in value.items()}
-    return [_inert(v) for v in value] if isinstance(value, list | tuple) else value
+        return {
+            names.get(k) or inert(k): _inert(v, names) if isinstance(v, str | dict | list | tuple) else v
+            for k, v in value.items()
+        }
+    return [_inert(v, names) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _without_figures(record: AnyRecord) -> Any:
+    """A record without its long lists: they name nothing that it does not name elsewhere."""
+    fields = msgspec.structs.asdict(record)
+    return msgspec.to_builtins({name: value for name, value in fields.items() if name not in ("samples", "history")})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text inside, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 # --- older schemas -----------------------------------------------------------------------------------------------

@@ -21,11 +21,13 @@ from bench.core.events import ModelCounted
 from bench.drive.speed import SpeedResult
 from bench.drive.sweep import SweepResult
 from bench.executors.child import Outcome
+from bench.measure.counting import child_models
 from bench.plan.presets import PRESETS
 from bench.plan.request import TimeRequest
 from bench.plan.spec import session_of
 from bench.store.disk import Store
 from bench.store.records import Session, finished
+from models.errors import ModelError
 from tests.synthetic import DATA, spec, thorough_session, write_pair, write_store
 
 Bench = Callable[..., "CompletedProcess[str]"]
@@ -268,11 +270,11 @@ def test_an_explanation_adds_up() -> None:
     assert second.split() == ["optimizer", "10.0", "ms", "25.0", "%", "█" * 10]
 
 
-def test_cost_prints_rows_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    """Notes stand beneath a row in text, and go to the other stream in CSV, which must stay CSV."""
-    row = ModelCounted(
-        model="swin",
-        image_size=32,
+def counted(model: str, image_size: int) -> ModelCounted:
+    """What a child says of a model."""
+    return ModelCounted(
+        model=model,
+        image_size=image_size,
         stem="patch 2",
         resolutions="16x16",
         params=5,
@@ -282,6 +284,11 @@ def test_cost_prints_rows_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: 
         audit="failed",
         notes=("not audited",),
     )
+
+
+def test_cost_prints_rows_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """Notes stand beneath a row in text, and go to the other stream in CSV, which must stay CSV."""
+    row = counted("swin", 32)
 
     def call(function: str, args: object, on_event: Callable[[ModelCounted], None], grace: float) -> Outcome:
         assert (function, args) == ("bench.measure.counting:child_models", (("swin",), 10, (32,), None))
@@ -295,6 +302,36 @@ def test_cost_prints_rows_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert printed.err == "swin, 32 px: not audited\nrun_bench.py: 'x' cannot be built\n"
     assert main(["cost", "swin"]) == 2
     assert "  not audited" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("ModelError: 'cct_2' is no model", "'cct_2' is no model"),
+        ("Stop: no more", "model 'cct_2' cannot be counted on 32 px images: Stop: no more"),
+        ("its process ended", "model 'cct_2' cannot be counted on 32 px images: its process ended"),
+    ],
+)
+def test_cost_names_the_model_that_ended_its_process(
+    message: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def call(function: str, args: object, on_event: Callable[[ModelCounted], None], grace: float) -> Outcome:
+        for size in (32, 64):
+            on_event(counted("swin", size))
+        return Outcome("failed", message)
+
+    monkeypatch.setattr("bench.cli.cost.call", call)
+    assert main(["cost", "swin,cct_2", "--image-size", "32,64"]) == 2
+    assert capsys.readouterr().err.startswith(f"run_bench.py: {sentence}")
+
+
+def test_cost_says_what_takes_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*sizes: int) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 239995200024 bytes")
+
+    monkeypatch.setattr("torch.randn", refuse)
+    with pytest.raises(ModelError, match=r"^model 'resnet20' fails on 32 px images: not enough memory; smaller images"):
+        child_models(lambda event: None, ("resnet20",), 10, (32,))
 
 
 def test_what_follows_a_speed_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -388,6 +425,7 @@ BAD = [
     (["--seeds", "-1"], "whole numbers"),
     (["--seeds", "0,0"], "twice"),
     (["--epochs", "-3"], "--epochs: must be at least 1, not -3"),
+    (["--epochs", "1000000000000", "--dataset", "digits", "--device", "cpu"], "epochs must be at most 1,000,000"),
     (["--epochs", "three"], "--epochs: must be a whole number, not 'three'"),
     (["--batch-size", "0"], "--batch-size: must be at least 1, not 0"),
     (["--batch-size", "5000", "--dataset", "digits"], "more than the 1295 training images"),
@@ -438,10 +476,14 @@ def test_bad_input_is_one_sentence(words: list[str], says: str, capsys: Captured
     assert not (tmp_path / "s").exists(), "nothing was begun"
 
 
-def test_a_read_only_store_is_found_before_training(words: list[str], tmp_path: Path, capsys: Captured) -> None:
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_read_only_store_is_found_before_training(
+    words: list[str], dry: list[str], tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.drive.sweep.probe", lambda *call: {})
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert main([*words, "--models", "resnet20", "--results", str(blocked / "s")]) == 2
+    assert main([*words, *dry, "--models", "resnet20", "--results", str(blocked / "s")]) == 2
     assert "choose another with --results DIR" in capsys.readouterr().err
 
 

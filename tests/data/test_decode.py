@@ -13,11 +13,13 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bench.core.errors import UserError
@@ -444,6 +446,56 @@ def test_the_depth_of_sixteen_bit_files_is_that_of_the_brightest(bits: int, kept
     assert (out[0, ..., 0] == values >> (kept - 8)).all(), "the brightest image"
     assert (out[1, ..., 0] == (values // 16) >> (kept - 8)).all(), "a dark one on the same scale"
     assert decode.depth_of(Counter(["RGB"])) == 16
+
+
+def deep_png(pixels: NDArray[np.uint16]) -> bytes:
+    """Colours of 16 bits, which Pillow does not write (RFC 2083)."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def deep_tiff(pixels: NDArray[np.uint16]) -> bytes:
+    """The same as a TIFF file of one strip, its entries in the order of their tags (TIFF 6.0)."""
+    height, width, channels = pixels.shape
+    entries = {256: width, 257: height, 258: 0, 259: 1, 262: 2, 273: 0, 277: channels, 278: height, 279: pixels.nbytes}
+    entries[258] = 8 + 2 + 12 * len(entries) + 4  # where the bits of each channel stand, then the pixels
+    entries[273] = entries[258] + 2 * channels
+    counts = {258: (3, channels)}  # of type SHORT; the others are one LONG
+    directory = b"".join(struct.pack("<HHII", tag, *counts.get(tag, (4, 1)), value) for tag, value in entries.items())
+    start = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return start + directory + bytes(4) + struct.pack("<H", 16) * channels + pixels.astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("write", "channels", "bits"),
+    [
+        (deep_png, 3, 12),
+        (deep_png, 4, 10),
+        (deep_png, 2, 12),
+        (deep_tiff, 3, 12),
+        (deep_png, 3, 16),
+        (deep_tiff, 3, 16),
+    ],
+)
+def test_colours_of_sixteen_bit_files_that_hold_fewer_are_named(
+    write: Callable[[NDArray[np.uint16]], bytes], channels: int, bits: int
+) -> None:
+    pixels = np.linspace(0, 2**bits - 1, 8 * 8 * channels).astype(np.uint16).reshape(8, 8, channels)
+    image, remarks = decode.decode_image("x.png", write(pixels), 8, fit=True)
+    assert (image[..., 0] == pixels[..., 0] >> 8).all()
+    notes = [note for note in decode.mode_notes(Counter(remarks)) if "16-bit" in note]
+    assert decode.depth_of(Counter(remarks)) == 16, "nothing that can be scaled"
+    assert len(notes) == (bits < 16)
+    for note in notes:
+        assert f"values below {2**bits:,} only" in note
+        assert f"at most {2 ** (bits - 8)} levels of each colour; save them with 8 bits" in note
+    with_bright_one = Counter([*remarks, f"{decode.COLOUR_DEPTH}16"])
+    assert not [note for note in decode.mode_notes(with_bright_one) if "16-bit" in note]
 
 
 DECODING = """

@@ -33,11 +33,13 @@ from bench.plan import recipes
 from bench.plan.presets import parse_duration
 from bench.present.charts.build import charts_of
 from bench.present.charts.static import save_all
+from bench.present.report import page
+from bench.present.session_table import render_session
 from bench.present.table_formats import FORMATS, render
 from bench.store.disk import Store
 from bench.store.records import Damaged, decode
 from tests.conftest import ROOT
-from tests.synthetic import record, sealed, spec, write_store
+from tests.synthetic import record, sealed, session, spec, write_predicted, write_store
 
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -107,6 +109,49 @@ def test_hostile_names_in_plots(tmp_path: Path) -> None:
     for text in drawn:
         assert "<img" not in text
         assert "<script" not in text
+
+
+LOOK_ALIKE = {
+    "spaces": (("my model.py:f", "my  model.py:f"), ("my model.py:f", "my model.py:f [7c25]")),
+    "control characters": (("my\x01model.py:f", "my\x02model.py:f"), ("my�model.py:f [2210]", "my�model.py:f [5d94]")),
+    "composition": (("caf\u00e9.py:f", "cafe\u0301.py:f"), ("caf\u00e9.py:f", "caf\u00e9.py:f [311f]")),
+}
+
+
+@pytest.mark.parametrize(("names", "shown"), LOOK_ALIKE.values(), ids=LOOK_ALIKE)
+def test_names_that_look_alike_stay_two_models(
+    names: tuple[str, str], shown: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its own accuracy in every output; and a command takes a name as it is, or as it is shown."""
+    store, label, seconds = Store(tmp_path), np.arange(20) % 10, {names[0]: [1.0, 1.1], names[1]: [2.0, 2.2]}
+    for name, right in zip(names, (18, 10), strict=True):
+        write_predicted(store, spec(name), label, np.where(np.arange(20) < right, label, (label + 1) % 10))
+    store.write_session(session(seconds, reference=names[0]))
+    store.rebuild_views()
+    accuracies = dict(zip(shown, (0.9, 0.5), strict=True))
+
+    (comparison,) = compare([store], reference=names[1])
+    assert {row.model: row.values["accuracy"].value for row in comparison.rows} == accuracies
+    assert comparison.reference == shown[1]
+    assert comparison.rows[0].ratios["train_images_per_second"].value == pytest.approx(2)
+    for way in (names, shown):
+        assert main(["compare", *way, "--results", str(tmp_path), "--format", "csv"]) == 0
+        (pair,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        assert (pair["model_a"], pair["model_b"], float(pair["difference_points"])) == (*shown, pytest.approx(40))
+    with (tmp_path / "results.csv").open(newline="") as file:
+        assert {row["model"]: float(row["accuracy"]) for row in csv.DictReader(file)} == dict(
+            zip(names, (0.9, 0.5), strict=True)
+        )
+    charts, _ = charts_of([store], reference=names[0])
+    (drawn,) = [chart for chart in charts if chart.key == "accuracy_vs_params"]
+    assert {series.model: series.marks[0].y for series in drawn.series} == pytest.approx(
+        {name: 100 * accuracy for name, accuracy in accuracies.items()}
+    )
+    (differences,) = [chart for chart in charts if chart.key == "differences"]
+    assert differences.y.names == (f"{shown[0]} − {shown[1]}",)
+    html = page.build([store], "none", still=False, reference=names[0]).decode()
+    assert all(f">{name}<" in html for name in shown)
+    assert len(render_session(store.sessions()[0]).split(shown[1])) > 2
 
 
 JSON = st.recursive(

@@ -34,6 +34,7 @@ from models.registry import source_hash
 from tests.conftest import ROOT
 
 PECULIAR = ROOT / "tests" / "peculiar.py"
+CONVOLVE = nn.Conv2d.forward
 
 
 @pytest.fixture
@@ -202,28 +203,28 @@ def test_a_run_and_a_session_are_measured_under_the_usual_switches(
     assert isinstance(record, FinishedRun)
     assert [text for text in record.notes if "working directory" in text]
     specs = [make_spec(source, name) for name in ("float64", "disturbs", "plain")]
-    threads: list[int] = []
+    turns: list[tuple[int, object]] = []
 
     def on_event(event: Event) -> None:
         if isinstance(event, ModelTurn):
-            threads.append(torch.get_num_threads())
+            turns.append((torch.get_num_threads(), nn.Conv2d.forward))
 
     with one_thread():
         timed = session.time_models(session_of(specs, 0.0), TrialResults(), Store(tmp_path), on_event)
     assert [text for text in timed.warnings if "default dtype" in text and text.startswith(specs[0].model)]
     assert not timed.not_as_set[specs[0].model]
-    assert set(threads) == {1}, "each turn begins with those that the session has"
+    assert set(turns) == {(1, CONVOLVE)}, "each turn begins with what the session has"
     (warning,) = (text for text in timed.warnings if "as it runs" in text)
     assert warning.startswith(specs[1].model)
-    assert warning.endswith("put back: number of threads (1 to 3)")
+    assert warning.endswith("put back: number of threads (1 to 3), torch.nn.Conv2d.forward")
 
 
 def test_a_switch_that_a_model_sets_while_it_trains_is_a_note(source: DataSource, tmp_path: Path) -> None:
     with one_thread():
         record = run_one(make_spec(source, "disturbs"), source.load(), Store(tmp_path), ignore)
-        assert torch.get_num_threads() == 1
+        assert (torch.get_num_threads(), nn.Conv2d.forward) == (1, CONVOLVE)
     (note,) = (text for text in record.notes if "while it ran" in text)
-    assert note.endswith("number of threads (1 to 3)")
+    assert note.endswith("number of threads (1 to 3), torch.nn.Conv2d.forward")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="no such signal")

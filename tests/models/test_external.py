@@ -107,6 +107,9 @@ def test_trained_weights_are_refused_without_a_connection(option: str, monkeypat
     with pytest.raises(ModelError, match="asks for trained weights; every model here starts from its seed"):
         build(f"timm:resnet10t[{option}]", 5, 32)
     build("timm:resnet10t[pretrained=False]", 5, 32)
+    with pytest.raises(ModelError, match="torchvision has no classifier"):  # it takes no options
+        build("torchvision:squeezenet1_1[weights=DEFAULT]", 5, 32)
+    build("torchvision:squeezenet1_1", 5, 32)
 
 
 def test_classifiers_with_auxiliary_outputs_have_one(recwarn: pytest.WarningsRecorder) -> None:

@@ -371,6 +371,14 @@ def test_raw_files_are_made_from_the_records(tmp_path: Path) -> None:
     assert "verdicts.csv" not in files
 
 
+def test_raw_files_of_stores_whose_names_look_alike(tmp_path: Path) -> None:
+    stores = [write_store(tmp_path / name, {name: 0.9}) for name in ("my store", "my_store")]
+    files = {file.name: file.content for file in facts.raw_files(stores)}
+    assert len(files) == 10
+    first, second = (content for name, content in files.items() if name.endswith("-results.csv"))
+    assert (b"my store" in first, b"my_store" in second) == (True, True)
+
+
 def parsed(line: str) -> Any:
     """A command as the program understands it."""
     python, script, *words = shlex.split(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from bench.core.errors import UserError
-from bench.core.files import to_json
+from bench.core.files import distinct, to_json
 from bench.plan.keys import SpeedKey
 from bench.plan.settings import SETTINGS
 from bench.plan.spec import Setting
@@ -296,6 +297,13 @@ def test_texts_of_strangers_become_harmless() -> None:
     copy = inert_copy(hostile)
     assert isinstance(copy, FinishedRun)
     assert (copy.spec.model, copy.notes) == ("a�[31m b", ("�reversed",))
+
+
+def test_different_texts_never_look_the_same() -> None:
+    digits = hashlib.sha256(b"a  b").hexdigest()
+    assert distinct(["a b", "a  b", "c\n d", "a b"]) == {"a b": "a b", "a  b": f"a b [{digits[:4]}]", "c\n d": "c d"}
+    forged = f"a b [{digits[:4]}]"  # a name that looks as the other one would
+    assert distinct(["a b", "a  b", forged]) == {"a b": "a b", "a  b": f"a b [{digits[:5]}]", forged: forged}
 
 
 def test_json_is_written_as_json_itself_indents_it() -> None:

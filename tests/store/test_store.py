@@ -260,6 +260,21 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
         Store(blocked / "store").check_writable()
 
 
+def test_a_dry_run_answers_as_the_run_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for place in ("there/a/b", "there"):
+        Store(tmp_path / place).check_writable(keep=False)
+    said = []
+    for keep in (False, True):
+        for place in ("there/a/" + 300 * "x", "/proc/x", "/dev/null/x", "/dev/null"):
+            with pytest.raises(UserError) as refusal:
+                Store(tmp_path / place).check_writable(keep)
+            said.append(str(refusal.value))
+        if not keep:
+            assert [*tmp_path.rglob("*")] == [tmp_path / "there"]
+    assert said[:4] == said[4:]
+
+
 def test_csv_refuses_a_column_it_does_not_know() -> None:
     assert to_csv(("a", "b"), [{"a": None, "b": 'x"y,\nz'}]) == b'a,b\n,"x""y,\nz"\n'
     with pytest.raises(ValueError, match="c"):

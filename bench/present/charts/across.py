@@ -18,7 +18,7 @@ from bench.analysis.verdicts import points
 from bench.core.text import plural
 from bench.plan.keys import REFERENCE
 from bench.plan.spec import slug
-from bench.present.charts.model import Axis, Chart, Mark, Series, short
+from bench.present.charts.model import Axis, Chart, Mark, Series
 from bench.present.charts.parts import (
     Common,
     Draft,
@@ -27,6 +27,7 @@ from bench.present.charts.parts import (
     facets_of,
     finish,
     listed,
+    names_of,
     one_line,
     percent_with,
     spread,
@@ -185,13 +186,13 @@ def _differences(group: Sequence[Pair], common: Common, stem: str, reference: st
     facets = facets_of(group[0].conditions)
     if len(rows.tracks) > 1:
         facets = {facet: value for facet, value in facets.items() if facet not in ("track", "recipe")}
-    margin = 100 * pairs[0].margin
+    margin, sides = 100 * pairs[0].margin, names_of(_models(rows), SIDE_LENGTH)
     return Chart(
         key="differences",
         stem=stem,
         title=titled("Differences in test accuracy", differs),
         x=Axis("difference in test accuracy, points (right: the first is better)"),
-        y=Axis("", names=tuple(f"{short(a, SIDE_LENGTH)} − {short(b, SIDE_LENGTH)}" for a, b in names)),
+        y=Axis("", names=tuple(f"{sides[a]} − {sides[b]}" for a, b in names)),
         series=tuple(series for track in rows.tracks for series in _of_track(rows, track)),
         caption=_differences_caption(rows, len(every) - len(names)),
         looks=common.looks_for(_models(rows)),
@@ -270,7 +271,7 @@ def _about_holm(rows: PairRows) -> str:
 def _differences_caption(rows: PairRows, left_out: int) -> str:
     first = rows.pairs[0]
     seeds = [n for pair in rows.pairs for n in (pair.like_these.seeds_a, pair.like_these.seeds_b)]
-    cut = [f"{short(model, SIDE_LENGTH)} is {model}" for model in _models(rows) if short(model, SIDE_LENGTH) != model]
+    cut = [f"{short} is {model}" for model, short in names_of(_models(rows), SIDE_LENGTH).items() if short != model]
     return caption(
         f"Accuracy of the first model minus that of the second, {spread(seeds, 'seed')} each. Thin line: the 95 % "
         "interval for other seeds and other images like these; wide pale bar: for other seeds on this test set. "

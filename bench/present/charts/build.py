@@ -103,7 +103,7 @@ def build(
             used.add(prefix)
             charts += charts_of_comparison(comparison, by_id, common, prefix)
     charts += data_efficiency(comparisons, common)
-    charts += differences(pairs, common, reference)
+    charts += differences(pairs, common, loaded.shown(reference))
     charts += of_sessions(loaded.sessions, common)
     return charts, missing_of(charts, loaded)
 

@@ -95,14 +95,14 @@ def facets_of(conditions: Conditions) -> dict[str, str]:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def names_of(models: Iterable[str]) -> dict[str, str]:
-    """A name to show for each model; those that look the same once shortened get a number."""
+def names_of(models: Iterable[str], most: int = LONGEST_NAME) -> dict[str, str]:
+    """A name of at most `most` characters for each model; those that look the same once shortened get a number."""
     names: dict[str, str] = {}
     for model in sorted(models):
-        name, n = short(model), 1
+        name, n = short(model, most), 1
         while name in names.values():
             n += 1
-            name = f"{short(model, LONGEST_NAME - len(str(n)) - 3)} ({n})"
+            name = f"{short(model, most - len(str(n)) - 3)} ({n})"
         names[model] = name
     return names
 

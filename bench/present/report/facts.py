@@ -10,6 +10,7 @@ from bench.analysis.tables import Loaded
 from bench.analysis.verdicts_csv import VERDICTS, verdicts_csv
 from bench.plan.keys import Fact as FactValue
 from bench.plan.spec import slug
+from bench.present.charts.parts import unused
 from bench.store.disk import Store
 from bench.store.views import views_of
 
@@ -81,9 +82,13 @@ def _value(value: FactValue) -> str:
 
 def raw_files(stores: Sequence[Store]) -> list[RawFile]:
     """The CSV files of each store, made from its records: those in its folder may have been edited, or be links."""
-    files = []
+    files, prefixes = list[RawFile](), list[str]()
     for store in stores:
         contents: dict[str, bytes | None] = {**views_of(store.runs(), store.sessions()), VERDICTS: verdicts_csv(store)}
-        prefix = f"{slug(str(store.root))}-" if len(stores) > 1 else ""
-        files += [RawFile(f"{prefix}{n}", content, FILES[n]) for n, content in contents.items() if content is not None]
+        prefixes.append(unused(slug(str(store.root)), prefixes))
+        files += [
+            RawFile(f"{prefixes[-1]}-{name}" if len(stores) > 1 else name, content, FILES[name])
+            for name, content in contents.items()
+            if content is not None
+        ]
     return files

@@ -54,6 +54,8 @@ def build(
     same stores give the same bytes. Raises UserError where the two of the claim cannot be compared.
     """
     loaded = load(stores)
+    reference = loaded.shown(reference)
+    claim = claim and (loaded.names.get(claim[0], claim[0]), loaded.names.get(claim[1], claim[1]))
     comparisons = compare_loaded(loaded, reference)
     pairs = _pairs(loaded, stores, reference)
     first_model = reference or REFERENCE
