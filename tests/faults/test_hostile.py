@@ -149,7 +149,7 @@ def test_names_that_look_alike_stay_two_models(
     )
     (differences,) = [chart for chart in charts if chart.key == "differences"]
     assert differences.y.names == (f"{shown[0]} − {shown[1]}",)
-    html = page.build([store], "none", still=False, reference=names[0]).decode()
+    html = page.build([store], "none", still=False, reference=names[0], claim=names).decode()
     assert all(f">{name}<" in html for name in shown)
     assert len(render_session(store.sessions()[0]).split(shown[1])) > 2
 
