@@ -248,7 +248,7 @@ def distinct(texts: Iterable[str]) -> dict[str, str]:
             shown[text] = inert(text)
             if len(group) > 1 and text != look:
                 digits = sha256(text.encode("utf-8", "surrogatepass"))
-                marked = (f"{look} [{digits[:n]}]" for n in range(4, len(digits) + 1))
+                marked = (f"{look} [{digits[:n]}]".lstrip() for n in range(4, len(digits) + 1))
                 shown[text] = next(mark for mark in marked if mark not in taken)
                 taken.add(shown[text])
     return shown
