@@ -83,7 +83,13 @@ def turn(command: str) -> int:
     return 2 if " weights " in command else int("--models" in command and "--dry-run" not in command)
 
 
-@pytest.mark.parametrize("command", sorted(filter(runnable, COMMANDS), key=turn))
+TURNS = [
+    pytest.param(command, marks=[pytest.mark.long] if turn(command) else [])
+    for command in sorted(filter(runnable, COMMANDS), key=turn)
+]
+
+
+@pytest.mark.parametrize("command", TURNS)
 def test_a_command_of_the_documents(command: str, workplace: Path, here: Callable[..., CompletedProcess[str]]) -> None:
     python, script, *words = shlex.split(command)
     assert (python, script) == ("python", "run_bench.py"), f"'{command}' is neither run nor excused in NEEDS"
