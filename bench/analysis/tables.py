@@ -372,7 +372,7 @@ def _notes(runs: list[FinishedRun], rows: list[Row], session: Session | None, re
             *(f"Speed session: {warning}." for warning in session.warnings),
         ]
     notes += _ratio_notes(rows, session, reference)
-    notes += _equal_accuracy_note(runs, reference)
+    notes += _equal_accuracy_notes(runs, reference)
     if any("flops" in row.marked for row in rows):
         notes.append("† These FLOPs did not pass the audit against torch's own counter; another note says how.")
     notes += _run_notes(runs)
@@ -410,7 +410,7 @@ def _ratio_notes(rows: list[Row], session: Session | None, reference: str) -> li
     return notes
 
 
-def _equal_accuracy_note(runs: list[FinishedRun], reference: str) -> list[str]:
+def _equal_accuracy_notes(runs: list[FinishedRun], reference: str) -> list[str]:
     """The reference against each other model: how long the better one took to the other's final accuracy."""
     by_model: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -418,11 +418,11 @@ def _equal_accuracy_note(runs: list[FinishedRun], reference: str) -> list[str]:
     own = by_model.pop(reference, None)
     if own is None or not by_model:
         return []
-    each = [sentence_of(equal_accuracy({reference: own, model: other})) for model, other in by_model.items()]
-    return [
-        "Equal accuracy, the lower of two final validation accuracies (× is what the less accurate model took, over "
-        f"what the other did): {'; '.join(each)}."
-    ]
+    first, *others = [sentence_of(equal_accuracy({reference: own, model: other})) for model, other in by_model.items()]
+    meaning = (
+        "the lower of two final validation accuracies; × is what the less accurate model took, over what the other did"
+    )
+    return [f"Equal accuracy ({meaning}): {first}.", *(f"Equal accuracy: {other}." for other in others)]
 
 
 def _run_notes(runs: list[FinishedRun]) -> list[str]:

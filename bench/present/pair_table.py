@@ -68,7 +68,8 @@ def verdict_text(pair: Pair, verdict: str) -> str:
 
 def _group_text(group: list[Pair], both_tracks: str, width: int) -> str:
     """Two models under one set of conditions, track by track; `both_tracks`: the verdict across the tracks, if any."""
-    lines = [wrap(f"{group[0].a.model} against {group[0].b.model}", width)]
+    a, b = group[0].a.model, group[0].b.model
+    lines = [wrap(f"{a} against {b} (speed, seconds, FLOPs: {a} over {b})", width)]
     for pair in group:
         lines += ["", wrap(f"  {_where(pair)}: {_sentence(pair)}", width, "    ")]
         lines += [_aligned(label, figure, width) for label, figure in _lines(pair)]
@@ -102,10 +103,11 @@ def _sentence(pair: Pair) -> str:
 
 def _lines(pair: Pair) -> list[Line]:
     claim = f"{pair.a.model} is faster and at most {points(pair.margin)} less accurate: {pair.claim}"
+    together = f"not timed together: run_bench.py time --models {pair.a.model},{pair.b.model}"
     claims = [("original claim" if pair.original_claim else "claim", claim)] if pair.claimed else []
     return [
         *_accuracy_lines(pair),
-        ("training speed", _ratio(pair.speed, "interleaved block", "not timed together: name both in one command")),
+        ("training speed", _ratio(pair.speed, "interleaved block", together)),
         *([("training speed by batch", pair.by_batch)] if pair.by_batch else []),
         ("inference speed", _ratio(pair.inference, "interleaved block", "not timed together")),
         ("training seconds", _training_seconds(pair)),
@@ -128,6 +130,9 @@ def _accuracy_lines(pair: Pair) -> list[Line]:
         seeds = f"{like.seeds_a} and {plural(like.seeds_b, 'seed')}"
         scope = f"images like these: {seeds}, {plural(like.images, 'image')}, p = {like.p:.2g}{adjusted}"
     lines = [("accuracy", " and ".join(accuracy)), ("difference", f"{_points(like)}, {scope}")]
+    if pair.verdict == "no verdict" and pair.tests > 1 and not like.of_runs and (like.low > 0 or like.high < 0):
+        word = "better" if like.low > 0 else "worse"
+        lines.append(("", f"alone this pair would read {word}; such an interval is no rarity among {pair.tests} pairs"))
     if not math.isnan(this.low):
         lines.append(("", f"{_points(this)}, this test set: {pair.verdict_this_set}"))
     return lines

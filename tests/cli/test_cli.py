@@ -264,7 +264,7 @@ def test_an_explanation_adds_up() -> None:
         step_seconds = 0.05
         groups = {"convolution": 0.03, "optimizer": 0.01}  # noqa: RUF012
 
-    title, first, second, _ = explanation_lines("seresnet", Explanation())  # type: ignore[arg-type]
+    title, first, second = explanation_lines("seresnet", Explanation())  # type: ignore[arg-type]
     assert "128 images (32 px, fp32, channels_last, eager) on Test CPU: 50.0 ms" in title
     assert first.split() == ["convolution", "30.0", "ms", "75.0", "%", "█" * 30]
     assert second.split() == ["optimizer", "10.0", "ms", "25.0", "%", "█" * 10]

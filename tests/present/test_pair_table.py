@@ -63,6 +63,17 @@ def test_two_named_models_are_a_claim(here: Callable[..., CompletedProcess[str]]
     assert "original claim" not in named.stdout
 
 
+def test_an_interval_that_the_other_pairs_weaken_is_explained() -> None:
+    """-16.52 points (-27.69 to -5.35), and no verdict: Holm's p is 0.091 among six pairs, and 0.023 alone."""
+    text = flat(render(pairs([Store(VERDICT)])))
+    assert (
+        "p = 0.023, 0.091 among 6 pairs (Holm) alone this pair would read worse; such an interval is no rarity" in text
+    )
+    alone = flat(render(pairs([Store(VERDICT)], ["seresnet", "cct_2"])))
+    assert "seresnet is worse than cct_2" in alone
+    assert "no rarity" not in alone
+
+
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_lines_wrap_at_words_and_lose_nothing(width: int) -> None:
     made = pairs([Store(VERDICT)])
@@ -83,5 +94,5 @@ def test_without_a_session_and_a_target(tmp_path: Path) -> None:
     write_pair(store, {"seresnet": 0.9, "vit_tiny": 0.8}, images=2000)
     text = render(pairs([store]))
     assert "seresnet is better than vit_tiny" in text
-    assert "not timed together: name both in one command" in text
+    assert "not timed together: run_bench.py time --models" in text
     assert "no target was named before the runs (--target)" in text
