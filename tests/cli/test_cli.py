@@ -200,7 +200,7 @@ def test_compare_takes_commas_and_spaces_and_begins_with_the_reference(tmp_path:
         assert main([*words, *models]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
-    assert "\nvit_tiny against swin\n" in texts[0]
+    assert "\nvit_tiny against swin (" in texts[0]
     assert main(words) == 0
     assert capsys.readouterr().out.count("seresnet against ") == 2
     assert main([*words, "--reference", "swin"]) == 0
