@@ -68,6 +68,6 @@ def to_mlflow(runs: Iterable[ExportedRun], folder: Path, out: Path | None) -> li
     server = "" if out else os.environ.get("MLFLOW_TRACKING_URI", "")
     uri = server or f"{mlflow.FILE}{folder / 'mlflow.db'}"
     written, there = mlflow.write(runs, uri)
-    before = f" ({there} were there already)" if there else ""
+    before = f" ({there} {'was' if there == 1 else 'were'} there already)" if there else ""
     wrote = f"wrote {plural(written, 'run')} to {uri}{before}"
     return [wrote] if server else [wrote, f"{SHOW}mlflow ui --backend-store-uri {shlex.quote(uri)}"]

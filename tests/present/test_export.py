@@ -142,3 +142,17 @@ def test_mlflow_reads_what_is_exported(store: Store, tmp_path: Path, here: Here)
         history = client.get_metric_history(shown.info.run_id, "validation/accuracy")
         points = [(point.step, point.timestamp / 1000, point.value) for point in history]
         assert sorted(points) == [tuple(point) for point in run.curves["validation/accuracy"]]
+    # A server is shared: only what an interrupted export left of this very run is replaced.
+    name, run = next(iter(runs.items()))
+    client.delete_run(found[name].info.run_id)
+    half = client.create_run(experiment, start_time=int(1000 * run.started), run_name=name).info.run_id
+    others = client.create_run(experiment, start_time=1, run_name=name).info.run_id
+    client.set_terminated(others, "FINISHED")
+    assert (
+        f"wrote 1 run to {uri} (1 was there already)\n"
+        in here("export", "--to", "mlflow", store.root, "--out", out).stdout
+    )
+    kept = {run.info.run_id for run in client.search_runs([experiment]) if run.info.run_name == name}
+    assert half not in kept
+    assert others in kept
+    assert len(kept) == 2

@@ -55,9 +55,10 @@ def _add(client: MlflowClient, experiment: str, run: ExportedRun) -> bool:
 
     started, ended = int(1000 * run.started), int(1000 * run.ended)
     earlier = client.search_runs([experiment], f"attributes.run_name = '{run.run_id}'")
-    if any((old.info.start_time, old.info.status) == (started, "FINISHED") for old in earlier):
+    same = [old for old in earlier if old.info.start_time == started]  # others of this name may be somebody else's
+    if any(old.info.status == "FINISHED" for old in same):
         return False
-    for old in earlier:
+    for old in same:
         client.delete_run(old.info.run_id)
     new = client.create_run(experiment, start_time=started, run_name=run.run_id).info.run_id
     curves = [
